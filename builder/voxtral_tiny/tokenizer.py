@@ -1,0 +1,50 @@
+"""Writes the small tekken tokenizer: the first entries of the one that mistral-common ships."""
+
+import json
+from pathlib import Path
+
+import mistral_common
+
+BPE_TOKENS = 1250
+SPECIAL_TOKENS = 36
+VOCABULARY = BPE_TOKENS + SPECIAL_TOKENS
+_NAMED = {
+    rank: name
+    for rank, name in enumerate(
+        "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] "
+        "[/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] "
+        "[SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]".split()
+    )
+} | {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
+BOS, EOS, PAD, AUDIO = 1, 2, 11, 24
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write `tekken.json`, version v7 with an audio section, as the released model has it."""
+    source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
+    full = json.loads(source.read_text())
+    small = {
+        "config": {
+            **full["config"],
+            "num_vocab_tokens": BPE_TOKENS,
+            "default_vocab_size": VOCABULARY,
+            "default_num_special_tokens": SPECIAL_TOKENS,
+            "version": "v7",
+        },
+        "vocab": full["vocab"][:BPE_TOKENS],
+        "special_tokens": [
+            {"rank": i, "token_str": _NAMED.get(i, f"<SPECIAL_{i}>"), "is_control": True}
+            for i in range(SPECIAL_TOKENS)
+        ],
+        "audio": {
+            "sampling_rate": 16000,
+            "frame_rate": 12.5,
+            "audio_encoding_config": {
+                "num_mel_bins": 128,
+                "hop_length": 160,
+                "window_size": 400,
+            },
+            "chunk_length_s": 30.0,
+        },
+    }
+    (folder / "tekken.json").write_text(json.dumps(small, indent=1))

@@ -1,0 +1,1 @@
+"""The ground: bytes of audio become 16 kHz frames."""

@@ -1,0 +1,22 @@
+"""Cuts a stream of samples into frames of 32 ms, whatever the chunks were."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+FRAME_SAMPLES = 512
+FRAME_MS = 32
+
+
+class Framer:
+    """Holds less than one frame of samples."""
+
+    def __init__(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Frames that are whole now, float32 [k, 512], from samples, float32 [n]."""
+        joined = np.concatenate([self._rest, samples])
+        whole = len(joined) - len(joined) % FRAME_SAMPLES
+        self._rest = joined[whole:]
+        return joined[:whole].reshape(-1, FRAME_SAMPLES)

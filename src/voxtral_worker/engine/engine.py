@@ -1,0 +1,295 @@
+"""The thread that owns the model: admit, encode, prefill, decode, deliver.
+
+Everything else talks to it through a bounded inbox and per-generation handles.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+
+from voxtral_worker import metrics
+from voxtral_worker.engine.conversation import Conversation, UserTurn
+from voxtral_worker.engine.detokenizer import Detokenizer
+from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.prompt import PromptEncoder
+from voxtral_worker.engine.repetition import is_runaway
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    HistoryTrimmed,
+    Listener,
+    Sampling,
+    Usage,
+)
+from voxtral_worker.engine.response_cache import CachedResponse, ResponseCache
+from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.sampler import sample
+from voxtral_worker.engine.scheduler import Scheduler
+from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.errors import AtCapacity, EngineFailure, NotReady, OutOfMemory, WorkerError
+from voxtral_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+INBOX_SIZE = 1024
+PREFILL_TOKENS_PER_STEP = 512
+IDLE_WAIT_S = 0.5
+
+
+class Engine:
+    """Takes requests from any thread; runs them on its own.
+
+    After `start` it serves until `stop`. A step that fails ends the generations in it with
+    a reason and the loop goes on; a device that no longer answers makes it unhealthy for good.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
+        self._loaded = loaded
+        self._prompts = PromptEncoder(loaded.tokenizer)
+        self._runner = Runner(loaded, self._prompts.audio_token_id)
+        self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size)
+        self._cache = ResponseCache(settings.response_cache_size)
+        self._stop_ids = loaded.stop_ids
+        self.context_tokens = min(
+            loaded.context_tokens, settings.max_context_tokens or loaded.context_tokens
+        )
+        self._inbox: queue.Queue[tuple[Generation, float]] = queue.Queue(INBOX_SIZE)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._device_is_lost = False
+        self.running = 0
+        self.waiting = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread; generations under way fail with a reason."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests will be answered."""
+        return self._thread.is_alive() and not self._device_is_lost
+
+    def submit(self, request: GenerationRequest, listener: Listener) -> Generation:
+        """Ask for a response; `listener` is called on the engine's thread and must not block.
+
+        Raises AtCapacity when too many wait, NotReady when the engine does not run.
+        """
+        if not self.is_healthy or self._stopping.is_set():
+            raise NotReady("the engine does not run", retry_after_s=5)
+        generation = Generation(request, listener)
+        try:
+            self._inbox.put_nowait((generation, time.monotonic()))
+        except queue.Full:
+            raise AtCapacity("too many requests wait for the engine", retry_after_s=1) from None
+        return generation
+
+    def warm_up(self, timeout_s: float = 300.0) -> None:
+        """Make a few tokens of a text, so that the first caller does not pay for first times.
+
+        Raises EngineFailure when the model does not answer.
+        """
+        done: queue.Queue[WorkerError | None] = queue.Queue()
+
+        def listener(event: object) -> None:
+            match event:
+                case Failed(error):
+                    done.put(error)
+                case Finished():
+                    done.put(None)
+
+        conversation = Conversation(UserTurn(("hello",)))
+        self.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4)), listener)
+        try:
+            error = done.get(timeout=timeout_s)
+        except queue.Empty:
+            raise EngineFailure("the model does not answer") from None
+        if error is not None:
+            raise error
+
+    # What follows runs on the engine's thread.
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._take(wait=not self._scheduler.running and not self._scheduler.waiting)
+                self._step()
+            except Exception:  # the loop must outlive any step
+                log.exception("engine: a step failed outside a generation")
+                self._fail_everyone(EngineFailure("the engine failed at a step"))
+        self._take(wait=False)
+        self._fail_everyone(NotReady("the worker is stopping"))
+
+    def _take(self, *, wait: bool) -> None:
+        while True:
+            try:
+                generation, submitted_s = self._inbox.get(wait, IDLE_WAIT_S if wait else None)
+            except queue.Empty:
+                return
+            wait = False
+            self._guarded([], lambda g=generation, s=submitted_s: self._prepare(g, s), generation)
+
+    def _step(self) -> None:
+        for sequence in self._scheduler.everyone():
+            if sequence.generation.is_cancelled:
+                self._finish(sequence, "interrupted")
+        for sequence in self._scheduler.admit():
+            sequence.admitted_s = time.monotonic()
+        head = self._scheduler.next_prefill()
+        if head is not None:
+            self._guarded([head], lambda: self._encode_and_prefill(head))
+        for sequence in self._scheduler.decoding():
+            self._guarded([sequence], lambda s=sequence: self._decode([s]))
+        self.running, self.waiting = len(self._scheduler.running), self._scheduler.waiting
+        metrics.generations_running.set(self.running)
+        metrics.generations_waiting.set(self.waiting + self._inbox.qsize())
+
+    def _prepare(self, generation: Generation, submitted_s: float) -> None:
+        request = generation.request
+        reserve = min(request.sampling.max_tokens, self.context_tokens // 4)
+        prompt = self._prompts.encode(request.conversation, self.context_tokens - reserve)
+        max_tokens = min(request.sampling.max_tokens, self.context_tokens - len(prompt.ids))
+        if prompt.trimmed:
+            generation.report(HistoryTrimmed(prompt.trimmed))
+        sequence = Sequence(
+            generation,
+            prompt,
+            max_tokens,
+            Detokenizer(self._loaded.tokenizer, SpecialTokenPolicy.IGNORE),
+        )
+        sequence.submitted_s = submitted_s
+        sequence.cache_key = self._cache.key(prompt, request.sampling)
+        cached = self._cache.get(sequence.cache_key)
+        if cached is not None:
+            self._replay(generation, cached, sequence)
+            return
+        self._scheduler.add(sequence)
+
+    def _replay(self, generation: Generation, cached: CachedResponse, sequence: Sequence) -> None:
+        metrics.response_cache_hits.inc()
+        for delta in cached.deltas:
+            generation.report(delta)
+        tokens = len(sequence.prompt.ids)
+        usage = Usage(tokens, cached.completion_tokens, tokens)
+        now_s = time.monotonic()
+        sequence.admitted_s = sequence.encoded_s = sequence.first_token_s = now_s
+        generation.report(Finished(cached.finish_reason, usage, sequence.timings()))
+
+    def _encode_and_prefill(self, sequence: Sequence) -> None:
+        for audio in sequence.prompt.audio:
+            if audio.embeddings is None:
+                self._runner.encode(audio)
+                return
+        if sequence.encoded_s == 0.0:
+            sequence.encoded_s = time.monotonic()
+        before = sequence.prefilled
+        logits = self._runner.prefill(sequence, PREFILL_TOKENS_PER_STEP)
+        metrics.tokens_prefilled.inc(sequence.prefilled - before)
+        if logits is not None:
+            self._choose([sequence], logits)
+
+    def _decode(self, sequences: list[Sequence]) -> None:
+        self._choose(sequences, self._runner.decode(sequences))
+
+    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+        samplings = [sequence.generation.request.sampling for sequence in sequences]
+        device = logits.device
+        chosen = sample(
+            logits,
+            torch.tensor([s.temperature for s in samplings], device=device),
+            torch.tensor([s.top_p for s in samplings], device=device),
+        ).tolist()
+        for sequence, token_id in zip(sequences, chosen, strict=True):
+            self._deliver(sequence, token_id)
+
+    def _deliver(self, sequence: Sequence, token_id: int) -> None:
+        if sequence.first_token_s == 0.0:
+            sequence.first_token_s = time.monotonic()
+        if token_id in self._stop_ids:
+            self._finish(sequence, "stop")
+            return
+        sequence.token_ids.append(token_id)
+        metrics.tokens_generated.inc()
+        self._say(sequence, *sequence.detokenizer.push(token_id))
+        if is_runaway(sequence.token_ids):
+            metrics.runaways.inc()
+            self._finish(sequence, "length")
+        elif len(sequence.token_ids) >= sequence.max_tokens:
+            self._finish(sequence, "length")
+
+    def _say(self, sequence: Sequence, text: str, token_ids: tuple[int, ...]) -> None:
+        if text:
+            delta = Delta(text, token_ids)
+            sequence.deltas.append(delta)
+            sequence.generation.report(delta)
+
+    def _finish(self, sequence: Sequence, finish_reason: str) -> None:
+        if finish_reason != "interrupted":
+            self._say(sequence, *sequence.detokenizer.finish())
+            self._cache.put(
+                sequence.cache_key,
+                CachedResponse(tuple(sequence.deltas), finish_reason, len(sequence.token_ids)),
+            )
+        self._release(sequence)
+        sequence.generation.report(Finished(finish_reason, sequence.usage(), sequence.timings()))
+
+    def _fail(self, sequence: Sequence, error: WorkerError) -> None:
+        self._release(sequence)
+        metrics.engine_failures.inc()
+        sequence.generation.report(Failed(error))
+
+    def _fail_everyone(self, error: WorkerError) -> None:
+        for sequence in self._scheduler.everyone():
+            self._fail(sequence, error)
+
+    def _release(self, sequence: Sequence) -> None:
+        self._scheduler.release(sequence)
+        self._runner.release(sequence)
+
+    def _guarded(
+        self,
+        sequences: list[Sequence],
+        work: Callable[[], None],
+        generation: Generation | None = None,
+    ) -> None:
+        """Do work whose failure ends only the generations it is for."""
+        try:
+            try:
+                work()
+            except torch.OutOfMemoryError:
+                # Memory that nobody needs is given back first; then once more.
+                torch.cuda.empty_cache()
+                work()
+        except Exception as error:  # the engine step: one of the named places
+            told = _as_told(error)
+            for sequence in sequences:
+                self._fail(sequence, told)
+            if generation is not None:
+                metrics.engine_failures.inc()
+                generation.report(Failed(told))
+            if isinstance(told, EngineFailure) and not self._runner.answers():
+                log.critical("engine: the device no longer answers")
+                self._device_is_lost = True
+
+
+def _as_told(error: Exception) -> WorkerError:
+    if isinstance(error, WorkerError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        log.error("engine: out of memory: %s", error)
+        return OutOfMemory("the GPU has no memory left for this request")
+    log.error("engine: a generation failed", exc_info=error)
+    return EngineFailure("the model failed on this request")

@@ -1,0 +1,70 @@
+"""The caller's handle on a response being made.
+
+The engine reports events on its own thread; `GenerationStream` carries them to the
+caller's event loop. After `Finished` or `Failed` nothing follows.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    Listener,
+)
+
+
+class Generation:
+    """One request under way in the engine; `cancel` may be called from any thread."""
+
+    def __init__(self, request: GenerationRequest, listener: Listener) -> None:
+        self.request = request
+        self._listener = listener
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; it ends with `Finished("interrupted")` within one step."""
+        self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody asked for an end."""
+        return self._cancelled.is_set()
+
+    def report(self, event: GenerationEvent) -> None:
+        """Engine thread only: tell the listener, which must not block."""
+        self._listener(event)
+
+
+class GenerationStream:
+    """Events of a generation as an async iterator on the loop that created it.
+
+    Not bounded by itself: a generation makes at most `max_tokens` deltas.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+
+    def listener(self, event: GenerationEvent) -> None:
+        """Hand this to the engine; called on the engine's thread."""
+        # The loop may be gone when its owner is shut down in mid-stream.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+        """Deltas and, last, `Finished`. Raises the WorkerError of a failed generation."""
+        while True:
+            event = await self._events.get()
+            match event:
+                case Failed(error):
+                    raise error
+                case Finished():
+                    yield event
+                    return
+                case Delta():
+                    yield event

@@ -1,0 +1,1 @@
+"""RunPod's floor: job input becomes requests, tokens become output."""

@@ -1,0 +1,97 @@
+"""Turns one conversation of a job into one answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from voxtral_worker.engine.conversation import Conversation
+from voxtral_worker.engine.generation import Generation, GenerationStream
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    HistoryTrimmed,
+    Listener,
+    Sampling,
+    Urgency,
+    Usage,
+)
+from voxtral_worker.errors import BadInput, EngineFailure, TooLarge
+from voxtral_worker.jobs.outlet import Piece
+
+
+class Engine(Protocol):
+    """What a job uses of the engine."""
+
+    def submit(self, request: GenerationRequest, listener: Listener) -> Generation:
+        """Ask for a response; raises AtCapacity or NotReady."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One finished response."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+    def as_piece(self, index: int) -> Piece:
+        """The answer as the caller sees it."""
+        usage = {
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "cached_tokens": self.usage.cached_tokens,
+        }
+        return {
+            "index": index,
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "usage": usage,
+        }
+
+
+async def answer(
+    engine: Engine,
+    conversation: Conversation,
+    sampling: Sampling,
+    field: str,
+    say: Callable[[str], None],
+) -> Answer:
+    """Have the engine answer; `say` hears each piece of text as it is made.
+
+    However this ends, the engine is let go. Raises BadInput that names `field` when the
+    conversation is longer than the context, and what else the engine reports.
+    """
+    stream = GenerationStream()
+    request = GenerationRequest(conversation, sampling, Urgency.JOB)
+    generation = engine.submit(request, _whole(stream.listener))
+    said: list[str] = []
+    finished: Finished | None = None
+    try:
+        async for event in stream:
+            match event:
+                case Delta(text=text):
+                    said.append(text)
+                    say(text)
+                case Finished():
+                    finished = event
+    except BadInput as error:
+        raise type(error)(f"{field}: {error.message}") from None
+    finally:
+        generation.cancel()
+    if finished is None or finished.finish_reason == "interrupted":
+        raise EngineFailure("the engine stopped before the answer was whole")
+    return Answer("".join(said), finished.finish_reason, finished.usage)
+
+
+def _whole(listener: Listener) -> Listener:
+    """A listener for which a prompt that lost its oldest exchanges has failed."""
+
+    def hear(event: GenerationEvent) -> None:
+        if isinstance(event, HistoryTrimmed):
+            event = Failed(TooLarge("the conversation is longer than the context"))
+        listener(event)
+
+    return hear

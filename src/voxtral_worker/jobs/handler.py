@@ -1,0 +1,156 @@
+"""What RunPod's SDK calls for each job.
+
+The SDK wants a real async generator function, runs it on its own loop, and posts each
+piece with one awaited call; see `run.py` for what follows from that. An error leaves as
+`{"error": "<sentence> (CODE)"}`: the SDK then fails the job with that sentence, while an
+exception would take a traceback along.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import BadInput, NotReady, WorkerError
+from voxtral_worker.jobs.audio import Recordings, answer_about_audio, transcribe
+from voxtral_worker.jobs.generating import Engine
+from voxtral_worker.jobs.health import report_health
+from voxtral_worker.jobs.lease import Leases, hold_lease
+from voxtral_worker.jobs.outlet import Outlet, Piece
+from voxtral_worker.jobs.run import JobRun
+from voxtral_worker.jobs.schema import (
+    KEYS,
+    AudioJob,
+    HealthJob,
+    Job,
+    SessionJob,
+    TextJob,
+    TranscribeJob,
+    read_input,
+)
+from voxtral_worker.jobs.text import answer_texts
+from voxtral_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The SDK tries a call three times, with pauses of 2 and 5 s between.
+STALL_S = 30.0
+
+
+class JobHandler:
+    """Every job handed in is answered once: with its pieces, or with one error.
+
+    `handle` and `drain` belong to the loop that runs the jobs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        health: Callable[[], dict[str, Any]],
+        settings: Settings,
+        leases: Leases | None = None,
+        *,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self._engine = engine
+        self._health = health
+        self._settings = settings
+        self._leases = leases
+        self._stall_s = stall_s
+        self._recordings = Recordings()
+        self._runs: set[JobRun] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
+        self._is_draining = False
+        self._stopping: NotReady | None = None
+
+    @property
+    def open_jobs(self) -> int:
+        """Jobs whose last answer the SDK has not delivered yet."""
+        return len(self._readers)
+
+    async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Piece]:
+        """Pieces of a job's output. Never raises: an error is the last piece."""
+        job_id, value = str(job.get("id", "unknown")), job.get("input")
+        self._remember_reader()
+        outcome = "stopped"
+        run: JobRun | None = None
+        try:
+            run = self._begin(job_id, read_input(value))
+            while (piece := await run.outlet.take()) is not None:
+                run.hand_out()
+                yield piece
+                run.taken()
+            outcome = "finished"
+        except WorkerError as error:
+            outcome = "refused" if isinstance(error, BadInput) else "failed"
+            log.info("job %s: %s: %s", job_id, error.code, error.message)
+            metrics.errors_sent.labels(error.code).inc()
+            if run is not None and run.streams:
+                # The SDK streams no errors, so who reads the stream only is told here.
+                yield {"failed": error.message, "code": error.code}
+            yield {"error": f"{error.message} ({error.code})"}
+        finally:
+            metrics.jobs_total.labels(_kind(value), outcome).inc()
+            if run is not None:
+                self._runs.discard(run)
+                run.stop()
+
+    def drain(self, timeout_s: float) -> None:
+        """The worker goes away: what is not finished after `timeout_s` fails, and says so."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        asyncio.get_running_loop().call_later(timeout_s, self._give_up, timeout_s)
+
+    def _begin(self, job_id: str, job: Job) -> JobRun:
+        if self._stopping is not None:
+            raise self._stopping
+        holds_engine = not isinstance(job, SessionJob)
+        run = JobRun(
+            job_id,
+            self._work_of(job),
+            streams=getattr(job, "stream", False),
+            stall_s=self._stall_s if holds_engine else None,
+        )
+        self._runs.add(run)
+        return run
+
+    def _work_of(self, job: Job) -> Callable[[Outlet], Awaitable[None]]:
+        engine = self._engine
+        match job:
+            case HealthJob():
+                return partial(report_health, self._health)
+            case TextJob():
+                at_once = self._settings.max_batch_size
+                return lambda outlet: answer_texts(job, engine, outlet, at_once)
+            case TranscribeJob():
+                return lambda outlet: transcribe(job, engine, outlet, self._recordings)
+            case AudioJob():
+                return lambda outlet: answer_about_audio(job, engine, outlet, self._recordings)
+            case SessionJob():
+                if self._leases is None:
+                    raise NotReady("this worker serves no sessions")
+                leases, settings = self._leases, self._settings
+                return lambda outlet: hold_lease(
+                    job, leases, outlet, settings, lambda: self._is_draining
+                )
+
+    def _give_up(self, timeout_s: float) -> None:
+        self._stopping = NotReady(
+            f"the worker is stopping and the job could not be finished within {timeout_s:g} s"
+        )
+        for run in list(self._runs):
+            run.fail(self._stopping)
+
+    def _remember_reader(self) -> None:
+        reader = asyncio.current_task()
+        if reader is not None:
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+
+
+def _kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) and kind in KEYS else "unknown"

@@ -1,0 +1,103 @@
+"""Keeps a worker up while people talk: a job that lasts as long as its session.
+
+RunPod scales down by jobs alone; an open socket keeps nothing alive.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from voxtral_worker.errors import NotReady
+from voxtral_worker.jobs.outlet import Outlet, Piece
+from voxtral_worker.jobs.schema import SessionJob
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.leased import LeasedSession
+from voxtral_worker.settings import Settings
+
+REPORT_S = 10.0
+LOOK_S = 0.25
+CLOSE_DONE = 1000
+CLOSE_GOING_AWAY = 1012
+CLOSE_EXPIRED = 4408
+
+
+class Leases(Protocol):
+    """What a lease uses of the server's sessions; called from the loop that runs the jobs."""
+
+    async def create(self, config: SessionConfig) -> LeasedSession:
+        """A new session. Raises AtCapacity or NotReady."""
+
+    async def exists(self, session_id: str) -> bool:
+        """Whether the session has not been deleted and has not expired."""
+
+    async def open_connections(self, session_id: str) -> int:
+        """How many of the session's sockets are open; 0 when there is no such session."""
+
+    async def close(self, session_id: str, code: int) -> None:
+        """End the session and close its sockets; nothing happens when there is none."""
+
+
+async def hold_lease(
+    job: SessionJob,
+    leases: Leases,
+    outlet: Outlet,
+    settings: Settings,
+    is_draining: Callable[[], bool],
+) -> None:
+    """Make a session, say where it is, and last until it is over.
+
+    However this ends, the session is over too. Raises NotReady when the worker goes away
+    and nobody is connected any more.
+    """
+    leased = await leases.create(job.config)
+    code = CLOSE_DONE
+    try:
+        outlet.add(addresses(leased, settings))
+        code = await _watch(job, leases, leased.session_id, outlet, is_draining)
+    finally:
+        await leases.close(leased.session_id, CLOSE_GOING_AWAY if is_draining() else code)
+
+
+async def _watch(
+    job: SessionJob,
+    leases: Leases,
+    session_id: str,
+    outlet: Outlet,
+    is_draining: Callable[[], bool],
+) -> int:
+    """Wait for the end of a lease; returns the code its sockets are closed with."""
+    now_s = asyncio.get_running_loop().time
+    expires_s, last_open_s, report_s = now_s() + job.ttl_s, now_s(), now_s() + REPORT_S
+    while await leases.exists(session_id):
+        connections = await leases.open_connections(session_id)
+        if connections:
+            last_open_s = now_s()
+        elif is_draining():
+            raise NotReady("the worker is stopping; ask for a session again")
+        if now_s() >= expires_s or now_s() - last_open_s >= job.idle_s:
+            return CLOSE_EXPIRED
+        if now_s() >= report_s:
+            outlet.add({"open_connections": connections})
+            report_s += REPORT_S
+        await asyncio.sleep(LOOK_S)
+    return CLOSE_DONE
+
+
+def addresses(leased: LeasedSession, settings: Settings) -> Piece:
+    """Where the sockets of a session are, as callers outside the worker see it."""
+    audio, control = f"/ws/audio/{leased.session_id}", f"/ws/control/{leased.session_id}"
+    plain = "wss" if settings.tls_cert_file else "ws"
+    base = f"{plain}://localhost:{settings.port}"
+    if settings.runpod_pod_id is not None:
+        base = f"wss://{settings.runpod_pod_id}-{settings.port}.proxy.runpod.net"
+    piece: Piece = {
+        "session_id": leased.session_id,
+        "websocket_url": base + audio,
+        "control_url": base + control,
+    }
+    if leased.token is not None:
+        piece["token"] = leased.token
+    if settings.runpod_public_ip is not None and settings.runpod_tcp_port is not None:
+        public = f"{settings.runpod_public_ip}:{settings.runpod_tcp_port}"
+        piece["direct_url"] = f"{plain}://{public}{audio}"
+    return piece

@@ -1,0 +1,98 @@
+"""Gives the process to RunPod's SDK: its job loop, or its local job API.
+
+The SDK is imported where it is needed, because that takes 1.4 s which a Pod, a test job
+and its own heartbeat process need not wait for.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from voxtral_worker.jobs.handler import JobHandler
+from voxtral_worker.jobs.local import run_local
+from voxtral_worker.jobs.mode import Mode, read_flags, which_mode
+from voxtral_worker.jobs.shutdown import Shutdown
+from voxtral_worker.settings import Settings
+
+__all__ = ["Mode", "run_local", "run_queue", "run_serve_api", "which_mode"]
+
+log = logging.getLogger(__name__)
+
+
+def run_queue(
+    handler: JobHandler,
+    on_terminate: Callable[[], None],
+    max_concurrency: int,
+    *,
+    fitness_check: Callable[[], object],
+    settings: Settings,
+    argv: Sequence[str] = (),
+) -> int:
+    """Take jobs until SIGTERM or SIGINT; blocks, and wants the main thread.
+
+    `fitness_check` runs before the first job is taken; when it raises, the SDK reports the
+    worker unhealthy and ends the process with code 1. `on_terminate` is called once, on the
+    loop that runs the jobs, as soon as the signal is there. Returns the exit code.
+    """
+    import runpod
+
+    def engine_answers() -> None:
+        fitness_check()
+
+    shutdown = Shutdown(handler, on_terminate, settings.drain_timeout_seconds)
+
+    def concurrency(_: int) -> int:
+        shutdown.attach()
+        return max_concurrency
+
+    # A forked heartbeat would hold the listening socket and outlive a killed worker.
+    multiprocessing.set_start_method("spawn", force=True)
+    runpod.serverless.register_fitness_check(engine_answers)
+    _set_arguments(argv, settings)
+    try:
+        runpod.serverless.start(
+            {
+                "handler": handler.handle,
+                "return_aggregate_stream": True,
+                "concurrency_modifier": concurrency,
+            }
+        )
+    except asyncio.CancelledError:
+        # How the shutdown leaves polls that nobody will answer.
+        log.info("runpod: the job loop was left")
+    return 0
+
+
+def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) -> int:
+    """Serve the SDK's local job API until SIGTERM or SIGINT. Returns the exit code."""
+    import runpod
+
+    if read_flags(argv).rp_api_port in (settings.port, settings.port_health):
+        sys.stderr.write("--rp_api_port is taken by the streaming server; name another one\n")
+        return 1
+    multiprocessing.set_start_method("spawn", force=True)
+    # The API's server raises the signal again when it has closed, which must not kill us.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    _set_arguments(argv, settings, api_port=settings.port + 1)
+    try:
+        runpod.serverless.start({"handler": handler.handle, "return_aggregate_stream": True})
+    except KeyboardInterrupt:
+        log.info("runpod: interrupted")
+    return 0
+
+
+def _set_arguments(argv: Sequence[str], settings: Settings, **defaults: Any) -> None:
+    """The SDK reads `sys.argv`; what was not said there is said for it."""
+    flags = read_flags(argv)
+    # Its default level writes what people say into the log.
+    level = {"DEBUG": "INFO", "WARNING": "WARN"}.get(settings.log_level, settings.log_level)
+    arguments = list(argv)
+    if flags.rp_log_level is None:
+        arguments += ["--rp_log_level", level]
+    if flags.rp_api_port is None and "api_port" in defaults:
+        arguments += ["--rp_api_port", str(defaults["api_port"])]
+    sys.argv = [sys.argv[0], *arguments]

@@ -1,0 +1,62 @@
+"""Every Prometheus instrument of the worker, with its buckets.
+
+The three first are the documented ones and carry no labels.
+"""
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()
+
+_LATENCY_BUCKETS_S = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+
+connections_total = Counter("websocket_connections_total", "Total WebSocket connections")
+connections_active = Gauge("websocket_connections_active", "Active WebSocket connections")
+audio_processing = Histogram(
+    "audio_processing_duration_seconds", "Audio processing time", buckets=_LATENCY_BUCKETS_S
+)
+
+sessions_active = Gauge("voxtral_sessions_active", "Sessions that exist")
+sessions_total = Counter("voxtral_sessions_total", "Sessions created")
+turns_total = Counter("voxtral_turns_total", "Turns answered", ["source", "finish_reason"])
+turns_without_speech = Counter("voxtral_turns_without_speech_total", "Turns found to hold no speech")
+messages_received = Counter("voxtral_messages_received_total", "Frames received from clients")
+errors_sent = Counter("voxtral_errors_total", "Errors told to callers", ["code"])
+refusals = Counter("voxtral_refusals_total", "Calls refused", ["code"])
+audio_bytes = Counter("voxtral_audio_bytes_total", "Audio bytes accepted")
+slow_clients = Counter("voxtral_slow_clients_total", "Connections closed because nobody read them")
+
+stage_seconds = Histogram(
+    "voxtral_turn_stage_seconds", "Time of a stage of a turn", ["stage"], buckets=_LATENCY_BUCKETS_S
+)
+generations_running = Gauge("voxtral_generations_running", "Responses being made")
+generations_waiting = Gauge("voxtral_generations_waiting", "Requests that wait for the engine")
+tokens_generated = Counter("voxtral_tokens_generated_total", "Tokens made")
+tokens_prefilled = Counter("voxtral_tokens_prefilled_total", "Prompt tokens computed")
+tokens_cached = Counter("voxtral_tokens_cached_total", "Prompt tokens found in the KV cache")
+runaways = Counter("voxtral_runaway_responses_total", "Responses ended for repeating themselves")
+engine_failures = Counter("voxtral_engine_failures_total", "Generations failed by the engine")
+response_cache_hits = Counter("voxtral_response_cache_hits_total", "Answers from the cache")
+vad_frames = Counter("voxtral_vad_frames_total", "Frames the VAD heard")
+event_loop_lag = Histogram(
+    "voxtral_event_loop_lag_seconds",
+    "How late the server's event loop is",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+jobs_total = Counter("voxtral_jobs_total", "RunPod jobs", ["type", "outcome"])
+
+EXPOSITION_TYPE = CONTENT_TYPE_LATEST
+
+
+def exposition() -> bytes:
+    """All instruments in Prometheus' text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,1 @@
+"""The network floor: the only place that imports aiohttp."""

@@ -1,0 +1,72 @@
+"""The routes of the server, and what runs beside them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aiohttp import web
+
+from voxtral_worker.server import rest, sockets
+from voxtral_worker.server.middleware import (
+    SERVICE,
+    allow_origins,
+    check_access,
+    log_access,
+    tell_errors,
+)
+from voxtral_worker.server.service import Service
+
+MAX_BODY_BYTES = 1 << 20
+CONSOLE = Path(__file__).parent / "console"
+
+
+def make_app(service: Service) -> web.Application:
+    """The whole API on one application."""
+    app = web.Application(
+        middlewares=[log_access, allow_origins, tell_errors, check_access],
+        client_max_size=MAX_BODY_BYTES,
+    )
+    app[SERVICE] = service
+    app.add_routes(
+        [
+            web.get("/ping", rest.ping),
+            web.get("/health", rest.get_health),
+            web.get("/metrics", rest.get_metrics),
+            web.get("/openapi.json", rest.get_openapi),
+            web.post("/session/create", rest.create_session),
+            web.get("/session/{session_id}", rest.get_session),
+            web.delete("/session/{session_id}", rest.delete_session),
+            web.get("/ws/audio/{session_id}", sockets.audio_socket, allow_head=False),
+            web.get("/ws/control/{session_id}", sockets.control_socket, allow_head=False),
+            web.get("/", _console_page),
+            web.static("/console/", CONSOLE),
+        ]
+    )
+    app.cleanup_ctx.append(_keep_house)
+    return app
+
+
+def make_ping_app(service: Service) -> web.Application:
+    """`GET /ping` alone, for a health port of its own."""
+    app = web.Application()
+    app[SERVICE] = service
+    app.add_routes([web.get("/ping", rest.ping)])
+    return app
+
+
+async def _console_page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(CONSOLE / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+async def _keep_house(app: web.Application) -> AsyncIterator[None]:
+    service = app[SERVICE]
+    tasks = [
+        asyncio.create_task(service.sweep(), name="sweep"),
+        asyncio.create_task(service.watch_loop(), name="event-loop lag"),
+    ]
+    yield
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,60 @@
+"""Sessions for those who hold them from another loop, as RunPod's lease job does."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from voxtral_worker.errors import SessionNotFound
+from voxtral_worker.server.service import Service
+from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.leased import LeasedSession
+
+T = TypeVar("T")
+
+
+class SessionLeases:
+    """Carries each call to the server's loop and its answer back."""
+
+    def __init__(self, server: ServerThread) -> None:
+        self._server = server
+
+    async def create(self, config: SessionConfig) -> LeasedSession:
+        """A new session. Raises AtCapacity or NotReady."""
+        return await self._on_server(_create(self._server.service, config))
+
+    async def exists(self, session_id: str) -> bool:
+        """Whether the session has not been deleted and has not expired."""
+        return await self._on_server(_exists(self._server.service, session_id))
+
+    async def open_connections(self, session_id: str) -> int:
+        """How many of the session's sockets are open; 0 when there is no such session."""
+        return await self._on_server(_open_connections(self._server.service, session_id))
+
+    async def close(self, session_id: str, code: int) -> None:
+        """End the session and close its sockets; nothing happens when there is none."""
+        await self._on_server(_close(self._server.service, session_id, code))
+
+    async def _on_server(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(self._server.begin(work))
+
+
+async def _create(service: Service, config: SessionConfig) -> LeasedSession:
+    session_id = service.create(config).session_id
+    token = service.credentials.issue(session_id) if service.credentials.are_needed else None
+    return LeasedSession(session_id, token)
+
+
+async def _exists(service: Service, session_id: str) -> bool:
+    return service.has(session_id)
+
+
+async def _open_connections(service: Service, session_id: str) -> int:
+    return service.driver(session_id).open_connections if service.has(session_id) else 0
+
+
+async def _close(service: Service, session_id: str, code: int) -> None:
+    try:
+        await service.end(session_id, code, "lease over")
+    except SessionNotFound:
+        return

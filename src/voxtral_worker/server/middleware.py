@@ -1,0 +1,161 @@
+"""What every call passes on its way in: log, errors, origins, addresses, credentials."""
+
+import json
+import logging
+import math
+import time
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import (
+    BadInput,
+    EngineFailure,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    WorkerError,
+)
+from voxtral_worker.server.access import check_address, client_address, is_allowed_origin
+from voxtral_worker.server.service import Service
+from voxtral_worker.sessions.limits import Verdict
+
+log = logging.getLogger(__name__)
+
+SERVICE = web.AppKey("service", Service)
+ADDRESS = "client_address"
+
+# Open without credentials; /metrics only by setting.
+_OPEN_PATHS = frozenset({"/", "/ping", "/openapi.json"})
+
+
+def limit_headers(verdict: Verdict | None) -> dict[str, str]:
+    """The documented headers of a limited call."""
+    if verdict is None:
+        return {}
+    headers = {
+        "X-RateLimit-Limit": str(verdict.limit),
+        "X-RateLimit-Remaining": str(verdict.remaining),
+        "X-RateLimit-Reset": str(math.ceil(verdict.reset_s)),
+    }
+    if not verdict.allowed:
+        headers["Retry-After"] = str(max(1, math.ceil(verdict.retry_after_s)))
+    return headers
+
+
+def error_response(error: WorkerError, headers: dict[str, str] | None = None) -> web.Response:
+    """The body and status of the contract."""
+    response = web.Response(
+        text=json.dumps({"error": error.message, "code": error.code}),
+        status=error.http_status,
+        content_type="application/json",
+        headers=headers,
+    )
+    if error.retry_after_s is not None:
+        response.headers.setdefault(hdrs.RETRY_AFTER, str(max(1, math.ceil(error.retry_after_s))))
+    if error.http_status == 401:
+        response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    return response
+
+
+@web.middleware
+async def log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """One line for every call, refused or not."""
+    started_s = time.monotonic()
+    response = await handler(request)
+    level = logging.DEBUG if request.path in ("/ping", "/metrics") else logging.INFO
+    log.log(
+        level,
+        "access %s %s %d %.0f ms %s",
+        request.method,
+        request.path,
+        response.status,
+        (time.monotonic() - started_s) * 1000,
+        request.get(ADDRESS, "-"),
+    )
+    return response
+
+
+@web.middleware
+async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Translate every failure into the contract's body, once."""
+    try:
+        return await handler(request)
+    except WorkerError as error:
+        metrics.refusals.labels(error.code).inc()
+        return error_response(error, request.get("limit_headers"))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        told = _translate(error)
+        metrics.refusals.labels(told.code).inc()
+        allowed = error.headers.get(hdrs.ALLOW)
+        return error_response(told, {hdrs.ALLOW: allowed} if allowed else None)
+    except Exception:  # the REST middleware: one of the named places
+        log.exception("%s %s failed", request.method, request.path)
+        return error_response(EngineFailure("the worker failed to answer this call"))
+
+
+def _translate(error: web.HTTPException) -> WorkerError:
+    match error.status:
+        case 404:
+            return NotFound("there is nothing at this path")
+        case 405:
+            return MethodNotAllowed("this path does not take that method")
+        case 413:
+            return TooLarge("the body may have at most 1 MiB")
+    return BadInput("the request cannot be understood")
+
+
+@web.middleware
+async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """CORS: pages of allowed origins may read the answers."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None:
+        return await handler(request)
+    allowed = is_allowed_origin(request, request.app[SERVICE].settings)
+    is_preflight = (
+        request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    )
+    response: web.StreamResponse
+    if is_preflight:
+        response = web.Response(status=204 if allowed else 403)
+    else:
+        response = await handler(request)
+    if allowed and not response.prepared:
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.VARY] = hdrs.ORIGIN
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = (
+            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+        )
+        if is_preflight:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, DELETE"
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = (
+                "Content-Type, Authorization, X-API-Key"
+            )
+            response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
+    return response
+
+
+@web.middleware
+async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Addresses first, then origins of sockets, then credentials."""
+    service = request.app[SERVICE]
+    settings = service.settings
+    address = client_address(request, settings.trusted_proxies)
+    request[ADDRESS] = address
+    if request.path != "/ping":
+        check_address(address, settings)
+    if request.path.startswith("/ws/") and not is_allowed_origin(request, settings):
+        raise Forbidden("pages of this origin may not use the API")
+    if not _is_open(request):
+        service.credentials.check(request, request.match_info.get("session_id"))
+    return await handler(request)
+
+
+def _is_open(request: web.Request) -> bool:
+    if request.path == "/metrics":
+        return request.app[SERVICE].settings.metrics_public
+    return request.path in _OPEN_PATHS or request.path.startswith("/console/")

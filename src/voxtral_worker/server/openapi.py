@@ -1,0 +1,234 @@
+"""OpenAPI 3.1 of all REST calls."""
+
+from typing import Any
+
+from voxtral_worker import __version__
+
+
+def _schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+    }
+
+
+def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "number"}
+_WHOLE = {"type": "integer"}
+_ID = {"type": "string", "format": "uuid"}
+_ERROR_SCHEMA = {"$ref": "#/components/schemas/Error"}
+_CONFIG = {"$ref": "#/components/schemas/SessionConfig"}
+
+_ERRORS = {
+    400: "What was sent cannot be used",
+    401: "Credentials are needed",
+    403: "Not for this caller",
+    404: "No such session",
+    413: "The body is over 1 MiB",
+    429: "Over a limit; see Retry-After",
+    500: "The worker failed",
+    503: "At capacity, loading, draining or failed; see Retry-After",
+}
+
+
+def _errors(*codes: int) -> dict[str, Any]:
+    return {str(code): _answer(_ERRORS[code], _ERROR_SCHEMA) for code in codes}
+
+
+_LIMIT_HEADERS = {
+    name: {"description": description, "schema": _WHOLE}
+    for name, description in {
+        "X-RateLimit-Limit": "Calls allowed in a minute",
+        "X-RateLimit-Remaining": "Calls left now",
+        "X-RateLimit-Reset": "Unix seconds at which one more is free",
+    }.items()
+}
+
+_HEALTH = _schema(
+    {
+        "status": {"enum": ["healthy", "starting", "draining", "unhealthy"]},
+        "timestamp": _NUMBER,
+        "system": _schema(
+            {"cpu_percent": _NUMBER, "memory_percent": _NUMBER, "disk_usage": _NUMBER}
+        ),
+        "gpu": _schema(
+            {
+                "gpu_count": _WHOLE,
+                "gpu_memory": _WHOLE,
+                "gpu_memory_allocated": _WHOLE,
+                "gpu_memory_cached": _WHOLE,
+            }
+        ),
+        "active_sessions": _WHOLE,
+        "queue_size": _WHOLE,
+        "model": {"type": "object"},
+        "capacity": _schema({"max_sessions": _WHOLE, "available": _WHOLE}),
+        "version": _TEXT,
+        "uptime_seconds": _NUMBER,
+    }
+)
+
+_CREATED = _schema(
+    {
+        "session_id": _ID,
+        "status": {"const": "created"},
+        "websocket_url": _TEXT,
+        "control_url": _TEXT,
+        "expires_in": _NUMBER,
+        "config": _CONFIG,
+        "token": _TEXT,
+    },
+    ["session_id", "status", "websocket_url", "expires_in", "config"],
+)
+
+_SESSION_PATH = [{"name": "session_id", "in": "path", "required": True, "schema": _TEXT}]
+
+_OPEN: list[dict[str, Any]] = []
+
+_CREATE_BODY = {
+    "required": False,
+    "content": {
+        "application/json": {
+            "schema": {**_schema({"config": _CONFIG}, []), "additionalProperties": False}
+        }
+    },
+}
+
+DESCRIPTION: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "Voxtral worker",
+        "version": __version__,
+        "description": "Sessions are made here and talked to by WebSocket: see docs/protocol.md.",
+        "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    },
+    "security": [{"bearer": []}, {"apiKey": []}, {"token": []}, {}],
+    "paths": {
+        "/ping": {
+            "get": {
+                "summary": "For load balancers",
+                "security": _OPEN,
+                "responses": {
+                    "200": {"description": "Ready"},
+                    "204": {"description": "Still loading"},
+                    "503": {"description": "Draining or failed"},
+                },
+            }
+        },
+        "/health": {
+            "get": {
+                "summary": "The state of the worker",
+                "responses": {
+                    "200": _answer("Healthy", _HEALTH),
+                    "503": _answer("Not healthy, or refused", {"anyOf": [_HEALTH, _ERROR_SCHEMA]}),
+                    **_errors(401, 403),
+                },
+            }
+        },
+        "/metrics": {
+            "get": {
+                "summary": "Prometheus metrics",
+                "responses": {
+                    "200": {
+                        "description": "Text exposition format",
+                        "content": {"text/plain": {"schema": _TEXT}},
+                    },
+                    **_errors(401, 403),
+                },
+            }
+        },
+        "/session/create": {
+            "post": {
+                "summary": "Create a session",
+                "requestBody": _CREATE_BODY,
+                "responses": {
+                    "200": {**_answer("Created", _CREATED), "headers": _LIMIT_HEADERS},
+                    **_errors(400, 401, 403, 413, 429, 500, 503),
+                },
+            }
+        },
+        "/session/{session_id}": {
+            "get": {
+                "summary": "Status, config and stats of a session",
+                "parameters": _SESSION_PATH,
+                "responses": {
+                    "200": _answer(
+                        "The session",
+                        _schema(
+                            {
+                                "session_id": _ID,
+                                "status": {"const": "active"},
+                                "config": _CONFIG,
+                                "stats": {"type": "object"},
+                            }
+                        ),
+                    ),
+                    **_errors(401, 403, 404),
+                },
+            },
+            "delete": {
+                "summary": "End a session and close its connections",
+                "parameters": _SESSION_PATH,
+                "responses": {
+                    "200": _answer(
+                        "Deleted", _schema({"status": {"const": "deleted"}, "session_id": _ID})
+                    ),
+                    **_errors(401, 403, 404, 500),
+                },
+            },
+        },
+        "/": {
+            "get": {
+                "summary": "The browser console",
+                "security": _OPEN,
+                "responses": {
+                    "200": {
+                        "description": "A page",
+                        "content": {"text/html": {"schema": _TEXT}},
+                    }
+                },
+            }
+        },
+        "/openapi.json": {
+            "get": {
+                "summary": "This description",
+                "security": _OPEN,
+                "responses": {"200": _answer("OpenAPI 3.1", {"type": "object"})},
+            }
+        },
+    },
+    "components": {
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "token": {"type": "apiKey", "in": "query", "name": "token"},
+        },
+        "schemas": {
+            "Error": _schema({"error": _TEXT, "code": _TEXT}),
+            "SessionConfig": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "vad_sensitivity": {"type": "integer", "minimum": 0, "maximum": 3},
+                    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+                    "max_length": {"type": "integer", "minimum": 1, "maximum": 4096},
+                    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+                    "mode": {"enum": ["chat", "transcribe"]},
+                    "language": {"type": ["string", "null"], "pattern": "^[a-z]{2}$"},
+                    "system_prompt": {"type": ["string", "null"], "maxLength": 32768},
+                    "silence_ms": {"type": "integer", "minimum": 100, "maximum": 3000},
+                    "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48000},
+                    "encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw"]},
+                    "stream": {"type": "boolean"},
+                    "interim": {"type": "boolean"},
+                    "barge_in": {"type": "boolean"},
+                },
+            },
+        },
+    },
+}

@@ -1,0 +1,103 @@
+"""The REST calls."""
+
+import json
+
+from aiohttp import web
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import BadInput, RateLimited
+from voxtral_worker.server.health import health, is_healthy
+from voxtral_worker.server.middleware import ADDRESS, SERVICE, limit_headers
+from voxtral_worker.server.openapi import DESCRIPTION
+from voxtral_worker.server.service import CLOSE_DONE, Phase
+from voxtral_worker.sessions.config import SessionConfig
+
+_PING_STATUS = {Phase.READY: 200, Phase.STARTING: 204}
+
+
+async def ping(request: web.Request) -> web.Response:
+    """200 ready, 204 loading, 503 draining or failed."""
+    return web.Response(status=_PING_STATUS.get(request.app[SERVICE].phase, 503))
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """The state of the worker."""
+    service = request.app[SERVICE]
+    return web.json_response(health(service), status=200 if is_healthy(service) else 503)
+
+
+async def get_metrics(_: web.Request) -> web.Response:
+    """Prometheus' text format."""
+    return web.Response(
+        body=metrics.exposition(), headers={"Content-Type": metrics.EXPOSITION_TYPE}
+    )
+
+
+async def get_openapi(_: web.Request) -> web.Response:
+    """OpenAPI 3.1 of these calls."""
+    return web.json_response(DESCRIPTION)
+
+
+async def create_session(request: web.Request) -> web.Response:
+    """A new session, with the config of the body if there is one."""
+    service = request.app[SERVICE]
+    service.require_ready()
+    config = await _config_of(request)
+    service.registry.require_room()
+    verdict = service.count_creation(request[ADDRESS])
+    request["limit_headers"] = limit_headers(verdict)
+    if verdict is not None and not verdict.allowed:
+        raise RateLimited(f"over the limit of {verdict.limit} sessions per minute")
+    session = service.create(config)
+    answer = {
+        "session_id": session.session_id,
+        "status": "created",
+        "websocket_url": f"/ws/audio/{session.session_id}",
+        "control_url": f"/ws/control/{session.session_id}",
+        "expires_in": service.settings.session_idle_timeout_seconds,
+        "config": session.config.as_dict(),
+    }
+    if service.credentials.are_needed:
+        answer["token"] = service.credentials.issue(session.session_id)
+    return web.json_response(answer, headers=request["limit_headers"])
+
+
+async def get_session(request: web.Request) -> web.Response:
+    """Status, config and stats of a session."""
+    service = request.app[SERVICE]
+    driver = service.driver(request.match_info["session_id"])
+    return web.json_response(
+        {
+            "session_id": driver.session.session_id,
+            "status": "active",
+            "config": driver.session.config.as_dict(),
+            "stats": {
+                **driver.session.stats(),
+                "open_connections": driver.open_connections,
+                "audio_bytes_received": driver.session.audio_bytes_received,
+            },
+        }
+    )
+
+
+async def delete_session(request: web.Request) -> web.Response:
+    """End a session and close its connections."""
+    session_id = request.match_info["session_id"]
+    await request.app[SERVICE].end(session_id, CLOSE_DONE, "session deleted")
+    return web.json_response({"status": "deleted", "session_id": session_id})
+
+
+async def _config_of(request: web.Request) -> SessionConfig:
+    body = await request.read()
+    if not body.strip():
+        return SessionConfig()
+    try:
+        wanted = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadInput("the body is not JSON") from None
+    if not isinstance(wanted, dict):
+        raise BadInput('the body must be an object like {"config": {}}')
+    unknown = wanted.keys() - {"config"}
+    if unknown:
+        raise BadInput(f"the body has no field {min(unknown)[:60]!a}; it may have config")
+    return SessionConfig().updated(wanted.get("config", {}))

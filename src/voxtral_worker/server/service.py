@@ -1,0 +1,235 @@
+"""What all calls share: the phase of the worker, its sessions and their limits."""
+
+import asyncio
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from voxtral_worker import metrics
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
+from voxtral_worker.server.access import Credentials
+from voxtral_worker.server.driver import SessionDriver
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.limits import KeyedLimit, RollingLimit, Verdict
+from voxtral_worker.sessions.messages import Status
+from voxtral_worker.sessions.registry import Registry
+from voxtral_worker.sessions.session import Session
+from voxtral_worker.settings import Settings
+from voxtral_worker.turns.vad import Vad
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 0.25
+CLOSE_DONE = 1000
+CLOSE_GOING_AWAY = 1012
+CLOSE_EXPIRED = 4408
+
+
+class Phase(Enum):
+    """Where the worker is in its life, as `GET /health` says it."""
+
+    STARTING = "starting"
+    READY = "healthy"
+    DRAINING = "draining"
+    FAILED = "unhealthy"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What cold start makes and the server needs."""
+
+    engine: Engine
+    vad: Vad
+    loaded: LoadedModel
+
+
+@dataclass
+class SessionLimits:
+    """The limits of one session's two connections together."""
+
+    audio: RollingLimit
+    text: RollingLimit
+    refusals: RollingLimit
+
+
+class Service:
+    """Owned by the server's event loop. A session is in the registry and has a driver, or neither."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.credentials = Credentials(settings)
+        self.registry = Registry(settings.max_sessions, settings.session_idle_timeout_seconds)
+        self.parts: Parts | None = None
+        self.started_s = time.monotonic()
+        self._phase = Phase.STARTING
+        self._drivers: dict[str, SessionDriver] = {}
+        self._limits: dict[str, SessionLimits] = {}
+        self._connections = KeyedLimit(settings.rate_limit_connections_per_minute, 60.0)
+        self._creations = KeyedLimit(settings.rate_limit_sessions_per_minute, 60.0)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    # The worker's life.
+
+    @property
+    def phase(self) -> Phase:
+        """The phase now; a worker whose engine has died is not healthy."""
+        if self._phase is Phase.READY and self.parts and not self.parts.engine.is_healthy:
+            return Phase.FAILED
+        return self._phase
+
+    def become_ready(self, parts: Parts) -> None:
+        """The model is loaded and warm: sessions are welcome."""
+        self.parts = parts
+        self._phase = Phase.READY
+
+    def fail(self) -> None:
+        """The model cannot be loaded; this worker will never be ready."""
+        self._phase = Phase.FAILED
+
+    async def drain(self, timeout_s: float) -> None:
+        """Tell everybody, let turns in flight finish, close all with 1012."""
+        self._phase = Phase.DRAINING
+        for driver in self._drivers.values():
+            driver.tell(Status("draining"))
+        deadline_s = time.monotonic() + timeout_s
+        while self._has_work() and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        for session in self.registry.everyone():
+            await self.end(session.session_id, CLOSE_GOING_AWAY, "worker going away: reconnect")
+
+    def _has_work(self) -> bool:
+        return any(session.queue_size for session in self.registry.everyone())
+
+    # Sessions.
+
+    def require_ready(self) -> Parts:
+        """What serves a session. Raises NotReady unless the worker is ready."""
+        if self.phase is not Phase.READY or self.parts is None:
+            raise NotReady(f"the worker is {self.phase.value}", retry_after_s=5)
+        return self.parts
+
+    def create(self, config: SessionConfig) -> Session:
+        """A new session. Raises NotReady or AtCapacity."""
+        parts = self.require_ready()
+        session = Session(
+            str(uuid.uuid4()), config, time.monotonic(), self.settings.max_turn_seconds
+        )
+        self.registry.add(session)
+        self._drivers[session.session_id] = SessionDriver(session, parts.engine, parts.vad)
+        self._limits[session.session_id] = SessionLimits(
+            RollingLimit(self.settings.rate_limit_audio_bytes_per_second, 1.0),
+            RollingLimit(self.settings.rate_limit_text_per_minute, 60.0),
+            RollingLimit(200, 10.0),
+        )
+        metrics.sessions_total.inc()
+        metrics.sessions_active.set(len(self.registry))
+        log.info("session %s: created", session.session_id)
+        return session
+
+    def has(self, session_id: str) -> bool:
+        """Whether there is such a session."""
+        return session_id in self._drivers
+
+    def driver(self, session_id: str) -> SessionDriver:
+        """Raises SessionNotFound."""
+        self.registry.get(session_id)
+        return self._drivers[session_id]
+
+    async def end(self, session_id: str, code: int, reason: str) -> None:
+        """End a session, with its connections. Raises SessionNotFound."""
+        self.registry.remove(session_id)
+        driver = self._drivers.pop(session_id)
+        self._limits.pop(session_id)
+        self.credentials.revoke(session_id)
+        metrics.sessions_active.set(len(self.registry))
+        await driver.close(code, reason)
+        log.info("session %s: ended: %s", session_id, reason)
+
+    async def sweep(self) -> None:
+        """End sessions that have been quiet for too long; runs until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for session in self.registry.expired(time.monotonic()):
+                driver = self._drivers[session.session_id]
+                driver.tell(Status("session_expired"))
+                await self.end(session.session_id, CLOSE_EXPIRED, "session expired")
+
+    async def watch_loop(self) -> None:
+        """Measure how late the event loop is; runs until cancelled."""
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(0.25)
+            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before_s - 0.25))
+
+    # Limits.
+
+    def count_connection(self, address: str) -> Verdict | None:
+        """Count one WebSocket connection of an address; None where limits are off."""
+        return self._take(self._connections, address)
+
+    def count_creation(self, address: str) -> Verdict | None:
+        """Count one created session of an address; None where limits are off."""
+        return self._take(self._creations, address)
+
+    def _take(self, limit: KeyedLimit, address: str) -> Verdict | None:
+        if not self.settings.rate_limit_enabled:
+            return None
+        return limit.take(address, time.time())
+
+    def check_audio(self, session_id: str, size: int) -> None:
+        """Count audio bytes. Raises RateLimited, or SessionNotFound after its end."""
+        limits = self._limits_of(session_id)
+        self._check(limits.audio.take(time.monotonic(), size), "audio bytes per second")
+
+    def check_text(self, session_id: str) -> None:
+        """Count a text. Raises RateLimited, or SessionNotFound after its end."""
+        limits = self._limits_of(session_id)
+        self._check(limits.text.take(time.monotonic()), "text messages per minute")
+
+    def is_ignoring_limits(self, session_id: str) -> bool:
+        """Count one refusal; whether there were too many of them lately."""
+        return not self._limits_of(session_id).refusals.take(time.monotonic()).allowed
+
+    def _limits_of(self, session_id: str) -> SessionLimits:
+        try:
+            return self._limits[session_id]
+        except KeyError:
+            raise SessionNotFound("session not found: create a new session") from None
+
+    def _check(self, verdict: Verdict, what: str) -> None:
+        if self.settings.rate_limit_enabled and not verdict.allowed:
+            raise RateLimited(
+                f"over the limit of {verdict.limit} {what}", retry_after_s=verdict.retry_after_s
+            )
+
+    # What is told of it all.
+
+    def capacity(self) -> dict[str, int]:
+        """How many sessions fit, and how many more."""
+        limit = self.registry.max_sessions
+        return {"max_sessions": limit, "available": max(0, limit - len(self.registry))}
+
+    def model(self) -> dict[str, Any]:
+        """What is served, as far as it is loaded."""
+        is_ready = self.phase is Phase.READY
+        if self.parts is None:
+            return {
+                "id": None,
+                "revision": self.settings.model_revision,
+                "device": None,
+                "dtype": None,
+                "ready": is_ready,
+            }
+        loaded = self.parts.loaded
+        return {
+            "id": loaded.model_id,
+            "revision": loaded.revision,
+            "device": loaded.device.type,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "ready": is_ready,
+        }

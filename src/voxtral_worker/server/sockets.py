@@ -1,0 +1,151 @@
+"""The two WebSockets of a session: refusals before the upgrade, then frames until close."""
+
+import asyncio
+import time
+
+from aiohttp import WSMsgType, web
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
+from voxtral_worker.server.connection import Connection
+from voxtral_worker.server.driver import SessionDriver, parse_last_seq
+from voxtral_worker.server.middleware import ADDRESS, SERVICE, limit_headers
+from voxtral_worker.server.service import Service
+from voxtral_worker.sessions.effects import LineName
+from voxtral_worker.sessions.messages import (
+    ClientMessage,
+    ErrorMessage,
+    TextInput,
+    parse,
+    to_wire,
+)
+
+MAX_FRAME_BYTES = 1 << 20
+# Beyond this the protocol layer closes with 1009 before anybody sees the frame.
+MAX_PROTOCOL_BYTES = 4 << 20
+PROTOCOL_PING_S = 20.0
+CLOSE_NOT_FOUND = 4404
+CLOSE_LIMITS_IGNORED = 4429
+
+
+async def audio_socket(request: web.Request) -> web.WebSocketResponse:
+    """Audio and texts of a session."""
+    return await _serve(request, LineName.AUDIO)
+
+
+async def control_socket(request: web.Request) -> web.WebSocketResponse:
+    """Texts, config and controls of a session."""
+    return await _serve(request, LineName.CONTROL)
+
+
+async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
+    service = request.app[SERVICE]
+    socket = web.WebSocketResponse(
+        max_msg_size=MAX_PROTOCOL_BYTES, heartbeat=PROTOCOL_PING_S, timeout=3.0
+    )
+    if not socket.can_prepare(request).ok:
+        raise BadInput("this path is a WebSocket: send an upgrade request")
+    service.require_ready()
+    last_seq = parse_last_seq(request.query.get("last_seq"))
+    verdict = service.count_connection(request[ADDRESS])
+    request["limit_headers"] = limit_headers(verdict)
+    if verdict is not None and not verdict.allowed:
+        raise RateLimited(f"over the limit of {verdict.limit} connections per minute")
+    socket.headers.update(request["limit_headers"])
+    await socket.prepare(request)
+    metrics.connections_total.inc()
+    metrics.connections_active.inc()
+    connection = Connection(socket, request.transport)
+    try:
+        await _converse(request, line, socket, connection, last_seq)
+    finally:
+        metrics.connections_active.dec()
+        await connection.finished()
+    return socket
+
+
+async def _converse(
+    request: web.Request,
+    line: LineName,
+    socket: web.WebSocketResponse,
+    connection: Connection,
+    last_seq: int | None,
+) -> None:
+    service = request.app[SERVICE]
+    try:
+        driver = service.driver(request.match_info["session_id"])
+    except SessionNotFound as error:
+        connection.send(to_wire(ErrorMessage(error), time.time()))
+        connection.close(CLOSE_NOT_FOUND, "session not found")
+        metrics.errors_sent.labels(error.code).inc()
+        await _read_until_closed(socket)
+        return
+    driver.attach(line, connection, last_seq)
+    heart = asyncio.create_task(_beat(service, driver, line, connection))
+    try:
+        await _read(service, driver, line, socket, connection)
+    finally:
+        heart.cancel()
+        driver.detach(line, connection)
+
+
+async def _read(
+    service: Service,
+    driver: SessionDriver,
+    line: LineName,
+    socket: web.WebSocketResponse,
+    connection: Connection,
+) -> None:
+    async for frame in socket:
+        if frame.type not in (WSMsgType.TEXT, WSMsgType.BINARY) or connection.is_closing:
+            continue
+        driver.session.message_count += 1
+        metrics.messages_received.inc()
+        try:
+            item = _checked(service, driver, line, frame.data)
+            if not await driver.take(line, connection, item):
+                await _read_until_closed(socket)
+                return
+        except SessionNotFound:
+            continue
+        except WorkerError as error:
+            driver.refuse(line, error)
+            if isinstance(error, RateLimited) and service.is_ignoring_limits(
+                driver.session.session_id
+            ):
+                connection.close(CLOSE_LIMITS_IGNORED, "limits ignored for too long")
+
+
+def _checked(
+    service: Service, driver: SessionDriver, line: LineName, data: str | bytes
+) -> bytes | ClientMessage:
+    session = driver.session
+    size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
+    if size > MAX_FRAME_BYTES:
+        raise TooLarge(f"a frame may have at most {MAX_FRAME_BYTES} bytes, this one has {size}")
+    if isinstance(data, bytes):
+        if line is LineName.CONTROL:
+            raise BadInput("the control connection takes no audio")
+        service.check_audio(session.session_id, size)
+        session.last_activity_s = time.monotonic()
+        return data
+    message = parse(data)
+    if isinstance(message, TextInput):
+        service.check_text(session.session_id)
+    session.last_activity_s = time.monotonic()
+    return message
+
+
+async def _beat(
+    service: Service, driver: SessionDriver, line: LineName, connection: Connection
+) -> None:
+    while True:
+        await asyncio.sleep(service.settings.heartbeat_interval_seconds)
+        driver.heartbeat(line, connection)
+
+
+async def _read_until_closed(socket: web.WebSocketResponse) -> None:
+    # Only while reading does the library see the client's answer to a close.
+    async for _ in socket:
+        pass
+

@@ -1,0 +1,128 @@
+"""The server's own thread and event loop.
+
+RunPod's loop keeps the main thread for itself, and the model takes a while to load: so the
+server starts first, in a daemon thread, and says at `/ping` how far the worker is.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from voxtral_worker.server.app import make_app, make_ping_app
+from voxtral_worker.server.health import health
+from voxtral_worker.server.service import Parts, Service
+from voxtral_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 60.0
+
+
+class ServerThread:
+    """Serves from `start` to `stop`; its other methods may be called from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+        self._service: Service | None = None
+        self._runners: list[web.AppRunner] = []
+
+    def start(self) -> None:
+        """Listen. Raises OSError when a port cannot be had."""
+        self._thread.start()
+        self.call(self._listen())
+
+    def become_ready(self, parts: Parts) -> None:
+        """From now on sessions are welcome."""
+        self._on_loop(lambda service: service.become_ready(parts))
+
+    def fail(self) -> None:
+        """The worker will never be ready."""
+        self._on_loop(lambda service: service.fail())
+
+    def health(self) -> dict[str, Any]:
+        """What `GET /health` says."""
+        return self._on_loop(health)
+
+    def drain(self, timeout_s: float) -> None:
+        """Refuse what is new, finish what is under way, close everything with 1012."""
+        self.call(self.service.drain(timeout_s), timeout_s + CALL_TIMEOUT_S)
+
+    def begin_drain(self, timeout_s: float) -> None:
+        """As `drain`, but does not wait."""
+        self.begin(self.service.drain(timeout_s))
+
+    def stop(self) -> None:
+        """Close what is left and end the thread."""
+        if not self._thread.is_alive():
+            return
+        self.call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CALL_TIMEOUT_S)
+        self._loop.close()
+
+    @property
+    def service(self) -> Service:
+        """Owned by the server's loop: touch it only there."""
+        if self._service is None:
+            raise RuntimeError("the server has not started")
+        return self._service
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """Run a coroutine on the server's loop and wait for its result."""
+        return self.begin(work).result(timeout_s)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        """Run a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _on_loop(self, work: Callable[[Service], T]) -> T:
+        async def done() -> T:
+            return work(self.service)
+
+        return self.call(done())
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        self._service = service = Service(settings)
+        await self._serve(make_app(service), settings.port, _tls(settings))
+        if settings.port_health not in (None, settings.port):
+            await self._serve(make_ping_app(service), settings.port_health, None)
+        log.info("listening on %s:%d", settings.host, settings.port)
+
+    async def _serve(
+        self, app: web.Application, port: int | None, tls: ssl.SSLContext | None
+    ) -> None:
+        runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        # Whoever shuts a worker down has drained it first: what is left is not waited for.
+        site = web.TCPSite(runner, self._settings.host, port, ssl_context=tls)
+        await site.start()
+
+    async def _close(self) -> None:
+        if self._service is not None:
+            await self._service.drain(0.0)
+        for runner in self._runners:
+            await runner.cleanup()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    return context

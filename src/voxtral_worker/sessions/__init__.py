@@ -1,0 +1,1 @@
+"""The conversation floor: pure, told the time, asks for effects."""

@@ -1,0 +1,88 @@
+"""Rate limits over windows that roll, told the time by the caller."""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+# Entries closer together than this share of the window count as one.
+_GRAIN = 1 / 1000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether it was allowed. `reset_s`: when the oldest of what counts is forgotten."""
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_s: float
+    retry_after_s: float
+
+
+class RollingLimit:
+    """At most `limit` units within any `period_s` seconds; what is refused does not count."""
+
+    def __init__(self, limit: int, period_s: float) -> None:
+        self._limit = limit
+        self._period_s = period_s
+        self._entries: deque[tuple[float, int]] = deque()
+        self._used = 0
+
+    def take(self, now_s: float, units: int = 1) -> Verdict:
+        """Count units if they fit."""
+        self._forget(now_s)
+        allowed = self._used + units <= self._limit
+        if allowed:
+            self._count(now_s, units)
+        oldest_s = self._entries[0][0] if self._entries else now_s
+        return Verdict(
+            allowed,
+            self._limit,
+            self._limit - self._used,
+            oldest_s + self._period_s,
+            0.0 if allowed else self._wait(now_s, units),
+        )
+
+    def is_empty(self, now_s: float) -> bool:
+        """Whether nothing counts any more."""
+        self._forget(now_s)
+        return not self._entries
+
+    def _count(self, now_s: float, units: int) -> None:
+        self._used += units
+        if self._entries and now_s - self._entries[-1][0] < self._period_s * _GRAIN:
+            at_s, before = self._entries.pop()
+            self._entries.append((at_s, before + units))
+        else:
+            self._entries.append((now_s, units))
+
+    def _forget(self, now_s: float) -> None:
+        while self._entries and self._entries[0][0] <= now_s - self._period_s:
+            self._used -= self._entries.popleft()[1]
+
+    def _wait(self, now_s: float, units: int) -> float:
+        free = self._limit - self._used
+        for at_s, used in self._entries:
+            free += used
+            if free >= units:
+                return at_s + self._period_s - now_s
+        # More than the whole limit at once: no wait helps, so the whole window is named.
+        return self._period_s
+
+
+class KeyedLimit:
+    """A rolling limit for each key, forgetting the keys that do not count any more."""
+
+    def __init__(self, limit: int, period_s: float) -> None:
+        self._limit = limit
+        self._period_s = period_s
+        self._by_key: dict[Hashable, RollingLimit] = {}
+        self._sweep_at = 1024
+
+    def take(self, key: Hashable, now_s: float) -> Verdict:
+        """Count one unit for a key if it fits."""
+        if len(self._by_key) >= self._sweep_at:
+            kept = {k: limit for k, limit in self._by_key.items() if not limit.is_empty(now_s)}
+            self._by_key, self._sweep_at = kept, max(1024, 2 * len(kept))
+        limit = self._by_key.setdefault(key, RollingLimit(self._limit, self._period_s))
+        return limit.take(now_s)

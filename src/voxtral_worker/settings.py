@@ -1,0 +1,238 @@
+"""Environment variables become one frozen `Settings`; nobody else reads the environment.
+
+A value that cannot be used stops the start with one message that names every bad variable,
+what it was and what it may be.
+"""
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EMBEDDED_MODEL = REPOSITORY / "models" / "voxtral-tiny"
+RELEASED_MODEL = "mistralai/Voxtral-Mini-3B-2507"
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """One or more variables cannot be used; the message names each of them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the text of a variable is read, and what it may be in words."""
+
+    read: Callable[[str], Any]
+    allowed: str
+
+
+def _read_bool(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "on": True}
+    values |= {"false": False, "0": False, "no": False, "off": False}
+    return values[text.lower()]
+
+
+def _whole(low: int, high: int) -> Kind:
+    def read(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Kind(read, f"a whole number from {low} to {high}")
+
+
+def _number(low: float, high: float) -> Kind:
+    def read(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Kind(read, f"a number from {low:g} to {high:g}")
+
+
+def _one_of(*choices: str) -> Kind:
+    def read(text: str) -> str:
+        by_lower = {choice.lower(): choice for choice in choices}
+        return by_lower[text.lower()]
+
+    return Kind(read, "one of " + ", ".join(choices))
+
+
+def _read_list(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _read_networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(item, strict=False) for item in _read_list(text))
+
+
+def _read_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(text)
+    return path
+
+
+TEXT = Kind(str, "a text")
+BOOL = Kind(_read_bool, "true or false")
+LIST = Kind(_read_list, "a comma-separated list")
+NETWORKS = Kind(_read_networks, "a comma-separated list of addresses or CIDR networks")
+FILE = Kind(_read_file, "the path of a file that exists")
+PORT_NUMBER = _whole(1, 65535)
+
+
+def _setting(kind: Kind, default: Any, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of the worker; a field `max_sessions` is the variable `MAX_SESSIONS`."""
+
+    host: str = _setting(TEXT, "0.0.0.0", "Address the server listens on.")
+    port: int = _setting(PORT_NUMBER, 8000, "Port of REST and WebSocket.")
+    port_health: int | None = _setting(
+        PORT_NUMBER, None, "A second port that answers `GET /ping` only; unset: none."
+    )
+    model_id: str | None = _setting(
+        TEXT, None, "Hub id or local folder; unset: the released model on RunPod or with CUDA, "
+        "the embedded one elsewhere."
+    )
+    model_revision: str | None = _setting(TEXT, None, "Revision of a hub model.")
+    device: str = _setting(_one_of("auto", "cpu", "cuda"), "auto", "Where the model runs.")
+    dtype: str = _setting(
+        _one_of("auto", "float32", "bfloat16", "float16"), "auto",
+        "Number format of the weights; auto: bfloat16 on CUDA, float32 on a CPU."
+    )
+    enable_torch_compile: bool = _setting(
+        BOOL, False, "Compile the audio encoder with `torch.compile` (CUDA only)."
+    )
+    max_sessions: int = _setting(_whole(1, 100_000), 50, "Sessions that may exist at once.")
+    max_batch_size: int = _setting(_whole(1, 1024), 32, "Responses made side by side.")
+    max_context_tokens: int | None = _setting(
+        _whole(512, 1_000_000), None, "Longest prompt plus response; unset: what the model allows."
+    )
+    gpu_memory_fraction: float = _setting(
+        _number(0.1, 1.0), 0.9, "Share of the GPU's memory the worker may take."
+    )
+    response_cache_size: int = _setting(
+        _whole(0, 1_000_000), 256, "Answers kept for equal input at temperature 0; 0: off."
+    )
+    session_idle_timeout_seconds: float = _setting(
+        _number(0.1, 86_400), 300.0, "A session without activity ends after this."
+    )
+    heartbeat_interval_seconds: float = _setting(
+        _number(0.1, 90), 15.0, "Time between two heartbeats of a connection."
+    )
+    drain_timeout_seconds: float = _setting(
+        _number(0, 3600), 30.0, "Time that work in flight has to finish after SIGTERM."
+    )
+    rate_limit_enabled: bool = _setting(BOOL, True, "Whether the four limits below hold.")
+    rate_limit_connections_per_minute: int = _setting(
+        _whole(1, 1_000_000), 10, "WebSocket connections per minute and address."
+    )
+    rate_limit_sessions_per_minute: int = _setting(
+        _whole(1, 1_000_000), 5, "Sessions created per minute and address."
+    )
+    rate_limit_audio_bytes_per_second: int = _setting(
+        _whole(1, 1_000_000_000), 1_000_000, "Audio bytes per second and session."
+    )
+    rate_limit_text_per_minute: int = _setting(
+        _whole(1, 1_000_000), 60, "Text messages per minute and session."
+    )
+    api_keys: tuple[str, ...] = _setting(
+        LIST, (), "Keys that open the API; none and no JWT setting: open to all."
+    )
+    jwt_secret: str | None = _setting(TEXT, None, "Secret of HS256 tokens that open the API.")
+    jwt_public_key: str | None = _setting(
+        TEXT, None, "PEM text of the key that checks RS256 or ES256 tokens."
+    )
+    jwt_audience: str | None = _setting(TEXT, None, "Audience a token must name.")
+    allowed_origins: tuple[str, ...] = _setting(
+        LIST, ("*",), "Origins of pages that may use the API; `*`: all."
+    )
+    allowed_ips: tuple[Network, ...] = _setting(
+        NETWORKS, (), "Addresses or networks that may use the API; unset: all."
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        NETWORKS, (), "Proxies whose word on the client's address is believed."
+    )
+    metrics_public: bool = _setting(BOOL, False, "Serve `/metrics` without credentials.")
+    tls_cert_file: Path | None = _setting(FILE, None, "Certificate chain, PEM; turns on TLS.")
+    tls_key_file: Path | None = _setting(FILE, None, "Private key of the certificate, PEM.")
+    max_turn_seconds: float = _setting(
+        _number(30, 1800), 300.0, "Longest turn; one that goes on is ended there."
+    )
+    log_level: str = _setting(
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Least severe line that is logged."
+    )
+    log_format: str = _setting(_one_of("text", "json"), "text", "Form of the log lines.")
+
+    runpod_pod_id: str | None = _setting(TEXT, None, "Set by RunPod.")
+    runpod_webhook_get_job: str | None = _setting(TEXT, None, "Set by RunPod on queue workers.")
+    runpod_public_ip: str | None = _setting(
+        TEXT, None, "Set by RunPod where the pod has a public address."
+    )
+    runpod_tcp_port: int | None = _setting(
+        PORT_NUMBER, None, "Public number of `PORT`; RunPod sets it as `RUNPOD_TCP_PORT_<PORT>`."
+    )
+
+    @property
+    def runs_on_runpod(self) -> bool:
+        """Whether this process was started by RunPod."""
+        return self.runpod_pod_id is not None
+
+    @property
+    def is_queue_worker(self) -> bool:
+        """Whether RunPod gives this process jobs to take."""
+        return self.runpod_webhook_get_job is not None
+
+    @property
+    def needs_credentials(self) -> bool:
+        """Whether calls must carry an API key, a JWT or a session token."""
+        return bool(self.api_keys or self.jwt_secret or self.jwt_public_key)
+
+
+def variable_of(field: "dataclasses.Field[Any]") -> str:
+    """Name of the environment variable that sets a field."""
+    return field.name.upper()
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the given environment, or from the process's own.
+
+    An empty variable counts as unset, as Docker and RunPod templates leave it.
+    Raises SettingsError that names every variable that cannot be used.
+    """
+    variables = os.environ if environment is None else environment
+    port = variables.get("PORT", "").strip() or str(Settings.port)
+    public_port = variables.get(f"RUNPOD_TCP_PORT_{port}", "")
+    variables = {"RUNPOD_TCP_PORT": public_port, **variables}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in dataclasses.fields(Settings):
+        name = variable_of(field)
+        text = variables.get(name, "").strip()
+        if not text:
+            continue
+        kind: Kind = field.metadata["kind"]
+        try:
+            values[field.name] = kind.read(text)
+        except (ValueError, KeyError):
+            shown = "(not shown)" if name in _SECRETS else repr(text)
+            problems.append(f"{name} is {shown}, but must be {kind.allowed}")
+    if ("tls_cert_file" in values) != ("tls_key_file" in values):
+        problems.append("TLS_CERT_FILE and TLS_KEY_FILE go together, but only one is set")
+    if problems:
+        raise SettingsError("cannot start: " + "; ".join(problems))
+    return Settings(**values)
+
+
+_SECRETS = {"API_KEYS", "JWT_SECRET", "JWT_PUBLIC_KEY"}

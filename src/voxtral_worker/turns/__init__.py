@@ -1,0 +1,1 @@
+"""The listening floor: where speech is, when a turn ends."""

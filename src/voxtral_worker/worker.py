@@ -1,0 +1,162 @@
+"""The worker's life: cold start in named steps, then the same steps undone in reverse.
+
+    server (/ping 204) → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import load_model
+from voxtral_worker.errors import WorkerError
+from voxtral_worker.jobs.handler import JobHandler
+from voxtral_worker.jobs.mode import Mode, which_mode
+from voxtral_worker.jobs.runpod_loop import run_local, run_queue, run_serve_api
+from voxtral_worker.logs import set_up_logging
+from voxtral_worker.server.leases import SessionLeases
+from voxtral_worker.server.service import Parts
+from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.settings import Settings, SettingsError, read_settings
+from voxtral_worker.turns.vad import Vad
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Serves from `cold_start` to `stop`."""
+
+    def __init__(self, settings: Settings, server: ServerThread, parts: Parts) -> None:
+        self.settings = settings
+        self.server = server
+        self.engine = parts.engine
+        self.leases = SessionLeases(server)
+        self._vad = parts.vad
+
+    def health(self) -> dict[str, Any]:
+        """What `GET /health` says."""
+        return self.server.health()
+
+    def check_fitness(self) -> None:
+        """Raises EngineFailure when the model does not answer a tiny prompt."""
+        self.engine.warm_up(60.0)
+
+    def begin_drain(self) -> None:
+        """Start to drain; does not wait."""
+        self.server.begin_drain(self.settings.drain_timeout_seconds)
+
+    def stop(self) -> None:
+        """Drain, then undo the cold start in reverse order."""
+        self.server.drain(self.settings.drain_timeout_seconds)
+        self.engine.stop()
+        self._vad.stop()
+        self.server.stop()
+        log.info("worker: stopped")
+
+
+def cold_start(settings: Settings) -> Worker:
+    """Bring the worker up. Raises OSError for a port, LoadFailure for a model."""
+    started_s = time.monotonic()
+    server = ServerThread(settings)
+    with _step("server"):
+        server.start()
+    try:
+        parts = _load(settings)
+    except WorkerError:
+        server.fail()
+        server.stop()
+        raise
+    server.become_ready(parts)
+    log.info("worker: ready after %.1f s", time.monotonic() - started_s)
+    if settings.runs_on_runpod and not settings.needs_credentials:
+        log.warning(
+            "worker: ANYBODY who knows this pod's address can use it: no API_KEYS, JWT_SECRET "
+            "or JWT_PUBLIC_KEY is set"
+        )
+    return Worker(settings, server, parts)
+
+
+def _load(settings: Settings) -> Parts:
+    with _step("model"):
+        loaded = load_model(settings)
+    with _step("vad"):
+        vad = Vad()
+        vad.start()
+    with _step("warm-up"):
+        engine = Engine(loaded, settings)
+        engine.start()
+        engine.warm_up()
+    return Parts(engine, vad, loaded)
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    started_s = time.monotonic()
+    yield
+    log.info("cold start: %s took %.2f s", name, time.monotonic() - started_s)
+
+
+def serve(settings: Settings) -> int:
+    """The streaming server alone, until SIGTERM or SIGINT. Returns the exit code."""
+    asked = threading.Event()
+
+    def hear(number: int, _: object) -> None:
+        if asked.is_set():
+            # A second signal means now.
+            sys.exit(128 + number)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
+    worker = cold_start(settings)
+    while not asked.wait(1.0):
+        pass
+    worker.stop()
+    return 0
+
+
+def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
+    """The server and RunPod's jobs, in one of the three ways they come."""
+    worker = cold_start(settings)
+    handler = JobHandler(worker.engine, worker.health, settings, worker.leases)
+    try:
+        match mode:
+            case Mode.LOCAL_TEST:
+                return run_local(handler, argv)
+            case Mode.LOCAL_API:
+                return run_serve_api(handler, argv, settings)
+        return run_queue(
+            handler,
+            worker.begin_drain,
+            settings.max_batch_size,
+            fitness_check=worker.check_fitness,
+            settings=settings,
+            argv=argv,
+        )
+    finally:
+        worker.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """What `handler.py` does; `None` is `python -m voxtral_worker`. Returns the exit code."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    set_up_logging(settings)
+    try:
+        mode = Mode.SERVER_ONLY if argv is None else which_mode(settings, argv)
+        if mode is Mode.SERVER_ONLY:
+            return serve(settings)
+        return run_jobs(settings, mode, argv or ())
+    except WorkerError as error:
+        log.error("cannot start: %s", error.message)
+    except OSError as error:
+        log.error("cannot start: %s", error)
+    return 1
