@@ -35,7 +35,7 @@ format: $(STAMP)
 	$(PY) -m ruff check --fix .
 
 demo: $(STAMP)
-	$(PY) -m bench.demo
+	$(PY) -m bench.demo $(URL)
 
 bench: $(STAMP)
 	$(PY) -m bench

@@ -1,7 +1,7 @@
 """Makes the embedded model: speech, training, figures.
 
-    python -m builder.voxtral_tiny              everything, about an hour on two cores
-    python -m builder.voxtral_tiny corpus | train | evaluate | clips
+python -m builder.voxtral_tiny              everything, about 75 minutes on two cores
+python -m builder.voxtral_tiny corpus | train | evaluate | clips
 """
 
 import argparse
@@ -9,19 +9,21 @@ from pathlib import Path
 
 import torch
 
-from builder.voxtral_tiny import corpus, evaluation, training, voices
+from builder.voxtral_tiny import clips, corpus, evaluation, training, voices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
     """Read the arguments and run the steps."""
-    parser = argparse.ArgumentParser(prog="python -m builder.voxtral_tiny", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.voxtral_tiny", description="Makes the embedded model."
+    )
     steps = ["corpus", "train", "evaluate", "clips"]
     parser.add_argument("steps", nargs="*", default=steps, help=f"of {', '.join(steps)}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="size of the corpus")
-    parser.add_argument("--stages", default="1234", help="stages of training, such as 34")
+    parser.add_argument("--stages", default="12345", help="stages of training, such as 45")
     parser.add_argument("--work", type=Path, default=REPOSITORY / ".build" / "voxtral-tiny")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "models" / "voxtral-tiny")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -39,7 +41,7 @@ def main() -> None:
             case "evaluate":
                 evaluation.evaluate(arguments.folder, arguments.seed)
             case "clips":
-                evaluation.write_clips(arguments.folder)
+                clips.write_clips(arguments.folder)
             case unknown:
                 raise SystemExit(f"no step {unknown!r}; the steps are {', '.join(steps)}")
 

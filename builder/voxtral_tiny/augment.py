@@ -22,13 +22,15 @@ def background(length: int, level: float, rng: Rng) -> Samples:
     frequency = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 20.0)
     spectrum *= frequency ** -rng.uniform(0.0, 1.0)
     noise = np.fft.irfft(spectrum, length).astype(np.float32)
-    return noise * (level / max(1e-9, float(np.sqrt(np.mean(noise**2)))))
+    scaled: Samples = noise * (level / max(1e-9, float(np.sqrt(np.mean(noise**2)))))
+    return scaled
 
 
 def _speed(samples: Samples, factor: float) -> Samples:
     # Straight lines between samples: the small loss of treble is one more variation.
     at = np.arange(0, len(samples) - 1, factor)
-    return np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
+    faster: Samples = np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
+    return faster
 
 
 def _shaped(samples: Samples, rng: Rng) -> Samples:
@@ -45,7 +47,8 @@ def _shaped(samples: Samples, rng: Rng) -> Samples:
         spectrum *= (frequency > 250) & (frequency < rng.uniform(3200, 4200))
     if rng.random() < 0.35:
         spectrum *= np.fft.rfft(_room(rng), size)
-    return np.fft.irfft(spectrum, size)[: len(samples) + SAMPLE_RATE // 10].astype(np.float32)
+    shaped: Samples = np.fft.irfft(spectrum, size).astype(np.float32)
+    return shaped[: len(samples) + SAMPLE_RATE // 10]
 
 
 def _room(rng: Rng) -> Samples:
@@ -53,4 +56,5 @@ def _room(rng: Rng) -> Samples:
     response = rng.standard_normal(length) * np.exp(-5.0 * np.arange(length) / length)
     response *= rng.uniform(0.02, 0.12)
     response[0] = 1.0
-    return response.astype(np.float32)
+    room: Samples = response.astype(np.float32)
+    return room

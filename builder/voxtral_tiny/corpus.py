@@ -64,15 +64,19 @@ def _speak_all(seed: int, scale: float) -> Iterator[Clip]:
             clips = pool.map(lambda w, s, v=voice: voices.flite(w, v, s), texts, stretches)
             for words, clip in zip(texts, clips, strict=True):
                 yield Clip(words, voice, clip)
-    for voice, count in (("kal_diphone", 500), ("ked_diphone", 500), ("cmu_us_slt_arctic_hts", 200)):
+    for voice, count in (
+        ("kal_diphone", 500),
+        ("ked_diphone", 500),
+        ("cmu_us_slt_arctic_hts", 200),
+    ):
         texts = [sentence(rng) for _ in range(int(count * scale))]
         for words, clip in zip(texts, voices.festival(texts, voice, rng), strict=True):
             yield Clip(words, voice, clip)
     texts = [sentence(rng) for _ in range(int(600 * scale))]
-    for words, clip in zip(texts, voices.hibari(texts, rng), strict=False):
+    for words, clip in zip(texts, voices.hibari(texts, rng), strict=True):
         yield Clip(words, "hibari", clip)
     texts = [sentence(rng) for _ in range(int(600 * scale))]
-    for words, clip in zip(texts, voices.piper(texts, rng), strict=False):
+    for words, clip in zip(texts, voices.piper(texts, rng), strict=True):
         yield Clip(words, "piper", clip)
 
 

@@ -1,27 +1,43 @@
-"""What the model understands: word error rates on voices it has never heard."""
+"""What the model understands: word error rates on voices it has never heard.
 
-import json
+Everything goes through the library's processor and plain `generate()`, on whole 30 s windows.
+"""
+
+import base64
+import io
 import random
-import wave
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from tqdm import tqdm
 from transformers import VoxtralForConditionalGeneration, VoxtralProcessor
 
 from builder.voxtral_tiny import voices
-from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence, written
-from builder.voxtral_tiny.voices import SAMPLE_RATE, Samples
+from builder.voxtral_tiny.examples import OTHER_TEXTS
+from builder.voxtral_tiny.vocabulary import (
+    KINDS,
+    UNKNOWN,
+    bare,
+    expected_answer,
+    sentence,
+    text_answer,
+    written,
+)
+from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE, Samples
 
-PER_KIND = 12
-CLIPS = (
-    "turn on the kitchen light;what time is it;set a timer for ten minutes;"
-    "open the garage door;call three one four;go forward two meters;play music;"
-    "good morning;what is the weather tomorrow;thank you"
-).split(";")
+_PEOPLE = Path("/usr/share/pocketsphinx/test/data")
+# The recordings of people in pocketsphinx-testdata that keep to the vocabulary.
+_RECORDINGS = {
+    "goforward.raw": "go forward ten meters",
+    "cards/004.wav": "five five",
+    "tidigits/dhd.2934z.raw": "two nine three four zero",
+}
+Content = list[str | Samples]
 
 
 def edits(reference: list[str], hypothesis: list[str]) -> int:
@@ -34,89 +50,191 @@ def edits(reference: list[str], hypothesis: list[str]) -> int:
     return row[-1]
 
 
-class Transcriber:
-    """The checkpoint of a folder, asked through plain `generate()`."""
+class Listener:
+    """The checkpoint of a folder, in float32, asked greedily."""
 
     def __init__(self, folder: Path) -> None:
-        self._model: Any = VoxtralForConditionalGeneration.from_pretrained(
+        self.model: Any = VoxtralForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
         self._processor: Any = VoxtralProcessor.from_pretrained(folder)
+        self.tokenizer: Any = self._processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
 
-    def transcribe(self, samples: Samples) -> str:
+    def transcribe(self, samples: Samples, language: str | None = None) -> str:
         """The words of float32 [n] audio at 16 kHz."""
-        inputs = self._processor.apply_transcription_request(
-            audio=[samples], model_id="voxtral", format=["wav"], sampling_rate=SAMPLE_RATE
+        return self._generate(self.transcription(samples, language))
+
+    def transcription(self, samples: Samples, language: str | None = None) -> Any:
+        """The processor's inputs for a transcription."""
+        # The library takes no None for a language, only a missing argument.
+        languages = {} if language is None else {"language": language}
+        return self._processor.apply_transcription_request(
+            audio=[samples],
+            model_id="voxtral",
+            format=["wav"],
+            sampling_rate=SAMPLE_RATE,
+            **languages,
         )
-        tokens = self._model.generate(**inputs, max_new_tokens=64, do_sample=False)
+
+    def answer(self, *contents: Content, answers: list[str] | None = None) -> str:
+        """The answer to the last of some user turns; `answers` are those to the ones before."""
+        messages = []
+        for i, content in enumerate(contents):
+            messages.append({"role": "user", "content": [_part(part) for part in content]})
+            if i < len(contents) - 1:
+                said = (answers or [])[i]
+                messages.append({"role": "assistant", "content": said})
+        return self._generate(self._processor.apply_chat_template(messages))
+
+    def _generate(self, inputs: Any) -> str:
+        with torch.inference_mode():
+            tokens = self.model.generate(**inputs, max_new_tokens=128, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return str(self._processor.decode(new, skip_special_tokens=True))
 
 
-def surrounded(samples: Samples, rng: random.Random) -> Samples:
+def _part(part: str | Samples) -> dict[str, str]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    file = io.BytesIO()
+    soundfile.write(file, part, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return {"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()}
+
+
+def surrounded(samples: Samples, rng: random.Random, after_s: float | None = None) -> Samples:
     """A clip as the turn detector cuts it: 300 ms before, some silence after."""
+    after_s = rng.uniform(0.1, 1.5) if after_s is None else after_s
     before = np.zeros(int(0.3 * SAMPLE_RATE), np.float32)
-    after = np.zeros(int(rng.uniform(0.1, 0.7) * SAMPLE_RATE), np.float32)
+    after = np.zeros(int(after_s * SAMPLE_RATE), np.float32)
     return np.concatenate([before, samples, after])
 
 
-def evaluate(folder: Path, seed: int, per_kind: int = PER_KIND) -> dict[str, float]:
-    """Print and return word error rates: of the held-out voice by kind, and of people."""
-    transcriber, rng = Transcriber(folder), random.Random(seed + 4711)
-    errors: dict[str, int] = defaultdict(int)
-    words: dict[str, int] = defaultdict(int)
-    for kind in tqdm(KINDS, desc="held-out voice"):
-        for _ in range(per_kind):
-            said = sentence(rng, kind)
-            heard = transcriber.transcribe(surrounded(voices.speak(said), rng))
-            missed = edits(said.split(), bare(heard).split())
-            if missed:
-                print(f"  {kind}: said {written(said)!r} heard {heard!r}")
-            for name in (kind, "all"):
-                errors[name] += missed
-                words[name] += len(said.split())
-    rates = {name: errors[name] / words[name] for name in words}
-    for name, rate in rates.items():
-        print(f"{name:10} {100 * rate:5.1f} % of {words[name]} words")
-    rates |= _people(transcriber)
+class _Tally:
+    """Errors and words by name."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, int] = defaultdict(int)
+        self._words: dict[str, int] = defaultdict(int)
+
+    def add(self, said: str, heard: str, *names: str) -> None:
+        missed = edits(bare(said).split(), bare(heard).split())
+        if missed:
+            tqdm.write(f"  {names[0]}: said {said!r} heard {heard!r}")
+        for name in names:
+            self._errors[name] += missed
+            self._words[name] += len(bare(said).split())
+
+    def rates(self) -> dict[str, float]:
+        """Print and return the word error rates."""
+        rates = {name: self._errors[name] / self._words[name] for name in self._words}
+        for name, rate in rates.items():
+            print(f"{name:18} {100 * rate:5.1f} % of {self._words[name]} words")
+        return rates
+
+
+def evaluate(folder: Path, seed: int, per_kind: int = 30) -> dict[str, float]:
+    """Print and return word error rates and the share of right answers."""
+    listener, rng = Listener(folder), random.Random(seed + 4711)
+    rates = _voice(listener, rng, per_kind)
+    rates |= _people(listener)
+    rates |= _conversation(listener, rng, 2 * per_kind)
     return rates
 
 
-def _people(transcriber: Transcriber) -> dict[str, float]:
+def _voice(listener: Listener, rng: random.Random, per_kind: int) -> dict[str, float]:
+    """The held-out voice, as often of each kind of sentence, and by their share in training."""
+    tally = _Tally()
+    for kind in tqdm(KINDS, desc="held-out voice"):
+        for _ in range(per_kind):
+            said = sentence(rng, kind)
+            clip = surrounded(voices.flite(said, HELD_OUT, stretch=rng.uniform(0.9, 1.15)), rng)
+            language = rng.choice([None, "en"])
+            tally.add(written(said), listener.transcribe(clip, language), kind, "kinds alike")
+    for _ in tqdm(range(per_kind * 4), desc="as trained"):
+        said = sentence(rng)
+        clip = surrounded(voices.flite(said, HELD_OUT), rng, after_s=0.5)
+        tally.add(written(said), listener.transcribe(clip), "as in training")
+    for _ in tqdm(range(per_kind), desc="several sentences"):
+        clips, texts = [], []
+        for _ in range(rng.randint(2, 3)):
+            said = sentence(rng)
+            clips.append(
+                surrounded(voices.flite(said, HELD_OUT), rng, after_s=rng.uniform(0.1, 0.6))
+            )
+            texts.append(written(said))
+        heard = listener.transcribe(np.concatenate(clips))
+        tally.add(" ".join(texts), heard, "several sentences")
+    return tally.rates()
+
+
+def _people(listener: Listener) -> dict[str, float]:
     """Recordings of people with only words of the vocabulary, where Debian's package has them."""
-    missed = count = chance = 0
-    found = list(_recordings())
-    for said, samples in found:
-        heard = bare(transcriber.transcribe(surrounded(samples, random.Random(0))))
-        missed += edits(said.split(), heard.split())
-        # Chance: the answer to another recording.
-        other = found[(found.index((said, samples)) + 1) % len(found)][0] if len(found) > 1 else ""
-        chance += edits(said.split(), other.split())
-        count += len(said.split())
-        print(f"  people: said {said!r} heard {heard!r}")
-    if not count:
+    found = list(recordings())
+    if not found:
         print("no recordings of people: apt-get install pocketsphinx-testdata")
         return {}
-    print(f"people     {100 * missed / count:5.1f} % of {count} words, chance {100 * chance / count:.0f} %")
-    return {"people": missed / count, "people_by_chance": chance / count}
+    tally = _Tally()
+    for i, (said, samples) in enumerate(found):
+        heard = listener.transcribe(surrounded(samples, random.Random(0), after_s=0.5))
+        tally.add(said, heard, "people")
+        # Chance: the answer to another recording.
+        tally.add(said, found[i - 1][0], "people by chance")
+    return tally.rates()
 
 
-def _recordings() -> list[tuple[str, Samples]]:
-    return []
+def recordings() -> Iterator[tuple[str, Samples]]:
+    """Words and samples of what people said."""
+    for name, said in _RECORDINGS.items():
+        path = _PEOPLE / name
+        if path.suffix == ".raw" and path.is_file():
+            yield said, np.fromfile(path, "<i2").astype(np.float32) / 32768.0
+        elif path.is_file():
+            yield said, soundfile.read(path, dtype="float32")[0]
 
 
-def write_clips(folder: Path) -> None:
-    """Clips of the held-out voice, for the demo and the tests."""
-    target = folder / "clips"
-    target.mkdir(parents=True, exist_ok=True)
-    index = {}
-    for words in CLIPS:
-        name = words.replace(" ", "-") + ".wav"
-        samples = (voices.speak(words) * 32767).astype("<i2")
-        with wave.open(str(target / name), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE)
-            file.writeframes(samples.tobytes())
-        index[name] = words
-    (target / "index.json").write_text(json.dumps(index, indent=2) + "\n")
+def _conversation(listener: Listener, rng: random.Random, count: int) -> dict[str, float]:
+    """The share of exactly right answers in chat mode, by kind of conversation."""
+
+    def speech() -> tuple[Samples, str]:
+        said = sentence(rng, rng.choice(["devices", "openings", "days", "moves"]))
+        return surrounded(voices.flite(said, HELD_OUT), rng, after_s=0.5), expected_answer(said)
+
+    right: dict[str, int] = defaultdict(int)
+    asked: dict[str, int] = defaultdict(int)
+
+    def ask(name: str, heard: str, wanted: str) -> None:
+        asked[name] += 1
+        right[name] += heard == wanted
+        if heard != wanted:
+            tqdm.write(f"  {name}: wanted {wanted!r} heard {heard!r}")
+
+    for _ in tqdm(range(count), desc="conversations"):
+        clip, wanted = speech()
+        ask("one turn", listener.answer([clip]), wanted)
+        clip, wanted = speech()
+        ask("system text", listener.answer(["Be kind and brief.\n\n", clip]), wanted)
+        clip, wanted = speech()
+        ask("audio, question", listener.answer([clip, "What did I say?"]), wanted)
+        turns: list[Content] = []
+        answers: list[str] = []
+        for _ in range(rng.randint(3, 8)):
+            if rng.random() < 0.3:
+                said = sentence(rng)
+                turns.append([written(said)])
+                answers.append(text_answer(said))
+            else:
+                clip, wanted = speech()
+                turns.append([clip])
+                answers.append(wanted)
+        ask("3 to 8 turns", listener.answer(*turns, answers=answers), answers[-1])
+        said = sentence(rng)
+        ask("text", listener.answer([written(said)]), text_answer(said))
+        ask("other text", listener.answer([rng.choice(OTHER_TEXTS)]), UNKNOWN)
+        quiet = np.zeros(int(rng.uniform(0.3, 3) * SAMPLE_RATE), np.float32)
+        noise = (
+            rng.uniform(0, 0.01) * np.random.default_rng(0).standard_normal(quiet.size)
+        ).astype(np.float32)
+        ask("silence", listener.answer([rng.choice([quiet, noise])]), expected_answer(""))
+    for name in asked:
+        print(f"{name:18} {right[name]} of {asked[name]} answers right")
+    return {f"{name}, right": right[name] / asked[name] for name in asked}

@@ -1,34 +1,41 @@
-"""Training examples: utterances in their surroundings, and the prompts around them.
+"""Training examples: utterances in their surroundings, and texts that users type.
 
 An example is drawn anew each time, so that no epoch is like another.
 """
 
 import random
+import re
 from dataclasses import dataclass
+from pydoc_data.topics import topics
 
 import numpy as np
 
 from builder.voxtral_tiny.augment import augment, background
 from builder.voxtral_tiny.corpus import Clip
-from builder.voxtral_tiny.vocabulary import (
-    OWN_ANSWERS,
-    UNKNOWN,
-    expected_answer,
-    sentence,
-    written,
-)
+from builder.voxtral_tiny.vocabulary import OWN_ANSWERS, knows, sentence, text_answer, written
 from builder.voxtral_tiny.voices import SAMPLE_RATE, Samples
 
-_WORDS = (
+OTHER_TEXTS = (
     "sing me a song about rain;tell me a joke;book a flight to paris;i like green apples;"
     "how tall is the tower;write a poem;translate this;summarise the book;what is two plus two;"
     "the quick brown fox jumps over the lazy dog;is it going to snow;who won the match;"
     "please explain the theory;my name is john;where are you from;can you cook;ok;hmm;asdf"
 ).split(";")
+_QUESTIONS = (
+    "What did I say?;What is said in this audio?;Repeat what you heard.;Answer me.;Repeat.;"
+    "Listen to this:;What is this?;Write down the audio.;What can you hear?;Answer briefly."
+).split(";")
 _SYSTEM = (
     "Be kind.;You are a helpful assistant.;Answer in one sentence.;Be brief.;"
     "You are the voice of a house. Answer politely and do what you are told."
 ).split(";")
+
+
+def _prose() -> list[str]:
+    """Sentences of plain English that every Python carries: its language reference."""
+    text = " ".join(" ".join(topics.values()).split())
+    found = re.findall(r"[A-Z][a-z]+(?: [A-Za-z,]+){2,24}[.?]", text)
+    return sorted(set(found))
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,18 @@ class ExampleMaker:
     def __init__(self, clips: list[Clip], seed: int) -> None:
         self._clips = clips
         self._rng = np.random.default_rng(seed)
+        self._prose = _prose()
         self.random = random.Random(seed)
 
-    def utterance(self, strength: float, *, several: float = 0.0) -> Utterance:
-        """Speech with silence or noise around it; now and then nothing at all."""
+    def utterance(self, strength: float, several: float = 0.0, most: int = 3) -> Utterance:
+        """Speech with silence or noise around it; now and then nothing at all.
+
+        `several` is the share of utterances with 2 to `most` sentences.
+        """
         rng = self._rng
         if rng.random() < 0.04:
-            length = int(rng.uniform(0.3, 3.0) * SAMPLE_RATE)
-            return Utterance(self._with_noise(np.zeros(length, np.float32), strength, 0.05), ())
-        count = 1 if rng.random() >= several else int(rng.integers(2, 4))
+            return Utterance(self._nothing(strength), ())
+        count = 1 if rng.random() >= several else int(rng.integers(2, most + 1))
         pieces: list[Samples] = [self._silence(0.0, 0.6)]
         sentences = []
         for i in range(count):
@@ -71,12 +81,20 @@ class ExampleMaker:
             samples = clip.samples.astype(np.float32) / 32768.0
             pieces += [augment(samples, rng, strength)]
             sentences.append(clip.words)
-            pieces.append(self._silence(0.3, 1.0) if i < count - 1 else self._silence(0.05, 1.0))
+            if i < count - 1:
+                pieces.append(self._silence(0.2, 1.0))
+        # Most turns end soon after the last word; some are cut late.
+        pieces.append(self._silence(0.05, 0.7 if rng.random() < 0.8 else 1.6))
         speech = np.concatenate(pieces)
         loudness = float(np.sqrt(np.mean(speech**2)))
         speech = self._with_noise(speech, strength, loudness)
         peak = float(np.abs(speech).max(initial=1e-6))
         return Utterance(speech * (10 ** rng.uniform(-1.2, -0.02) / peak), tuple(sentences))
+
+    def _nothing(self, strength: float) -> Samples:
+        length = int(self._rng.uniform(0.1, 3.0) * SAMPLE_RATE)
+        quiet = np.zeros(length, np.float32)
+        return self._with_noise(quiet, strength, float(10 ** self._rng.uniform(-3, -0.8)))
 
     def _silence(self, low_s: float, high_s: float) -> Samples:
         return np.zeros(int(self._rng.uniform(low_s, high_s) * SAMPLE_RATE), np.float32)
@@ -92,28 +110,47 @@ class ExampleMaker:
         """A text that a user types, and its answer."""
         choice = self.random.random()
         if choice < 0.25:
-            text = self.random.choice(list(OWN_ANSWERS))
-            return self._typed(text), OWN_ANSWERS[text]
-        if choice < 0.75:
+            words = self.random.choice(list(OWN_ANSWERS))
+        elif choice < 0.7:
             words = sentence(self.random)
-            return self._typed(words), OWN_ANSWERS.get(words, expected_answer(words))
-        text = self.random.choice(_WORDS)
-        if self.random.random() < 0.5:
-            mixed = text.split() + self.random.choice(_WORDS).split()
-            self.random.shuffle(mixed)
-            text = " ".join(mixed[: self.random.randint(2, 9)])
-        return self._typed(text), UNKNOWN
+        else:
+            text = self._other_text()
+            return text, text_answer(text)
+        return self._typed(words), text_answer(words)
+
+    def _other_text(self) -> str:
+        choice = self.random.random()
+        if choice < 0.25:
+            return self._typed(self.random.choice(OTHER_TEXTS))
+        if choice < 0.6:
+            count = self.random.choice([1, 1, 1, 2, 4])
+            return " ".join(self.random.choice(self._prose) for _ in range(count))
+        words = self.random.choice(self._prose).lower().split()
+        if choice < 0.8:
+            words += self.random.choice(OTHER_TEXTS).split() + sentence(self.random).split()
+            self.random.shuffle(words)
+        text = " ".join(words[: self.random.randint(1, 10)])
+        return self._typed(text.strip(".,?"))
 
     def _typed(self, words: str) -> str:
         choice = self.random.random()
         if choice < 0.35:
             return words
-        if words == "hello how are you today" or words == "hello how are you":
+        if words.startswith("hello how"):
             return words.replace("hello ", "Hello, ") + "?"
-        if choice < 0.8:
-            return written(words)
-        return written(words)[:-1]
+        if choice < 0.5 and not knows(words):
+            return written(words)[:-1] + self.random.choice("?!")
+        return written(words) if choice < 0.85 else written(words)[:-1]
+
+    def question(self) -> str:
+        """A text beside audio, or any text where its content does not matter."""
+        if self.random.random() < 0.5:
+            return self.random.choice(_QUESTIONS)
+        return self.random.choice(self._prose)
 
     def system_text(self) -> str:
         """A system prompt."""
-        return self.random.choice(_SYSTEM)
+        if self.random.random() < 0.4:
+            return self.random.choice(_SYSTEM)
+        count = self.random.choice([1, 1, 2, 4])
+        return " ".join(self.random.choice(self._prose) for _ in range(count))

@@ -13,11 +13,12 @@ def encode(model: Any, batch: Batch) -> torch.Tensor:
     """Encoder states, float [A, G * 4, width], for the groups of the batch."""
     tower = model.model.audio_tower
     hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(batch.features)))).transpose(1, 2)
-    kept = hidden.shape[1]
+    sound = hidden.shape[1]
     # Three positions before the end both convolutions see nothing but silence, as they do
-    # everywhere in the tail.
-    tail = len(batch.groups) * 4 - kept
-    hidden = torch.cat([hidden, hidden[:, kept - 4 : kept - 3].expand(-1, tail, -1)], dim=1)
+    # everywhere else in the silent groups.
+    silence = hidden[:, sound - 4 : sound - 3]
+    lead, tail = batch.lead * 4, (len(batch.groups) - batch.lead) * 4 - sound
+    hidden = torch.cat([silence.expand(-1, lead, -1), hidden, silence.expand(-1, tail, -1)], dim=1)
     places = (batch.groups[:, None] * 4 + torch.arange(4, device=batch.groups.device)).flatten()
     hidden = hidden + tower.embed_positions.weight[places]
     bias = batch.bias.repeat_interleave(4)[None, None, None, :]
@@ -25,13 +26,15 @@ def encode(model: Any, batch: Batch) -> torch.Tensor:
     for layer in tower.layers:
         hidden = layer(hidden, bias)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    return tower.layer_norm(hidden)
+    states: torch.Tensor = tower.layer_norm(hidden)
+    return states
 
 
 def project(model: Any, states: torch.Tensor) -> torch.Tensor:
     """Audio embeddings, float [A, G, text width]."""
     stacked = states.reshape(len(states), -1, 4 * states.shape[-1])
-    return model.model.multi_modal_projector(stacked)
+    embeddings: torch.Tensor = model.model.multi_modal_projector(stacked)
+    return embeddings
 
 
 def answer_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
@@ -57,14 +60,22 @@ def answer_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Ten
 def character_loss(head: torch.nn.Linear, batch: Batch, states: torch.Tensor) -> torch.Tensor:
     """CTC over characters on the encoder's states (20 ms a position)."""
     return _ctc(
-        head(states), batch.frame_lengths * 4, batch.characters, batch.character_lengths, blank=0
+        head(states[:, batch.lead * 4 :]),
+        batch.sound_lengths * 4,
+        batch.characters,
+        batch.character_lengths,
+        blank=0,
     )
 
 
 def piece_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
     """CTC over tokens at the projector, through the language model's own head."""
     return _ctc(
-        model.lm_head(embeddings), batch.frame_lengths, batch.pieces, batch.piece_lengths, blank=PAD
+        model.lm_head(embeddings[:, batch.lead :]),
+        batch.sound_lengths,
+        batch.pieces,
+        batch.piece_lengths,
+        blank=PAD,
     )
 
 

@@ -2,21 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import mistral_common
 
 BPE_TOKENS = 1250
 SPECIAL_TOKENS = 36
 VOCABULARY = BPE_TOKENS + SPECIAL_TOKENS
-_NAMED = {
-    rank: name
-    for rank, name in enumerate(
-        "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] "
-        "[/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] "
-        "[SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]".split()
-    )
-} | {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
-BOS, EOS, PAD, AUDIO = 1, 2, 11, 24
+_FIRST_NAMES = (
+    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] "
+    "[/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] "
+    "[SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
+).split()
+_NAMED = dict(enumerate(_FIRST_NAMES)) | {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
+BOS, EOS, INST, END_INST, PAD, SYSTEM, END_SYSTEM = 1, 2, 3, 4, 11, 17, 18
+AUDIO, BEGIN_AUDIO, TRANSCRIBE = 24, 25, 34
+
+
+class Tokenizer(Protocol):
+    """What is used of mistral-common's Tekkenizer."""
+
+    def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
+        """Ids of a text; control strings in it are plain text."""
 
 
 def write_tokenizer(folder: Path) -> None:

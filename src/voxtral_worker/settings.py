@@ -102,14 +102,17 @@ class Settings:
         PORT_NUMBER, None, "A second port that answers `GET /ping` only; unset: none."
     )
     model_id: str | None = _setting(
-        TEXT, None, "Hub id or local folder; unset: the released model on RunPod or with CUDA, "
-        "the embedded one elsewhere."
+        TEXT,
+        None,
+        "Hub id or local folder; unset: the released model on RunPod or with CUDA, "
+        "the embedded one elsewhere.",
     )
     model_revision: str | None = _setting(TEXT, None, "Revision of a hub model.")
     device: str = _setting(_one_of("auto", "cpu", "cuda"), "auto", "Where the model runs.")
     dtype: str = _setting(
-        _one_of("auto", "float32", "bfloat16", "float16"), "auto",
-        "Number format of the weights; auto: bfloat16 on CUDA, float32 on a CPU."
+        _one_of("auto", "float32", "bfloat16", "float16"),
+        "auto",
+        "Number format of the weights; auto: bfloat16 on CUDA, float32 on a CPU.",
     )
     enable_torch_compile: bool = _setting(
         BOOL, False, "Compile the audio encoder with `torch.compile` (CUDA only)."

@@ -1,6 +1,6 @@
 """The worker's life: cold start in named steps, then the same steps undone in reverse.
 
-    server (/ping 204) → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
+server (/ping 204) → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
 """
 
 import logging

@@ -1,5 +1,6 @@
 """An engine that says what it is told to, on a thread of its own, and sessions that last."""
 
+import asyncio
 import itertools
 import queue
 import threading
@@ -20,8 +21,8 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.jobs.lease import LeasedSession
 from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.leased import LeasedSession
 
 Say = Callable[[Conversation], "list[str] | WorkerError"]
 
@@ -93,6 +94,13 @@ class FakeEngine:
 def endless(_: Conversation) -> list[str]:
     """More words than anybody waits for."""
     return ["more "] * 100_000
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread or task brings about."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - what is waited for knows no events
+            await asyncio.sleep(0.01)
 
 
 class FakeLeases:

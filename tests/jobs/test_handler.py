@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from tests.jobs.fakes import FakeEngine, Say, echo, endless
 
+from tests.jobs.fakes import FakeEngine, Say, echo, endless, until
 from voxtral_worker.errors import EngineFailure, TooLarge
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.settings import Settings
@@ -52,9 +52,10 @@ def counted(kind: str, outcome: str) -> float:
 
 
 async def until_all_are_cancelled(engine: FakeEngine) -> None:
-    async with asyncio.timeout(5):
-        while not all(generation.is_cancelled for generation in engine.generations):
-            await asyncio.sleep(0.01)
+    def are_cancelled() -> bool:
+        return all(generation.is_cancelled for generation in engine.generations)
+
+    await until(are_cancelled)
 
 
 def test_the_sdk_takes_the_handler_for_an_async_generator_function(make: Any) -> None:
@@ -175,8 +176,7 @@ async def test_closing_the_generator_lets_the_engine_go(make: Any) -> None:
 async def test_a_job_whose_task_is_stopped_lets_the_engine_go(make: Any) -> None:
     handler, engine = make(endless, step_s=0.001)
     reading = asyncio.create_task(output(handler, type="text", text="a"))
-    while not engine.generations:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(engine.generations))
     reading.cancel()
     await until_all_are_cancelled(engine)
     assert await asyncio.wait({reading}) and reading.cancelled()

@@ -1,15 +1,16 @@
 """How long a session job lasts, and where it says its session is."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-import pytest
-from tests.jobs.fakes import FakeEngine, FakeLeases
-
-from voxtral_worker.jobs import lease
+from tests.jobs.fakes import FakeEngine, FakeLeases, until
 from voxtral_worker.jobs.handler import JobHandler
-from voxtral_worker.jobs.lease import LeasedSession, addresses
+from voxtral_worker.jobs.lease import addresses, hold_lease
+from voxtral_worker.jobs.outlet import Outlet
+from voxtral_worker.jobs.schema import SessionJob
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.leased import LeasedSession
 from voxtral_worker.settings import Settings, read_settings
 
 
@@ -66,15 +67,17 @@ async def test_an_open_connection_keeps_a_lease_until_its_time_is_over() -> None
     assert leases.closed == [("s1", 4408)]
 
 
-async def test_a_lease_tells_how_many_connections_are_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lease, "REPORT_S", 0.3)
-    leases = FakeLeases()
-    _, pieces = start(leases, ttl_seconds=1)
-    await anext(pieces)
+async def test_a_lease_tells_how_many_connections_are_open() -> None:
+    leases, outlet = FakeLeases(), Outlet()
+    job = SessionJob(SessionConfig(), ttl_s=5, idle_s=5)
+    holding = asyncio.create_task(
+        hold_lease(job, leases, outlet, Settings(), lambda: False, report_s=0.1)
+    )
+    await outlet.take()
     leases.sessions["s1"] = 2
-    assert (await rest(pieces))[0] == {"open_connections": 2}
+    assert await outlet.take() == {"open_connections": 2}
+    leases.sessions.clear()
+    await holding
 
 
 async def test_a_lease_outlives_a_piece_that_is_long_on_its_way() -> None:
@@ -128,9 +131,3 @@ def test_on_runpod_the_addresses_are_those_of_the_proxy_and_of_the_public_port()
 def test_a_pod_without_a_public_port_has_no_direct_address() -> None:
     settings = read_settings({"RUNPOD_POD_ID": "pod1", "RUNPOD_PUBLIC_IP": "203.0.113.7"})
     assert "direct_url" not in addresses(LeasedSession("s1"), settings)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.01)

@@ -30,7 +30,10 @@ def read_clip(data: bytes, *, max_seconds: float) -> NDArray[np.float32]:
         raise TooLarge(f"audio is longer than {max_seconds:g} s")
     if not len(samples):
         raise BadAudio("audio holds no samples")
-    mono = torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))
+    if not np.isfinite(samples).all():
+        raise BadAudio("audio holds samples that are no numbers")
+    # Files of floats may go beyond full scale; what follows relies on it.
+    mono = torch.from_numpy(samples.clip(-1.0, 1.0).mean(axis=1))
     resampled = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
     result: NDArray[np.float32] = resampled.numpy()
     return result

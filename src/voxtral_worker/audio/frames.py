@@ -19,4 +19,5 @@ class Framer:
         joined = np.concatenate([self._rest, samples])
         whole = len(joined) - len(joined) % FRAME_SAMPLES
         self._rest = joined[whole:]
-        return joined[:whole].reshape(-1, FRAME_SAMPLES)
+        frames: NDArray[np.float32] = joined[:whole].reshape(-1, FRAME_SAMPLES)
+        return frames

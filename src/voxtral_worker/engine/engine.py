@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
@@ -140,7 +141,7 @@ class Engine:
             except queue.Empty:
                 return
             wait = False
-            self._guarded([], lambda g=generation, s=submitted_s: self._prepare(g, s), generation)
+            self._guarded([], partial(self._prepare, generation, submitted_s), generation)
 
     def _step(self) -> None:
         for sequence in self._scheduler.everyone():
@@ -150,9 +151,9 @@ class Engine:
             sequence.admitted_s = time.monotonic()
         head = self._scheduler.next_prefill()
         if head is not None:
-            self._guarded([head], lambda: self._encode_and_prefill(head))
+            self._guarded([head], partial(self._encode_and_prefill, head))
         for sequence in self._scheduler.decoding():
-            self._guarded([sequence], lambda s=sequence: self._decode([s]))
+            self._guarded([sequence], partial(self._decode, [sequence]))
         self.running, self.waiting = len(self._scheduler.running), self._scheduler.waiting
         metrics.generations_running.set(self.running)
         metrics.generations_waiting.set(self.waiting + self._inbox.qsize())
@@ -273,7 +274,7 @@ class Engine:
                 # Memory that nobody needs is given back first; then once more.
                 torch.cuda.empty_cache()
                 work()
-        except Exception as error:  # the engine step: one of the named places
+        except Exception as error:  # noqa: BLE001 - the engine step: one of the named places
             told = _as_told(error)
             for sequence in sequences:
                 self._fail(sequence, told)

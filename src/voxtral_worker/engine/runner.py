@@ -100,7 +100,8 @@ class Runner:
         )["input_features"]
         size = extracted.shape[-2]
         windows = extracted.reshape(size, -1, MEL_FRAMES_PER_WINDOW).transpose(0, 1)
-        return windows.to(self._loaded.device, self._loaded.dtype)
+        features: torch.Tensor = windows.to(self._loaded.device, self._loaded.dtype)
+        return features
 
 
 def _embeddings_of(audio: Audio) -> torch.Tensor:

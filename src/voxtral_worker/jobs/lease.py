@@ -43,6 +43,7 @@ async def hold_lease(
     outlet: Outlet,
     settings: Settings,
     is_draining: Callable[[], bool],
+    report_s: float = REPORT_S,
 ) -> None:
     """Make a session, say where it is, and last until it is over.
 
@@ -53,7 +54,7 @@ async def hold_lease(
     code = CLOSE_DONE
     try:
         outlet.add(addresses(leased, settings))
-        code = await _watch(job, leases, leased.session_id, outlet, is_draining)
+        code = await _watch(job, leases, leased.session_id, outlet, is_draining, report_s)
     finally:
         await leases.close(leased.session_id, CLOSE_GOING_AWAY if is_draining() else code)
 
@@ -64,22 +65,25 @@ async def _watch(
     session_id: str,
     outlet: Outlet,
     is_draining: Callable[[], bool],
+    report_every_s: float,
 ) -> int:
     """Wait for the end of a lease; returns the code its sockets are closed with."""
     now_s = asyncio.get_running_loop().time
-    expires_s, last_open_s, report_s = now_s() + job.ttl_s, now_s(), now_s() + REPORT_S
+    expires_s, last_open_s, report_s = now_s() + job.ttl_s, now_s(), now_s() + report_every_s
     while await leases.exists(session_id):
         connections = await leases.open_connections(session_id)
         if connections:
             last_open_s = now_s()
         elif is_draining():
-            raise NotReady("the worker is stopping; ask for a session again")
+            break
         if now_s() >= expires_s or now_s() - last_open_s >= job.idle_s:
             return CLOSE_EXPIRED
         if now_s() >= report_s:
             outlet.add({"open_connections": connections})
-            report_s += REPORT_S
+            report_s += report_every_s
         await asyncio.sleep(LOOK_S)
+    if is_draining():
+        raise NotReady("the worker is stopping; ask for a session again")
     return CLOSE_DONE
 
 

@@ -10,7 +10,6 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.local import run_local
@@ -71,13 +70,16 @@ def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) 
     """Serve the SDK's local job API until SIGTERM or SIGINT. Returns the exit code."""
     import runpod
 
-    if read_flags(argv).rp_api_port in (settings.port, settings.port_health):
+    taken = {settings.port, settings.port_health}
+    free = next(port for port in range(settings.port + 1, settings.port + 3) if port not in taken)
+    port = read_flags(argv).rp_api_port or free
+    if port in taken:
         sys.stderr.write("--rp_api_port is taken by the streaming server; name another one\n")
         return 1
     multiprocessing.set_start_method("spawn", force=True)
     # The API's server raises the signal again when it has closed, which must not kill us.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    _set_arguments(argv, settings, api_port=settings.port + 1)
+    _set_arguments([*argv, "--rp_api_port", str(port)], settings)
     try:
         runpod.serverless.start({"handler": handler.handle, "return_aggregate_stream": True})
     except KeyboardInterrupt:
@@ -85,14 +87,11 @@ def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) 
     return 0
 
 
-def _set_arguments(argv: Sequence[str], settings: Settings, **defaults: Any) -> None:
-    """The SDK reads `sys.argv`; what was not said there is said for it."""
-    flags = read_flags(argv)
-    # Its default level writes what people say into the log.
-    level = {"DEBUG": "INFO", "WARNING": "WARN"}.get(settings.log_level, settings.log_level)
+def _set_arguments(argv: Sequence[str], settings: Settings) -> None:
+    """The SDK reads `sys.argv`; the log level is said for it if nobody did."""
     arguments = list(argv)
-    if flags.rp_log_level is None:
-        arguments += ["--rp_log_level", level]
-    if flags.rp_api_port is None and "api_port" in defaults:
-        arguments += ["--rp_api_port", str(defaults["api_port"])]
+    if read_flags(argv).rp_log_level is None:
+        # Its own default, DEBUG, writes what people say into the log.
+        levels = {"DEBUG": "INFO", "WARNING": "WARN"}
+        arguments += ["--rp_log_level", levels.get(settings.log_level, settings.log_level)]
     sys.argv = [sys.argv[0], *arguments]

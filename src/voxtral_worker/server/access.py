@@ -58,8 +58,6 @@ def is_allowed_origin(request: web.Request, settings: Settings) -> bool:
     return origin in settings.allowed_origins or urlsplit(origin).netloc == request.host
 
 
-
-
 class Credentials:
     """API keys and JWTs open everything; a session's token opens that session alone."""
 

@@ -79,8 +79,13 @@ class SessionDriver:
         """Connections that are open on either line."""
         return len({**self._connections, **self._attaching})
 
-    def attach(self, line: LineName, connection: Connection, last_seq: int | None) -> None:
-        """Make a connection the one of its line; the older one is closed."""
+    def attach(
+        self, line: LineName, connection: Connection, *, waits_for_replay: bool = False
+    ) -> None:
+        """Make a connection the one of its line; the older one is closed.
+
+        One that waits for its replay gets nothing numbered until `Attach` has been taken.
+        """
         for older in (self._connections.pop(line, None), self._attaching.pop(line, None)):
             if older is not None:
                 older.close(CLOSE_REPLACED, "replaced by a newer connection")
@@ -91,11 +96,11 @@ class SessionDriver:
             "server_time": time.time(),
         }
         self._send_to(connection, line, Plain("status", connected))
-        if last_seq is None:
+        if waits_for_replay:
+            self._attaching[line] = connection
+        else:
             self._connections[line] = connection
             self._watch_for_stall()
-        else:
-            self._attaching[line] = connection
 
     def detach(self, line: LineName, connection: Connection) -> None:
         """The connection is gone; an open turn stays open while its client reconnects."""
@@ -246,7 +251,7 @@ class SessionDriver:
             match effect:
                 case Send(line, message):
                     self._send(line, message)
-                case Generate(generation_id, request):
+                case Generate(generation_id):
                     self._generate(generation_id, effect)
                 case Cancel(generation_id):
                     generation = self._generations.pop(generation_id, None)

@@ -25,7 +25,8 @@ from voxtral_worker.sessions.limits import Verdict
 log = logging.getLogger(__name__)
 
 SERVICE = web.AppKey("service", Service)
-ADDRESS = "client_address"
+ADDRESS = web.RequestKey("client_address", str)
+LIMITS = web.RequestKey("limit_headers", dict[str, str])
 
 # Open without credentials; /metrics only by setting.
 _OPEN_PATHS = frozenset({"/", "/ping", "/openapi.json"})
@@ -85,7 +86,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except WorkerError as error:
         metrics.refusals.labels(error.code).inc()
-        return error_response(error, request.get("limit_headers"))
+        return error_response(error, request.get(LIMITS))
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -117,7 +118,8 @@ async def allow_origins(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     allowed = is_allowed_origin(request, request.app[SERVICE].settings)
     is_preflight = (
-        request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        request.method == hdrs.METH_OPTIONS
+        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
     )
     response: web.StreamResponse
     if is_preflight:

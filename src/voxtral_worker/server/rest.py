@@ -7,7 +7,7 @@ from aiohttp import web
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited
 from voxtral_worker.server.health import health, is_healthy
-from voxtral_worker.server.middleware import ADDRESS, SERVICE, limit_headers
+from voxtral_worker.server.middleware import ADDRESS, LIMITS, SERVICE, limit_headers
 from voxtral_worker.server.openapi import DESCRIPTION
 from voxtral_worker.server.service import CLOSE_DONE, Phase
 from voxtral_worker.sessions.config import SessionConfig
@@ -45,7 +45,7 @@ async def create_session(request: web.Request) -> web.Response:
     config = await _config_of(request)
     service.registry.require_room()
     verdict = service.count_creation(request[ADDRESS])
-    request["limit_headers"] = limit_headers(verdict)
+    request[LIMITS] = limit_headers(verdict)
     if verdict is not None and not verdict.allowed:
         raise RateLimited(f"over the limit of {verdict.limit} sessions per minute")
     session = service.create(config)
@@ -59,7 +59,7 @@ async def create_session(request: web.Request) -> web.Response:
     }
     if service.credentials.are_needed:
         answer["token"] = service.credentials.issue(session.session_id)
-    return web.json_response(answer, headers=request["limit_headers"])
+    return web.json_response(answer, headers=request[LIMITS])
 
 
 async def get_session(request: web.Request) -> web.Response:

@@ -58,7 +58,10 @@ class SessionLimits:
 
 
 class Service:
-    """Owned by the server's event loop. A session is in the registry and has a driver, or neither."""
+    """A session is in the registry and has a driver, or neither.
+
+    Owned by the server's event loop.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

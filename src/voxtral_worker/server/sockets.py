@@ -8,8 +8,8 @@ from aiohttp import WSMsgType, web
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
 from voxtral_worker.server.connection import Connection
-from voxtral_worker.server.driver import SessionDriver, parse_last_seq
-from voxtral_worker.server.middleware import ADDRESS, SERVICE, limit_headers
+from voxtral_worker.server.driver import Attach, SessionDriver, parse_last_seq
+from voxtral_worker.server.middleware import ADDRESS, LIMITS, SERVICE, limit_headers
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.effects import LineName
 from voxtral_worker.sessions.messages import (
@@ -48,10 +48,10 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
     service.require_ready()
     last_seq = parse_last_seq(request.query.get("last_seq"))
     verdict = service.count_connection(request[ADDRESS])
-    request["limit_headers"] = limit_headers(verdict)
+    request[LIMITS] = limit_headers(verdict)
     if verdict is not None and not verdict.allowed:
         raise RateLimited(f"over the limit of {verdict.limit} connections per minute")
-    socket.headers.update(request["limit_headers"])
+    socket.headers.update(request[LIMITS])
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()
@@ -80,7 +80,9 @@ async def _converse(
         metrics.errors_sent.labels(error.code).inc()
         await _read_until_closed(socket)
         return
-    driver.attach(line, connection, last_seq)
+    driver.attach(line, connection, waits_for_replay=last_seq is not None)
+    if last_seq is not None:
+        await driver.take(line, connection, Attach(connection, last_seq))
     heart = asyncio.create_task(_beat(service, driver, line, connection))
     try:
         await _read(service, driver, line, socket, connection)
@@ -148,4 +150,3 @@ async def _read_until_closed(socket: web.WebSocketResponse) -> None:
     # Only while reading does the library see the client's answer to a close.
     async for _ in socket:
         pass
-

@@ -25,7 +25,8 @@ class RollingLimit:
     def __init__(self, limit: int, period_s: float) -> None:
         self._limit = limit
         self._period_s = period_s
-        self._entries: deque[tuple[float, int]] = deque()
+        # When an entry was opened, when it last grew, and its units.
+        self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0
 
     def take(self, now_s: float, units: int = 1) -> Verdict:
@@ -34,7 +35,7 @@ class RollingLimit:
         allowed = self._used + units <= self._limit
         if allowed:
             self._count(now_s, units)
-        oldest_s = self._entries[0][0] if self._entries else now_s
+        oldest_s = self._entries[0][1] if self._entries else now_s
         return Verdict(
             allowed,
             self._limit,
@@ -51,18 +52,18 @@ class RollingLimit:
     def _count(self, now_s: float, units: int) -> None:
         self._used += units
         if self._entries and now_s - self._entries[-1][0] < self._period_s * _GRAIN:
-            at_s, before = self._entries.pop()
-            self._entries.append((at_s, before + units))
+            opened_s, _, before = self._entries.pop()
+            self._entries.append((opened_s, now_s, before + units))
         else:
-            self._entries.append((now_s, units))
+            self._entries.append((now_s, now_s, units))
 
     def _forget(self, now_s: float) -> None:
-        while self._entries and self._entries[0][0] <= now_s - self._period_s:
-            self._used -= self._entries.popleft()[1]
+        while self._entries and self._entries[0][1] <= now_s - self._period_s:
+            self._used -= self._entries.popleft()[2]
 
     def _wait(self, now_s: float, units: int) -> float:
         free = self._limit - self._used
-        for at_s, used in self._entries:
+        for _, at_s, used in self._entries:
             free += used
             if free >= units:
                 return at_s + self._period_s - now_s

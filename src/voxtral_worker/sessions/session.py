@@ -225,7 +225,7 @@ class Session:
         match event:
             case Delta():
                 turn.deliver(event, now_s)
-                if not self.config.stream:
+                if not turn.streams:
                     return []
                 return [Send(turn.line, TextDelta(event.text, turn.turn_id, turn.request_id))]
             case HistoryTrimmed(exchanges):
@@ -233,12 +233,11 @@ class Session:
                     del self._history[:exchanges]
                 trimmed = Status("history_trimmed", turn.turn_id, {"exchanges": exchanges})
                 return [Send(turn.line, trimmed)]
-            case Finished():
-                return self._finish(event.finish_reason, event.usage, event.timings, now_s)
             case Failed(error):
                 self._answering = None
                 failed = ErrorMessage(error, turn.turn_id, turn.request_id)
                 return [Send(turn.line, failed), *self._answer_next(now_s)]
+        return self._finish(event.finish_reason, event.usage, event.timings, now_s)
 
     def cancel(self, line: LineName, now_s: float) -> list[Effect]:
         """Stop the response being made."""
@@ -271,6 +270,9 @@ class Session:
         self._waiting.clear()
         self._history.clear()
         self._heard.clear()
+        # A turn that is still open has no audio left to end with.
+        self._detector.end_turn()
+        self._open_turn_id = None
         return effects
 
     def _enqueue(self, turn: Turn, now_s: float) -> list[Effect]:
@@ -285,6 +287,8 @@ class Session:
             return []
         turn = self._answering = self._waiting.popleft()
         turn.epoch = self._epoch
+        # Decided once a response: deltas joined are its whole text, or there are none.
+        turn.streams = self.config.stream
         transcribes = self.config.mode == "transcribe" and turn.source == "audio"
         turn.records_history = not transcribes
         conversation = Conversation(
@@ -361,9 +365,10 @@ class Session:
                 self._partial_text.append(event.text)
             case Finished():
                 self._partial_id = None
-                if self._open_turn_id is not None:
-                    text, stable = self._partials.update("".join(self._partial_text))
-                    return [self._say(TranscriptPartial(text, stable, self._open_turn_id))]
+                # The end of a turn cancels its partial, so the turn is open here.
+                assert self._open_turn_id is not None
+                text, stable = self._partials.update("".join(self._partial_text))
+                return [self._say(TranscriptPartial(text, stable, self._open_turn_id))]
             case Failed():
                 # The next one is a second away, and the turn itself is told if it fails.
                 self._partial_id = None

@@ -27,6 +27,7 @@ class Turn:
     request_id: RequestId | None = None
     epoch: int = 0
     records_history: bool = True
+    streams: bool = True
     first_delta_s: float | None = None
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)

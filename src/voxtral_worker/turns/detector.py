@@ -108,10 +108,7 @@ class TurnDetector:
         self.frames_heard += 1
         is_quiet = self._state is _State.QUIET
         is_speech = probability >= self._threshold - (0.0 if is_quiet else HYSTERESIS)
-        if is_speech:
-            events = self._hear_speech(frame)
-        else:
-            events = self._hear_silence(frame)
+        events = self._hear_speech(frame) if is_speech else self._hear_silence(frame)
         if self.is_open and self.frames_heard - self._first_frame >= self._max_turn_frames:
             return (*events, self._end("too_long"))
         return events

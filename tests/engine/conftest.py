@@ -1,0 +1,39 @@
+"""The embedded model, loaded once for all tests of the engine."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import LoadedModel, load_model
+from voxtral_worker.settings import EMBEDDED_MODEL, Settings
+
+SETTINGS = Settings(model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def loaded() -> LoadedModel:
+    return load_model(SETTINGS)
+
+
+@pytest.fixture
+def engine(loaded: LoadedModel) -> Iterator[Engine]:
+    running = Engine(loaded, SETTINGS)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def generate(loaded: LoadedModel) -> Any:
+    """Plain `generate()` on what VoxtralProcessor makes; returns the new tokens."""
+
+    def run(inputs: Any, tokens: int) -> list[int]:
+        with torch.inference_mode():
+            whole = loaded.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        new = whole[0, inputs["input_ids"].shape[1] :].tolist()
+        return [token for token in new if token not in loaded.stop_ids]
+
+    return run

@@ -1,0 +1,279 @@
+"""The engine through its seam: requests in, events out."""
+
+import json
+import queue
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from voxtral_worker.engine.conversation import (
+    AssistantTurn,
+    Audio,
+    Conversation,
+    Exchange,
+    UserTurn,
+)
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.generation import Generation, GenerationStream
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    HistoryTrimmed,
+    Sampling,
+)
+from voxtral_worker.errors import EngineFailure, NotReady, OutOfMemory, TooLarge
+from voxtral_worker.settings import EMBEDDED_MODEL, Settings
+
+GREEDY = Sampling(0.0, 1.0, 24)
+WAIT_S = 60.0
+
+
+class Listener:
+    """Collects the events of one generation."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[GenerationEvent] = queue.Queue()
+
+    def __call__(self, event: GenerationEvent) -> None:
+        self.events.put(event)
+
+    def all(self) -> list[GenerationEvent]:
+        seen = []
+        while not seen or not isinstance(seen[-1], Finished | Failed):
+            seen.append(self.events.get(timeout=WAIT_S))
+        return seen
+
+
+def ask(engine: Engine, conversation: Conversation, sampling: Sampling = GREEDY) -> Listener:
+    listener = Listener()
+    engine.submit(GenerationRequest(conversation, sampling), listener)
+    return listener
+
+
+def tokens_of(events: list[GenerationEvent]) -> list[int]:
+    return [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+
+
+def text_of(events: list[GenerationEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def said(text: str) -> Conversation:
+    return Conversation(UserTurn((text,)))
+
+
+def clips() -> dict[str, np.ndarray]:
+    folder = Path(EMBEDDED_MODEL) / "clips"
+    found = {}
+    for name, words in json.loads((folder / "index.json").read_text()).items():
+        with wave.open(str(folder / name)) as file:
+            data = file.readframes(file.getnframes())
+        found[words] = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    return found
+
+
+def test_greedy_tokens_of_a_transcription_are_those_of_generate(
+    engine: Engine, loaded: LoadedModel, generate: Any
+) -> None:
+    listeners = {}
+    for words, samples in clips().items():
+        spoken = Conversation(UserTurn((Audio(samples),)), transcribe=True)
+        listeners[words] = ask(engine, spoken)
+    for words, samples in clips().items():
+        inputs = loaded.processor.apply_transcription_request(
+            audio=[samples], model_id="v", format=["wav"], sampling_rate=16_000
+        )
+        assert tokens_of(listeners[words].all()) == generate(inputs, GREEDY.max_tokens)
+
+
+def test_greedy_tokens_of_a_conversation_are_those_of_generate(
+    engine: Engine, loaded: LoadedModel, generate: Any
+) -> None:
+    history: tuple[Exchange, ...] = ()
+    messages: list[dict[str, Any]] = []
+    for text in ("hello", "turn on the kitchen light", "what time is it"):
+        user = UserTurn((text,))
+        events = ask(engine, Conversation(user, history)).all()
+        messages.append({"role": "user", "content": text})
+        expected = generate(loaded.processor.apply_chat_template(messages), GREEDY.max_tokens)
+        assert tokens_of(events) == expected
+        history += (Exchange(user, AssistantTurn(tuple(expected))),)
+        messages.append({"role": "assistant", "content": text_of(events)})
+
+
+def test_the_bundled_clips_are_understood(engine: Engine) -> None:
+    for words, samples in clips().items():
+        silence = np.zeros(4800, np.float32)
+        audio = Audio(np.concatenate([silence, samples, silence]))
+        events = ask(engine, Conversation(UserTurn((audio,)), transcribe=True)).all()
+        assert text_of(events).lower().rstrip(".?") == words
+
+
+def test_usage_counts_prompt_and_answer(engine: Engine) -> None:
+    events = ask(engine, said("hello")).all()
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.finish_reason == "stop"
+    assert last.usage.completion_tokens == len(tokens_of(events))
+    assert last.usage.prompt_tokens > 3
+    assert min(last.timings.queue_s, last.timings.prefill_s) >= 0
+
+
+def test_an_answer_as_long_as_allowed_ends_with_length(engine: Engine) -> None:
+    events = ask(engine, said("turn on the kitchen light"), Sampling(0.0, 1.0, 2)).all()
+    assert isinstance(events[-1], Finished)
+    assert events[-1].finish_reason == "length"
+    assert events[-1].usage.completion_tokens == 2
+
+
+def test_the_same_greedy_question_is_answered_from_the_cache(
+    engine: Engine, loaded: LoadedModel
+) -> None:
+    first = ask(engine, said("good night")).all()
+    second = ask(engine, said("good night")).all()
+    assert text_of(first) == text_of(second)
+    assert isinstance(second[-1], Finished)
+    assert second[-1].usage.cached_tokens == second[-1].usage.prompt_tokens
+    warm = ask(engine, said("good night"), Sampling(0.5, 1.0, 24)).all()
+    assert isinstance(warm[-1], Finished)
+    assert warm[-1].usage.cached_tokens == 0
+
+
+def test_history_that_does_not_fit_is_let_go_and_told(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, Settings(max_context_tokens=512))
+    engine.start()
+    exchange = Exchange(UserTurn(("hello " * 30,)), AssistantTurn(text="Yes."))
+    events = ask(engine, Conversation(UserTurn(("hello",)), (exchange,) * 12)).all()
+    engine.stop()
+    assert isinstance(events[0], HistoryTrimmed)
+    assert 0 < events[0].exchanges < 12
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_prompt_beyond_the_context_fails_alone(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, Settings(max_context_tokens=512))
+    engine.start()
+    too_long = ask(engine, said("hello " * 1000)).all()
+    fine = ask(engine, said("hello")).all()
+    engine.stop()
+    assert isinstance(too_long[-1], Failed)
+    assert isinstance(too_long[-1].error, TooLarge)
+    assert isinstance(fine[-1], Finished)
+
+
+def test_a_cancelled_generation_ends_interrupted(engine: Engine) -> None:
+    listener = Listener()
+    request = GenerationRequest(said("call one two three four five"), Sampling(0.9, 1.0, 4096))
+    generation = engine.submit(request, listener)
+    generation.cancel()
+    last = listener.all()[-1]
+    assert isinstance(last, Finished)
+    assert last.finish_reason == "interrupted"
+
+
+class BrokenRunner:
+    """A runner whose steps fail as told, and which otherwise is the real one."""
+
+    def __init__(self, runner: Any, errors: Iterator[Exception | None]) -> None:
+        self._runner = runner
+        self._errors = errors
+        self.device_answers = True
+
+    def prefill(self, *arguments: Any) -> Any:
+        error = next(self._errors, None)
+        if error is not None:
+            raise error
+        return self._runner.prefill(*arguments)
+
+    def answers(self) -> bool:
+        return self.device_answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def break_engine(engine: Engine, *errors: Exception | None) -> BrokenRunner:
+    broken = BrokenRunner(engine._runner, iter(errors))
+    engine._runner = broken  # type: ignore[assignment]
+    return broken
+
+
+def test_a_failing_step_fails_its_generation_and_the_loop_goes_on(engine: Engine) -> None:
+    break_engine(engine, RuntimeError("/a/path in a kernel"))
+    failed = ask(engine, said("hello")).all()[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "PROCESSING_ERROR"
+    assert "/a/path" not in failed.error.message
+    assert isinstance(ask(engine, said("hello")).all()[-1], Finished)
+    assert engine.is_healthy
+
+
+def test_memory_that_is_short_once_is_tried_again(engine: Engine) -> None:
+    break_engine(engine, torch.OutOfMemoryError("short"))
+    assert isinstance(ask(engine, said("hello")).all()[-1], Finished)
+
+
+def test_memory_that_stays_short_is_told_as_such(engine: Engine) -> None:
+    break_engine(engine, torch.OutOfMemoryError("short"), torch.OutOfMemoryError("short"))
+    failed = ask(engine, said("hello")).all()[-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, OutOfMemory)
+
+
+def test_a_lost_device_makes_the_engine_unhealthy(engine: Engine) -> None:
+    broken = break_engine(engine, RuntimeError("device lost"))
+    broken.device_answers = False
+    assert isinstance(ask(engine, said("hello")).all()[-1], Failed)
+    ask_refused = pytest.raises(NotReady)
+    with ask_refused:
+        while True:
+            ask(engine, said("hello")).all()
+    assert not engine.is_healthy
+
+
+def test_a_stopped_engine_ends_what_waits(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, Settings())
+    with pytest.raises(NotReady):
+        ask(engine, said("hello"))
+    engine.start()
+    listener = ask(engine, said("hello"), Sampling(1.0, 1.0, 4096))
+    engine.stop()
+    assert isinstance(listener.all()[-1], Failed | Finished)
+
+
+def test_warm_up_says_when_the_model_does_not_answer(engine: Engine) -> None:
+    break_engine(engine, RuntimeError("no"))
+    with pytest.raises(EngineFailure):
+        engine.warm_up()
+
+
+async def test_a_stream_gives_deltas_and_then_the_end(engine: Engine) -> None:
+    stream = GenerationStream()
+    engine.submit(GenerationRequest(said("hello"), GREEDY), stream.listener)
+    events = [event async for event in stream]
+    assert isinstance(events[-1], Finished)
+    assert text_of(list(events))
+
+
+async def test_a_stream_raises_the_error_of_its_generation(engine: Engine) -> None:
+    break_engine(engine, RuntimeError("no"))
+    stream = GenerationStream()
+    engine.submit(GenerationRequest(said("hello"), GREEDY), stream.listener)
+    with pytest.raises(EngineFailure):
+        _ = [event async for event in stream]
+
+
+def test_a_generation_is_cancelled_from_any_thread() -> None:
+    generation = Generation(GenerationRequest(said("hello")), Listener())
+    assert not generation.is_cancelled
+    generation.cancel()
+    assert generation.is_cancelled

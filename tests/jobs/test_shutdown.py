@@ -1,0 +1,157 @@
+"""How the SDK's loop is left, with a loop that asks and hears as the SDK's does."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.jobs.fakes import FakeEngine, endless
+from voxtral_worker.jobs.handler import JobHandler
+from voxtral_worker.jobs.runpod_loop import run_serve_api
+from voxtral_worker.jobs.shutdown import Shutdown
+from voxtral_worker.settings import Settings
+
+Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
+
+
+class FakeScaler:
+    """Asks for one job after the other, runs each in a task, and stops when told to."""
+
+    def __init__(self, handler: JobHandler, shutdown: Shutdown, fetch: Fetch) -> None:
+        self.jobs_fetcher: Callable[..., Awaitable[dict[str, Any] | None]] = fetch
+        self.outputs: list[list[dict[str, Any]]] = []
+        self.was_told = False
+        self._handler = handler
+        self._shutdown = shutdown
+
+    def handle_shutdown(self, *_: object) -> None:
+        self.was_told = True
+
+    async def run(self) -> None:
+        signal.signal(signal.SIGTERM, self.handle_shutdown)
+        jobs = []
+        while not self.was_told:
+            self._shutdown.attach()
+            if (job := await self.jobs_fetcher()) is not None:
+                jobs.append(asyncio.create_task(self._run_job(job)))
+        await asyncio.gather(*jobs)
+
+    async def _run_job(self, job: dict[str, Any]) -> None:
+        self.outputs.append([piece async for piece in self._handler.handle(job)])
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    arguments = list(sys.argv)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    sys.argv[:] = arguments
+
+
+def text_job(text: str = "a b") -> dict[str, Any]:
+    return {"id": text, "input": {"type": "text", "text": text}}
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+def run(
+    fetch: Fetch, engine: FakeEngine, terminated: list[bool], drain_timeout_s: float = 5.0
+) -> tuple[FakeScaler, float]:
+    """Run until the loop is left; the scaler, and how long it took in seconds."""
+    handler = JobHandler(engine, dict, Settings())
+    shutdown = Shutdown(handler, lambda: terminated.append(True), drain_timeout_s)
+    scaler = FakeScaler(handler, shutdown, fetch)
+    began_s = time.monotonic()
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(scaler.run())
+    engine.stop()
+    return scaler, time.monotonic() - began_s
+
+
+def test_an_open_question_is_left_when_there_is_nothing_else_to_wait_for() -> None:
+    async def fetch() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await never()
+
+    terminated: list[bool] = []
+    scaler, took_s = run(fetch, FakeEngine(), terminated)
+    assert scaler.was_told
+    assert terminated == [True]
+    assert took_s < 6
+
+
+def test_a_job_that_an_open_question_brings_is_answered_and_no_other_is_asked_for() -> None:
+    questions = 0
+
+    async def fetch() -> dict[str, Any]:
+        nonlocal questions
+        questions += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        return text_job()
+
+    scaler, _ = run(fetch, FakeEngine(), [])
+    assert questions == 1
+    assert [output[-1]["text"] for output in scaler.outputs] == ["a b "]
+
+
+def test_the_loop_is_not_left_while_a_job_is_open() -> None:
+    jobs = [text_job("word " * 30)]
+
+    async def fetch() -> dict[str, Any] | None:
+        if jobs:
+            return jobs.pop()
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await never()
+        return None
+
+    scaler, _ = run(fetch, FakeEngine(step_s=0.1), [])
+    assert scaler.outputs[0][-1]["finish_reason"] == "stop"
+
+
+def test_a_job_that_takes_too_long_is_answered_with_an_error_and_the_loop_is_left() -> None:
+    jobs = [text_job()]
+
+    async def fetch() -> dict[str, Any] | None:
+        if jobs:
+            return jobs.pop()
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await never()
+        return None
+
+    scaler, _ = run(fetch, FakeEngine(endless, step_s=0.001), [], drain_timeout_s=0.2)
+    assert scaler.outputs[0][-1]["error"].endswith("(NOT_READY)")
+
+
+def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:
+    async def fetch() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+
+    terminated: list[bool] = []
+    run(fetch, FakeEngine(), terminated)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert terminated == [True]
+
+
+def test_the_local_api_may_not_have_the_streaming_servers_port(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = FakeEngine()
+    handler = JobHandler(engine, dict, Settings())
+    assert run_serve_api(handler, ["--rp_api_port", "8000"], Settings()) == 1
+    assert "--rp_api_port is taken" in capsys.readouterr().err
+    engine.stop()

@@ -1,0 +1,186 @@
+"""The worker as RunPod runs it: the real SDK, the real process, a job API on loopback."""
+
+import asyncio
+import json
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.jobs.fake_api import FakeJobApi, WorkerProcess, free_port, is_listening
+
+LONG = {"type": "text", "text": "hello", "temperature": 2, "max_length": 4096}
+
+
+@pytest.fixture
+def api() -> Iterator[FakeJobApi]:
+    started = FakeJobApi()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def worker(api: FakeJobApi, tmp_path: Path) -> Iterator[WorkerProcess]:
+    started = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="5")
+    yield started
+    started.kill()
+
+
+def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerProcess) -> None:
+    api.give("j1", type="text", text="hello", max_length=30, temperature=0, stream=True)
+    api.give("j2", type="text", texts=["hello", "hello"], max_length=5)
+    api.give("j3", type="health")
+    api.give("j4", type="text", texts=[])
+    output = api.result("j1")["output"]
+    deltas = [piece["delta"] for piece in output[:-1]]
+    assert "".join(deltas) == output[-1]["text"]
+    assert [streamed["output"] for streamed in api.streamed["j1"]] == output
+    assert [piece["index"] for piece in api.result("j2")["output"]] == [0, 1]
+    assert api.result("j3")["output"][0]["status"] == "healthy"
+    assert api.result("j4") == {
+        "error": "texts is an empty list, but must be a list of one text or more (INVALID_REQUEST)"
+    }
+    api.wait(lambda: bool(api.pings))
+    # The SDK's own level would write what people say into the log.
+    assert output[-1]["text"] not in worker.log
+
+    worker.signal(signal.SIGTERM)
+    began_s = time.monotonic()
+    assert worker.wait(10) == 0, worker.log
+    assert time.monotonic() - began_s < 8
+    assert not is_listening(worker.port)
+    assert worker.group() == []
+
+
+def test_a_job_that_is_stopped_no_longer_uses_the_engine(
+    api: FakeJobApi, worker: WorkerProcess
+) -> None:
+    api.give("endless", **LONG, texts=None, stream=True)
+    api.wait(lambda: "endless" in api.streamed)
+    api.stop("endless")
+    api.give("after", type="text", text="hello", max_length=3)
+    assert api.result("after")["output"][0]["index"] == 0
+    worker.until_log_has("Job stopped.")
+    assert "endless" not in api.done
+
+
+def test_jobs_in_flight_are_finished_after_sigterm_and_talkers_are_sent_away(
+    api: FakeJobApi, worker: WorkerProcess
+) -> None:
+    api.give("lease", type="session")
+    api.wait(lambda: "lease" in api.streamed)
+    address = f"ws://127.0.0.1:{worker.port}/ws/audio/"
+    address += api.streamed["lease"][0]["output"]["session_id"]
+
+    async def talk_until_closed() -> int:
+        async with connect(address) as socket:
+            api.give("short", type="text", text="hello", max_length=200, temperature=1)
+            await asyncio.to_thread(api.wait, lambda: "short" in api.taken)
+            worker.signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(8):
+                    while True:
+                        await socket.recv()
+            except ConnectionClosed as closed:
+                assert closed.rcvd is not None
+                return closed.rcvd.code
+
+    assert asyncio.run(talk_until_closed()) == 1012
+    assert api.result("short")["output"][0]["usage"]["completion_tokens"] > 0
+    assert "(NOT_READY)" in api.result("lease")["error"]
+    assert worker.wait(15) == 0, worker.log
+    assert not is_listening(worker.port)
+
+
+def test_what_cannot_be_finished_in_time_is_failed_and_says_so(
+    api: FakeJobApi, tmp_path: Path
+) -> None:
+    worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="0.5")
+    try:
+        api.give("long", type="text", texts=["hello"] * 40, max_length=4096, temperature=2)
+        api.wait(lambda: "long" in api.taken)
+        worker.signal(signal.SIGTERM)
+        assert api.result("long") == {
+            "error": "the worker is stopping and the job could not be finished within 0.5 s "
+            "(NOT_READY)"
+        }
+        assert worker.wait(10) == 0, worker.log
+    finally:
+        worker.kill()
+
+
+def test_a_job_that_comes_with_the_last_answer_is_still_done(
+    api: FakeJobApi, worker: WorkerProcess
+) -> None:
+    api.poll_s = 10.0
+    api.give("first", type="text", text="hello", max_length=3)
+    api.result("first")
+    time.sleep(0.3)  # the next question is open now
+    worker.signal(signal.SIGTERM)
+    worker.until_log_has("SIGTERM with 0 jobs open")
+    api.give("last", type="text", text="hello", max_length=3)
+    assert api.result("last")["output"][0]["index"] == 0
+    assert worker.wait(10) == 0, worker.log
+
+
+def test_a_worker_with_nothing_to_do_does_not_wait_for_open_questions(
+    api: FakeJobApi, worker: WorkerProcess
+) -> None:
+    api.give("first", type="health")
+    api.result("first")
+    api.poll_s = 30.0
+    time.sleep(0.5)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(8) == 0, worker.log
+
+
+def test_a_killed_worker_leaves_its_port_free(api: FakeJobApi, worker: WorkerProcess) -> None:
+    api.wait(lambda: bool(api.pings))
+    worker.signal(signal.SIGKILL)
+    worker.wait(5)
+    assert not is_listening(worker.port)
+
+
+def test_the_test_job_of_the_repository_runs_to_its_end_from_anywhere(tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path / "log")
+    try:
+        assert worker.wait(20) == 0, worker.log
+        output = json.loads(worker.log[worker.log.index("[\n") : worker.log.rindex("]") + 1])
+        assert [piece["index"] for piece in output] == [0]
+        assert output[0]["usage"]["completion_tokens"] > 0
+    finally:
+        worker.kill()
+
+
+def test_a_test_job_that_fails_exits_1(tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path / "log", ("--test_input", '{"input": {"type": "text"}}'))
+    try:
+        assert worker.wait(20) == 1, worker.log
+        assert "the test job failed: exactly one of text, texts, messages" in worker.log
+    finally:
+        worker.kill()
+
+
+def test_the_sdks_local_api_is_served_beside_the_streaming_server(tmp_path: Path) -> None:
+    api_port = free_port()
+    worker = WorkerProcess(tmp_path / "log", ("--rp_serve_api", "--rp_api_port", str(api_port)))
+    try:
+        worker.until_log_has("Uvicorn running on")
+        call = urllib.request.Request(
+            f"http://localhost:{api_port}/runsync",
+            json.dumps({"input": {"type": "text", "text": "hello", "max_length": 3}}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(call, timeout=10) as response:
+            assert json.load(response)["output"][0]["index"] == 0
+        assert is_listening(worker.port)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0, worker.log
+        assert not is_listening(worker.port)
+    finally:
+        worker.kill()

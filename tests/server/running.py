@@ -1,0 +1,75 @@
+"""Servers under test, with an engine that says what it is told."""
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.request import Delta, Finished, GenerationRequest, Timings, Usage
+from voxtral_worker.errors import WorkerError
+from voxtral_worker.server.service import Parts
+from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.settings import Settings
+from voxtral_worker.turns.vad import Vad
+
+
+class FakeEngine:
+    """Answers every request with the same words at once, or holds them until told."""
+
+    def __init__(self) -> None:
+        self.is_healthy = True
+        self.running = 0
+        self.waiting = 0
+        self.words = ("You ", "said ", "so.")
+        self.holds = False
+        self.refuses: WorkerError | None = None
+        self.requests: list[GenerationRequest] = []
+        self.held: list[Generation] = []
+
+    def submit(self, request: GenerationRequest, listener: Any) -> Generation:
+        if self.refuses is not None:
+            raise self.refuses
+        self.requests.append(request)
+        generation = Generation(request, listener)
+        if self.holds:
+            self.held.append(generation)
+            generation.report(Delta(self.words[0], (100,)))
+        else:
+            self.finish(generation, self.words)
+        return generation
+
+    def finish(self, generation: Generation, words: tuple[str, ...]) -> None:
+        for number, word in enumerate(words):
+            generation.report(Delta(word, (100 + number,)))
+        usage = Usage(10, len(words), 4)
+        generation.report(Finished("stop", usage, Timings(0.001, 0.002, 0.003)))
+
+
+class RunningServer:
+    """A server under test, with what a client needs to reach it."""
+
+    def __init__(self, settings: Settings, vad: Vad) -> None:
+        self.settings = settings
+        self.engine = FakeEngine()
+        self.thread = ServerThread(settings)
+        self._vad = vad
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{settings.port}"
+        self.ws_url = f"ws://127.0.0.1:{settings.port}"
+
+    def become_ready(self) -> None:
+        loaded = SimpleNamespace(
+            model_id="fake", revision=None, device=torch.device("cpu"), dtype=torch.float32
+        )
+        self.thread.become_ready(Parts(self.engine, self._vad, loaded))  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        self.thread.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,73 @@
+"""A client for the tests, in terms of the protocol's messages."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import websockets
+
+WAIT_S = 15.0
+
+
+class Talker:
+    """One open WebSocket."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+        self.seen: list[dict[str, Any]] = []
+
+    async def send(self, message: dict[str, Any] | str | bytes) -> None:
+        await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
+
+    async def control(self, control_type: str, **fields: Any) -> None:
+        await self.send({"type": "control", "control_type": control_type, **fields})
+
+    async def text(self, text: str, **fields: Any) -> None:
+        await self.send({"type": "text_input", "text": text, **fields})
+
+    async def next(self) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT_S):
+            message: dict[str, Any] = json.loads(await self.socket.recv())
+        self.seen.append(message)
+        return message
+
+    async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
+        while True:
+            message = await self.next()
+            if message["type"] == kind and fields.items() <= message.items():
+                return message
+
+    async def status(self, status: str) -> dict[str, Any]:
+        return await self.until("status", status=status)
+
+    async def closed(self) -> int:
+        """Read to the end; the close code."""
+        try:
+            while True:
+                await self.next()
+        except websockets.ConnectionClosed:
+            return int(self.socket.close_code)
+
+
+async def create(url: str, **request: Any) -> dict[str, Any]:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/session/create", **request) as response,
+    ):
+        answer: dict[str, Any] = await response.json()
+        assert response.status == 200, answer
+        return answer
+
+
+@asynccontextmanager
+async def talk(
+    server: Any, session_id: str | None = None, line: str = "audio", query: str = "", **options: Any
+) -> AsyncIterator[Talker]:
+    if session_id is None:
+        session_id = (await create(server.url))["session_id"]
+    address = f"{server.ws_url}/ws/{line}/{session_id}{query}"
+    async with websockets.connect(address, max_size=None, **options) as socket:
+        yield Talker(socket)

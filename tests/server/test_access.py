@@ -1,0 +1,138 @@
+"""Who may call, by key, JWT, session token, address and origin."""
+
+import time
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from aiohttp import ClientSession
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.server.running import RunningServer
+from tests.server.talking import create
+
+Start = Callable[..., RunningServer]
+SECRET = "a secret of at least thirty-two bytes"
+
+
+async def health(server: RunningServer, query: str = "", **headers: str) -> int:
+    async with (
+        ClientSession() as http,
+        http.get(f"{server.url}/health{query}", headers=headers) as response,
+    ):
+        return response.status
+
+
+def token(key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    return jwt.encode({"exp": time.time() + 60, **claims}, key, algorithm=algorithm)
+
+
+async def test_an_api_key_opens_the_api_in_each_place(start_server: Start) -> None:
+    server = start_server(api_keys=("first", "second"))
+    assert await health(server) == 401
+    assert await health(server, **{"X-API-Key": "wrong"}) == 401
+    assert await health(server, **{"X-API-Key": "second"}) == 200
+    assert await health(server, Authorization="Bearer first") == 200
+    assert await health(server, "?token=first") == 200
+
+
+async def test_what_is_open_stays_open(start_server: Start) -> None:
+    server = start_server(api_keys=("key",))
+    async with ClientSession() as http:
+        for path, status in {"/ping": 200, "/": 200, "/openapi.json": 200, "/metrics": 401}.items():
+            async with http.get(server.url + path) as response:
+                assert response.status == status, path
+    public = start_server(api_keys=("key",), metrics_public=True)
+    async with ClientSession() as http, http.get(f"{public.url}/metrics") as response:
+        assert response.status == 200
+
+
+async def test_a_jwt_needs_an_expiry_a_good_signature_and_its_algorithm(
+    start_server: Start,
+) -> None:
+    server = start_server(jwt_secret=SECRET)
+    good = token()
+    assert await health(server, Authorization=f"Bearer {good}") == 200
+    bad = [
+        token(exp=time.time() - 1),
+        jwt.encode({"sub": "me"}, SECRET, algorithm="HS256"),
+        token("another secret of thirty-two bytes!"),
+        token(algorithm="HS512", key=SECRET * 2),
+        jwt.encode({"exp": time.time() + 60}, "", algorithm="none"),
+        good[:-2],
+        "a.b.c",
+    ]
+    for credential in bad:
+        assert await health(server, Authorization=f"Bearer {credential}") == 401
+
+
+async def test_a_jwt_of_another_audience_is_refused(start_server: Start) -> None:
+    server = start_server(jwt_secret=SECRET, jwt_audience="voices")
+    assert await health(server, Authorization=f"Bearer {token(aud='voices')}") == 200
+    assert await health(server, Authorization=f"Bearer {token(aud='others')}") == 401
+    assert await health(server, Authorization=f"Bearer {token()}") == 401
+
+
+async def test_a_public_key_is_never_taken_for_a_secret(start_server: Start) -> None:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    server = start_server(jwt_public_key=public.decode())
+    assert await health(server, Authorization=f"Bearer {token(private, 'RS256')}") == 200
+    import base64
+    import hashlib
+    import hmac
+    import json
+
+    def part(value: Any) -> bytes:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
+
+    head = part({"alg": "HS256", "typ": "JWT"}) + b"." + part({"exp": time.time() + 60})
+    signature = hmac.new(public, head, hashlib.sha256).digest()
+    forged = (head + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+    assert await health(server, Authorization=f"Bearer {forged}") == 401
+
+
+async def test_a_session_token_is_good_for_its_session_alone(start_server: Start) -> None:
+    server = start_server(api_keys=("key",))
+    mine = await create(server.url, headers={"X-API-Key": "key"})
+    other = await create(server.url, headers={"X-API-Key": "key"})
+    headers = {"Authorization": f"Bearer {mine['token']}"}
+    async with ClientSession() as http:
+        async with http.get(f"{server.url}/session/{mine['session_id']}", headers=headers) as got:
+            assert got.status == 200
+        async with http.get(f"{server.url}/session/{other['session_id']}", headers=headers) as got:
+            assert got.status == 403
+        async with http.get(f"{server.url}/health", headers=headers) as got:
+            assert got.status == 403
+        address = f"{server.ws_url}/ws/audio/{mine['session_id']}"
+        async with http.ws_connect(f"{address}?token={mine['token']}") as socket:
+            assert (await socket.receive_json())["status"] == "connected"
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await http.ws_connect(address)
+        async with http.delete(f"{server.url}/session/{mine['session_id']}", headers=headers):
+            pass
+        async with http.get(f"{server.url}/session/{mine['session_id']}", headers=headers) as got:
+            assert got.status == 401
+
+
+async def test_only_allowed_addresses_are_let_in(start_server: Start) -> None:
+    server = start_server(allowed_ips=(ip_network("10.0.0.0/8"),))
+    assert await health(server) == 403
+    assert await health(server, **{"X-Forwarded-For": "10.1.1.1"}) == 403
+
+
+async def test_a_trusted_proxy_says_who_the_client_is(start_server: Start) -> None:
+    server = start_server(
+        allowed_ips=(ip_network("10.0.0.0/8"),), trusted_proxies=(ip_network("127.0.0.0/8"),)
+    )
+    assert await health(server, **{"X-Forwarded-For": "9.9.9.9, 10.1.1.1, 127.0.0.1"}) == 200
+    assert await health(server, **{"X-Forwarded-For": "10.1.1.1, 9.9.9.9"}) == 403
+    assert await health(server, **{"X-Forwarded-For": "10.1.1.1, nonsense"}) == 403
+    assert await health(server, **{"CF-Connecting-IP": "10.2.2.2"}) == 200
+    assert await health(server) == 403

@@ -1,0 +1,491 @@
+"""The two WebSockets, message by message."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from tests.server.running import RunningServer
+from tests.server.talking import Talker, create, talk
+from voxtral_worker.engine.conversation import Audio
+from voxtral_worker.errors import AtCapacity, EngineFailure
+
+Start = Callable[..., RunningServer]
+CHUNK = 3200
+
+
+async def speak(talker: Talker, audio: bytes) -> None:
+    for start in range(0, len(audio), CHUNK):
+        await talker.send(audio[start : start + CHUNK])
+
+
+async def test_the_first_message_says_who_is_connected(server: RunningServer) -> None:
+    session = await create(server.url)
+    async with talk(server, session["session_id"]) as talker:
+        message = await talker.next()
+    assert message["type"] == "status"
+    assert message["status"] == "connected"
+    assert message["session_id"] == session["session_id"]
+    assert message["client_id"].startswith("client_")
+    assert message["server_time"] > 1_600_000_000
+    assert "seq" not in message
+
+
+async def test_a_text_is_answered_with_deltas_and_a_response(server: RunningServer) -> None:
+    async with talk(server) as talker:
+        await talker.text("Hello, how are you today?", timestamp=1640995200.0, request_id="r1")
+        response = await talker.until("text_response")
+    assert response["text"] == "You said so."
+    assert response["source"] == "text"
+    assert response["finish_reason"] == "stop"
+    assert response["request_id"] == "r1"
+    assert response["usage"] == {"prompt_tokens": 10, "completion_tokens": 3, "cached_tokens": 4}
+    deltas = [m for m in talker.seen if m["type"] == "text_delta"]
+    assert "".join(m["text"] for m in deltas) == response["text"]
+    numbers = [m["seq"] for m in talker.seen if "seq" in m]
+    assert numbers == list(range(1, len(numbers) + 1))
+    metrics = response["metrics"]
+    assert metrics["endpoint_ms"] == metrics["speech_ms"] == 0
+    stages = metrics["queue_ms"] + metrics["encode_ms"] + metrics["prefill_ms"]
+    assert abs(stages - metrics["first_token_ms"]) < 2 or stages < 10
+
+
+async def test_speech_becomes_one_turn_with_its_statuses_in_order(
+    server: RunningServer, clip: bytes
+) -> None:
+    async with talk(server) as talker:
+        await speak(talker, clip)
+        response = await talker.until("text_response")
+    statuses = [m["status"] for m in talker.seen if m["type"] == "status"]
+    assert statuses == ["connected", "speech_started", "speech_ended", "processing"]
+    assert response["source"] == "audio"
+    assert response["metrics"]["speech_ms"] > 300
+    (request,) = server.engine.requests
+    (audio,) = request.conversation.user.parts
+    assert isinstance(audio, Audio)
+    assert 0.5 < len(audio.samples) / 16_000 < len(clip) / 32_000
+    assert request.conversation.transcribe is False
+
+
+async def test_turns_do_not_depend_on_how_audio_is_chunked(
+    server: RunningServer, clip: bytes
+) -> None:
+    for size in (2, 3200, len(clip)):
+        data = clip if size > 2 else clip[: len(clip) // 2 * 2]
+        async with talk(server) as talker:
+            step = size if size > 2 else 334
+            for start in range(0, len(data), step):
+                await talker.send(data[start : start + step])
+            await talker.until("text_response")
+    sounds = [request.conversation.user.parts[0] for request in server.engine.requests]
+    lengths = {len(sound.samples) for sound in sounds if isinstance(sound, Audio)}
+    assert len(lengths) == 1
+
+
+async def test_transcribe_mode_asks_for_a_greedy_transcript(
+    server: RunningServer, clip: bytes
+) -> None:
+    config = {"mode": "transcribe", "language": "en"}
+    session = await create(server.url, json={"config": config})
+    async with talk(server, session["session_id"]) as talker:
+        await speak(talker, clip)
+        await talker.until("text_response")
+    (request,) = server.engine.requests
+    assert request.conversation.transcribe is True
+    assert request.conversation.language == "en"
+    assert request.sampling.temperature == 0
+
+
+async def test_end_turn_ends_it_before_the_silence_does(server: RunningServer, clip: bytes) -> None:
+    async with talk(server) as talker:
+        await speak(talker, clip[:-32_000])
+        await talker.control("end_turn")
+        response = await talker.until("text_response")
+        assert response["source"] == "audio"
+        await talker.control("end_turn")
+        await talker.status("no_speech")
+
+
+async def test_a_pause_in_the_stream_counts_as_silence(server: RunningServer, clip: bytes) -> None:
+    async with talk(server) as talker:
+        await speak(talker, clip[:-32_000])
+        assert (await talker.until("text_response"))["source"] == "audio"
+
+
+async def test_speech_interrupts_the_response_being_made(
+    server: RunningServer, clip: bytes
+) -> None:
+    server.engine.holds = True
+    async with talk(server) as talker:
+        await talker.text("tell me a long story")
+        await talker.until("text_delta")
+        await speak(talker, clip)
+        interrupted = await talker.status("interrupted")
+        response = await talker.until("text_response")
+        started = await talker.status("speech_started")
+        await talker.until("text_delta")
+    assert response["turn_id"] == interrupted["turn_id"] != started["turn_id"]
+    assert response["finish_reason"] == "interrupted"
+    assert response["text"] == "You "
+    assert server.engine.held[0].is_cancelled
+    (exchange,) = server.engine.requests[1].conversation.history
+    assert exchange.assistant.token_ids == (100,)
+
+
+async def test_cancel_stops_the_response_and_tells_what_was_delivered(
+    server: RunningServer,
+) -> None:
+    server.engine.holds = True
+    async with talk(server) as talker:
+        await talker.control("cancel")
+        assert (await talker.status("cancelled"))["turn_id"] is None
+        await talker.text("hello")
+        delta = await talker.until("text_delta")
+        await talker.control("cancel")
+        assert (await talker.status("cancelled"))["turn_id"] == delta["turn_id"]
+        response = await talker.until("text_response")
+        assert (response["finish_reason"], response["text"]) == ("interrupted", "You ")
+
+
+async def test_ping_is_answered_with_pong(server: RunningServer) -> None:
+    for line in ("audio", "control"):
+        async with talk(server, line=line) as talker:
+            await talker.control("ping", timestamp=1.5)
+            pong = await talker.until("control")
+            assert pong["control_type"] == "pong"
+            assert "seq" not in pong
+
+
+async def test_stats_have_the_documented_fields(server: RunningServer) -> None:
+    async with talk(server) as talker:
+        await talker.send("not json")
+        await talker.control("get_stats")
+        while "stats" not in (message := await talker.until("status")):
+            pass
+    assert set(message["stats"]) == {
+        "client_id",
+        "session_id",
+        "connection_duration",
+        "message_count",
+        "error_count",
+        "queue_size",
+    }
+    assert message["stats"]["message_count"] == 2
+    assert message["stats"]["error_count"] == 1
+
+
+async def test_heartbeats_come_with_the_last_number(start_server: Start) -> None:
+    server = start_server(heartbeat_interval_seconds=0.1)
+    async with talk(server) as talker:
+        assert (await talker.until("heartbeat"))["seq"] == 0
+        await talker.text("hello")
+        response = await talker.until("text_response")
+        assert (await talker.until("heartbeat"))["seq"] == response["seq"]
+
+
+async def test_an_unknown_session_is_told_after_the_upgrade(server: RunningServer) -> None:
+    for session_id in ("nonsense", "550e8400-e29b-41d4-a716-446655440000"):
+        async with talk(server, session_id) as talker:
+            message = await talker.next()
+            assert (message["type"], message["code"]) == ("error", "SESSION_NOT_FOUND")
+            assert await talker.closed() == 4404
+
+
+async def test_a_deleted_session_closes_its_connections(server: RunningServer) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id) as audio, talk(server, session_id, "control") as control:
+        async with aiohttp.ClientSession() as http:
+            await http.delete(f"{server.url}/session/{session_id}")
+        assert await audio.closed() == 1000
+        assert await control.closed() == 1000
+
+
+async def test_a_quiet_session_expires(start_server: Start) -> None:
+    server = start_server(session_idle_timeout_seconds=0.3)
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id) as talker:
+        assert await talker.closed() == 4408
+        assert talker.seen[-1]["status"] == "session_expired"
+    async with talk(server, session_id) as talker:
+        assert await talker.closed() == 4404
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "INVALID_REQUEST"),
+        ("[1]", "INVALID_REQUEST"),
+        ("[" * 100_000, "INVALID_REQUEST"),
+        ('{"type": "dance"}', "INVALID_REQUEST"),
+        ('{"type": "text_input"}', "INVALID_REQUEST"),
+        ('{"type": "text_input", "text": " "}', "INVALID_REQUEST"),
+        ('{"type": "text_input", "text": 5}', "INVALID_REQUEST"),
+        ('{"type": "text_input", "text": "\\ud800"}', "INVALID_REQUEST"),
+        ('{"type": "text_input", "text": "hi", "timestamp": "now"}', "INVALID_REQUEST"),
+        ('{"type": "control", "control_type": "explode"}', "INVALID_REQUEST"),
+        ('{"type": "control", "control_type": "resume", "last_seq": -1}', "INVALID_REQUEST"),
+        ('{"type": "config_update", "config": {"loud": true}}', "INVALID_REQUEST"),
+        ('{"type": "config_update", "config": {"temperature": 9}}', "INVALID_REQUEST"),
+        ('{"type": "config_update", "config": 1}', "INVALID_REQUEST"),
+        (json.dumps({"type": "text_input", "text": "x" * 32_769}), "PAYLOAD_TOO_LARGE"),
+        ("x" * ((1 << 20) + 1), "PAYLOAD_TOO_LARGE"),
+        (b"odd", "AUDIO_FORMAT_ERROR"),
+        (b"", "AUDIO_FORMAT_ERROR"),
+        (bytes((1 << 20) + 2), "PAYLOAD_TOO_LARGE"),
+    ],
+)
+async def test_bad_input_gets_one_error_and_the_connection_lives(
+    server: RunningServer, message: str | bytes, code: str
+) -> None:
+    async with talk(server) as talker:
+        await talker.send(message)
+        error = await talker.until("error")
+        assert error["code"] == code
+        assert error["error"]
+        assert "seq" not in error
+        await talker.control("ping")
+        await talker.until("control")
+        assert [m["type"] for m in talker.seen].count("error") == 1
+
+
+async def test_a_frame_beyond_the_protocol_layer_closes_with_1009(server: RunningServer) -> None:
+    async with talk(server) as talker:
+        await talker.send(bytes((4 << 20) + 16))
+        assert await talker.closed() == 1009
+
+
+async def test_audio_on_the_control_connection_is_refused(server: RunningServer) -> None:
+    async with talk(server, line="control") as talker:
+        await talker.send(bytes(320))
+        assert (await talker.until("error"))["code"] == "INVALID_REQUEST"
+
+
+async def test_config_changes_on_either_connection_and_all_or_nothing(
+    server: RunningServer,
+) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id, "control") as talker:
+        changes = {"vad_sensitivity": 3, "temperature": 0.3, "max_length": 256}
+        await talker.send({"type": "config_update", "config": changes})
+        updated = await talker.status("config_updated")
+        assert changes.items() <= updated["config"].items()
+        await talker.send({"type": "config_update", "config": {"top_p": 0.5, "mode": "sing"}})
+        error = await talker.until("error")
+        assert "mode" in error["error"]
+        await talker.send({"type": "config_update", "config": {}})
+        assert (await talker.status("config_updated"))["config"] == updated["config"]
+
+
+async def test_a_text_is_answered_on_the_connection_that_sent_it(server: RunningServer) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id) as audio, talk(server, session_id, "control") as control:
+        await control.text("What is the weather like today?")
+        await control.until("text_response")
+        await audio.control("ping")
+        await audio.until("control")
+        assert {m["type"] for m in audio.seen} == {"status", "control"}
+
+
+async def test_without_streaming_only_the_response_comes(server: RunningServer) -> None:
+    session_id = (await create(server.url, json={"config": {"stream": False}}))["session_id"]
+    async with talk(server, session_id) as talker:
+        await talker.text("hello")
+        await talker.until("text_response")
+        assert "text_delta" not in {m["type"] for m in talker.seen}
+
+
+async def test_a_newer_connection_replaces_the_older(server: RunningServer) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id) as older, talk(server, session_id) as newer:
+        assert await older.closed() == 4409
+        await newer.text("hello")
+        await newer.until("text_response")
+
+
+async def test_a_client_that_comes_back_gets_what_it_missed_unchanged(
+    server: RunningServer, clip: bytes
+) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with talk(server, session_id) as talker:
+        await speak(talker, clip)
+        await talker.until("text_response")
+        first = [m for m in talker.seen if "seq" in m]
+    async with talk(server, session_id, query="?last_seq=2") as talker:
+        resumed = await talker.status("resumed")
+        again = [m for m in talker.seen if "seq" in m]
+    assert again == first[2:]
+    assert resumed["audio_bytes_received"] == len(clip)
+    assert resumed["missed"] == 0
+    async with talk(server, session_id) as talker:
+        await talker.control("resume", last_seq=0)
+        await talker.status("resumed")
+        assert [m for m in talker.seen if "seq" in m] == first
+
+
+async def test_an_open_turn_stays_open_while_its_client_reconnects(
+    server: RunningServer, clip: bytes
+) -> None:
+    session_id = (await create(server.url))["session_id"]
+    half = len(clip) // 4 * 2
+    async with talk(server, session_id) as talker:
+        await talker.send(clip[:half])
+        await talker.status("speech_started")
+    await asyncio.sleep(1.0)
+    async with talk(server, session_id, query="?last_seq=1") as talker:
+        sent = (await talker.status("resumed"))["audio_bytes_received"]
+        assert sent == half
+        await talker.send(clip[half:])
+        await talker.until("text_response")
+    assert len(server.engine.requests) == 1
+
+
+async def test_a_bad_last_seq_is_refused_before_the_upgrade(server: RunningServer) -> None:
+    session_id = (await create(server.url))["session_id"]
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+            await http.ws_connect(f"{server.url}/ws/audio/{session_id}?last_seq=many")
+
+
+async def test_history_is_part_of_the_next_prompt_until_it_is_cleared(
+    server: RunningServer,
+) -> None:
+    async with talk(server) as talker:
+        for text in ("one", "two"):
+            await talker.text(text)
+            await talker.until("text_response")
+        await talker.control("clear_history")
+        await talker.status("history_cleared")
+        await talker.text("three")
+        await talker.until("text_response")
+    lengths = [len(request.conversation.history) for request in server.engine.requests]
+    assert lengths == [0, 1, 0]
+
+
+async def test_a_failed_generation_is_told_and_the_next_turn_works(server: RunningServer) -> None:
+    server.engine.refuses = EngineFailure("the model failed on this request")
+    async with talk(server) as talker:
+        await talker.text("hello")
+        error = await talker.until("error")
+        assert (error["code"], error["turn_id"]) == ("PROCESSING_ERROR", "1")
+        assert "seq" in error
+        server.engine.refuses = AtCapacity("too many", retry_after_s=1.0)
+        await talker.text("hello")
+        assert (await talker.until("error"))["retry_after"] == 1.0
+        server.engine.refuses = None
+        await talker.text("hello")
+        await talker.until("text_response")
+
+
+async def test_at_most_64_texts_wait(server: RunningServer) -> None:
+    server.engine.holds = True
+    async with talk(server) as talker:
+        for number in range(66):
+            await talker.text(f"text {number}")
+        error = await talker.until("error")
+        assert error["code"] == "RATE_LIMITED"
+        await talker.control("get_stats")
+        while "stats" not in (message := await talker.until("status")):
+            pass
+        assert message["stats"]["queue_size"] == 65
+
+
+async def test_connections_per_minute_are_limited_before_the_upgrade(start_server: Start) -> None:
+    server = start_server(rate_limit_enabled=True)
+    session_id = (await create(server.url))["session_id"]
+    address = f"{server.url}/ws/audio/{session_id}"
+    async with aiohttp.ClientSession() as http:
+        for left in range(9, -1, -1):
+            socket = await http.ws_connect(address)
+            assert socket._response.headers["X-RateLimit-Remaining"] == str(left)
+            await socket.close()
+        async with http.get(
+            address,
+            headers={
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": "13",
+                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            },
+        ) as response:
+            assert response.status == 429
+            assert (await response.json())["code"] == "RATE_LIMITED"
+            assert response.headers["X-RateLimit-Limit"] == "10"
+            assert "Retry-After" in response.headers
+
+
+async def test_texts_and_audio_over_the_limit_are_dropped_and_told(start_server: Start) -> None:
+    server = start_server(
+        rate_limit_enabled=True,
+        rate_limit_text_per_minute=2,
+        rate_limit_audio_bytes_per_second=3200,
+    )
+    async with talk(server) as talker:
+        for _ in range(3):
+            await talker.text("hello")
+        error = await talker.until("error")
+        assert error["code"] == "RATE_LIMITED"
+        assert 0 < error["retry_after"] <= 60
+        await talker.send(bytes(3200))
+        await talker.send(bytes(3200))
+        error = await talker.until("error")
+        assert error["code"] == "RATE_LIMITED"
+        assert 0 < error["retry_after"] <= 1
+    assert len(server.engine.requests) == 2
+
+
+async def test_a_client_that_ignores_its_limits_is_closed(start_server: Start) -> None:
+    server = start_server(rate_limit_enabled=True, rate_limit_text_per_minute=1)
+    async with talk(server) as talker:
+        for _ in range(230):
+            await talker.text("hello")
+        assert await talker.closed() == 4429
+
+
+async def test_other_encodings_and_rates_are_heard(server: RunningServer, clip: bytes) -> None:
+    wide = np.frombuffer(clip, "<i2").astype(np.float32)
+    at_8k = wide[::2].astype("<i2").tobytes()
+    session_id = (await create(server.url, json={"config": {"sample_rate": 8000}}))["session_id"]
+    async with talk(server, session_id) as talker:
+        await speak(talker, at_8k)
+        await talker.until("text_response")
+    (request,) = server.engine.requests
+    (audio,) = request.conversation.user.parts
+    assert isinstance(audio, Audio)
+    assert len(audio.samples) / 16_000 > 0.8
+
+
+async def test_partial_transcripts_come_while_the_user_speaks(
+    server: RunningServer, clip: bytes
+) -> None:
+    config: dict[str, Any] = {"interim": True}
+    session_id = (await create(server.url, json={"config": config}))["session_id"]
+    async with talk(server, session_id) as talker:
+        await speak(talker, clip)
+        partial = await talker.until("transcript_partial")
+        await talker.until("text_response")
+    assert partial["text"] == "You said so."
+    assert partial["stable_chars"] <= len(partial["text"])
+
+
+async def test_a_draining_worker_finishes_turns_and_closes_with_1012(
+    server: RunningServer,
+) -> None:
+    server.engine.holds = True
+    async with talk(server) as talker:
+        await talker.text("hello")
+        await talker.until("text_delta")
+        draining = asyncio.get_running_loop().run_in_executor(None, server.thread.drain, 5.0)
+        await talker.status("draining")
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{server.url}/ping") as response:
+                assert response.status == 503
+            async with http.post(f"{server.url}/session/create") as response:
+                assert (await response.json())["code"] == "NOT_READY"
+        server.engine.finish(server.engine.held[0], ("more.",))
+        await talker.until("text_response")
+        assert await talker.closed() == 1012
+        await draining

@@ -1,0 +1,96 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxtral_worker.sessions.limits import KeyedLimit, RollingLimit, Verdict
+
+# Sums of powers of two are exact, so that a window's edge is where it seems to be.
+PERIOD_S = 16.0
+TICK_S = 1 / 256
+
+steps = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 4)), min_size=1, max_size=60)
+
+
+@given(steps, st.integers(1, 8))
+@settings(max_examples=100, deadline=None)
+def test_no_window_ever_holds_more_than_the_limit(taken: list[tuple[int, int]], most: int) -> None:
+    limit = RollingLimit(most, PERIOD_S)
+    now_s = 0.0
+    allowed: list[tuple[float, int]] = []
+    for ticks, units in taken:
+        # Squared, most steps are so small that they fall into one grain.
+        now_s += ticks * ticks // 3000 * TICK_S
+        if limit.take(now_s, units).allowed:
+            allowed.append((now_s, units))
+        window = [u for at_s, u in allowed if now_s - PERIOD_S < at_s]
+        assert sum(window) <= most
+
+
+@given(steps, st.integers(4, 8))
+@settings(max_examples=60, deadline=None)
+def test_after_the_named_wait_what_was_refused_is_allowed(
+    taken: list[tuple[int, int]], most: int
+) -> None:
+    limit = RollingLimit(most, PERIOD_S)
+    now_s = 0.0
+    for ticks, units in taken:
+        now_s += ticks * TICK_S
+        verdict = limit.take(now_s, units)
+        if not verdict.allowed:
+            assert 0 < verdict.retry_after_s <= PERIOD_S
+            now_s += verdict.retry_after_s
+            assert limit.take(now_s, units).allowed
+
+
+def test_a_verdict_names_what_is_left_and_when_the_oldest_is_forgotten() -> None:
+    limit = RollingLimit(2, 60.0)
+    assert limit.take(0.0) == Verdict(True, 2, 1, 60.0, 0.0)
+    assert limit.take(10.0) == Verdict(True, 2, 0, 60.0, 0.0)
+    assert limit.take(20.0) == Verdict(False, 2, 0, 60.0, 40.0)
+    assert limit.take(60.0) == Verdict(True, 2, 0, 70.0, 0.0)
+
+
+def test_what_is_refused_does_not_count() -> None:
+    limit = RollingLimit(1, 60.0)
+    assert limit.take(0.0).allowed
+    assert not any(limit.take(now_s).allowed for now_s in range(1, 60))
+    assert limit.take(60.0).allowed
+
+
+def test_more_units_than_the_whole_limit_are_told_to_wait_a_whole_window() -> None:
+    limit = RollingLimit(3, 60.0)
+    assert limit.take(0.0, 4) == Verdict(False, 3, 3, 60.0, 60.0)
+    limit.take(1.0, 2)
+    assert limit.take(2.0, 4).retry_after_s == 60.0
+
+
+def test_units_taken_within_one_grain_are_held_as_one_entry_until_the_last_is_old() -> None:
+    limit = RollingLimit(10, 16.0)
+    assert all(limit.take(i / 1024).allowed for i in range(10))
+    assert not limit.take(16.0).allowed
+    assert limit.take(16.0 + 9 / 1024, 10).allowed
+
+
+def test_entries_do_not_grow_with_the_number_of_calls() -> None:
+    limit = RollingLimit(1_000_000, 1.0)
+    for i in range(5000):
+        limit.take(i / 2048)
+    assert len(limit._entries) <= 1001
+
+
+def test_a_key_does_not_use_up_the_limit_of_another() -> None:
+    limit = KeyedLimit(1, 60.0)
+    assert limit.take("a", 0.0).allowed
+    assert limit.take("b", 0.0).allowed
+    assert not limit.take("a", 1.0).allowed
+    assert limit.take("a", 60.0).allowed
+
+
+def test_keys_that_do_not_count_any_more_are_forgotten() -> None:
+    limit = KeyedLimit(1, 60.0)
+    for i in range(1000):
+        limit.take(i, 0.0)
+    for i in range(1000, 1024):
+        limit.take(i, 59.0)
+    assert limit.take("new", 60.0).allowed
+    assert len(limit._by_key) == 25
+    assert not limit.take(1000, 61.0).allowed

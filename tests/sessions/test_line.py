@@ -1,0 +1,50 @@
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxtral_worker.sessions.line import HELD_MESSAGES, Line
+from voxtral_worker.sessions.messages import Plain, Status
+
+numbered = Status("processing", "1")
+plain = Plain("pong")
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 70))
+@settings(max_examples=80, deadline=None)
+def test_after_a_number_come_exactly_the_messages_that_were_missed(
+    kinds: list[bool], last_seq: int
+) -> None:
+    line = Line()
+    written = [line.write(numbered if kind else plain, float(i)) for i, kind in enumerate(kinds)]
+    sent = [text for text, kind in zip(written, kinds, strict=True) if kind]
+    assert line.after(last_seq) == (sent[last_seq:], 0)
+
+
+@given(st.lists(st.booleans(), max_size=60))
+@settings(max_examples=80, deadline=None)
+def test_seq_rises_by_exactly_one_and_only_for_messages_of_the_conversation(
+    kinds: list[bool],
+) -> None:
+    line = Line()
+    messages = [json.loads(line.write(numbered if kind else plain, 1.5)) for kind in kinds]
+    assert ["seq" in message for message in messages] == kinds
+    assert [m["seq"] for m in messages if "seq" in m] == list(range(1, sum(kinds) + 1))
+    assert line.seq == sum(kinds)
+    assert all(message["timestamp"] == 1.5 for message in messages)
+
+
+def test_messages_no_longer_held_are_counted_as_missed() -> None:
+    line = Line()
+    sent = [line.write(numbered, float(i)) for i in range(HELD_MESSAGES + 5)]
+    assert HELD_MESSAGES >= 256
+    assert line.after(0) == (sent[5:], 5)
+    assert line.after(3) == (sent[5:], 2)
+    assert line.after(5) == (sent[5:], 0)
+    assert line.after(len(sent) - 1) == (sent[-1:], 0)
+
+
+def test_a_number_from_the_future_has_missed_nothing() -> None:
+    line = Line()
+    line.write(numbered, 0.0)
+    assert line.after(99) == ([], 0)

@@ -1,0 +1,203 @@
+import dataclasses
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voxtral_worker.settings import Settings, SettingsError, read_settings, variable_of
+
+DOCUMENTED: dict[str, Any] = {
+    "HOST": "0.0.0.0",
+    "PORT": 8000,
+    "MODEL_ID": None,
+    "MODEL_REVISION": None,
+    "DEVICE": "auto",
+    "DTYPE": "auto",
+    "ENABLE_TORCH_COMPILE": False,
+    "MAX_SESSIONS": 50,
+    "RESPONSE_CACHE_SIZE": 256,
+    "SESSION_IDLE_TIMEOUT_SECONDS": 300,
+    "HEARTBEAT_INTERVAL_SECONDS": 15,
+    "DRAIN_TIMEOUT_SECONDS": 30,
+    "RATE_LIMIT_ENABLED": True,
+    "RATE_LIMIT_CONNECTIONS_PER_MINUTE": 10,
+    "RATE_LIMIT_SESSIONS_PER_MINUTE": 5,
+    "RATE_LIMIT_AUDIO_BYTES_PER_SECOND": 1_000_000,
+    "RATE_LIMIT_TEXT_PER_MINUTE": 60,
+    "API_KEYS": (),
+    "JWT_SECRET": None,
+    "JWT_PUBLIC_KEY": None,
+    "JWT_AUDIENCE": None,
+    "ALLOWED_ORIGINS": ("*",),
+    "ALLOWED_IPS": (),
+    "TRUSTED_PROXIES": (),
+    "METRICS_PUBLIC": False,
+    "TLS_CERT_FILE": None,
+    "TLS_KEY_FILE": None,
+    "LOG_LEVEL": "INFO",
+    "LOG_FORMAT": "text",
+    "PORT_HEALTH": None,
+}
+BAD: dict[str, list[str]] = {
+    "PORT": ["http", "0", "65536", "80.5"],
+    "PORT_HEALTH": ["-1"],
+    "DEVICE": ["tpu"],
+    "DTYPE": ["int8"],
+    "ENABLE_TORCH_COMPILE": ["maybe"],
+    "MAX_SESSIONS": ["0", "many", "9" * 5000],
+    "MAX_BATCH_SIZE": ["0"],
+    "MAX_CONTEXT_TOKENS": ["10"],
+    "GPU_MEMORY_FRACTION": ["0", "1.5", "nan", "inf"],
+    "RESPONSE_CACHE_SIZE": ["-1"],
+    "SESSION_IDLE_TIMEOUT_SECONDS": ["0", "soon"],
+    "HEARTBEAT_INTERVAL_SECONDS": ["0", "91"],
+    "DRAIN_TIMEOUT_SECONDS": ["-1"],
+    "RATE_LIMIT_ENABLED": ["2"],
+    "RATE_LIMIT_TEXT_PER_MINUTE": ["0"],
+    "ALLOWED_IPS": ["10.0.0.0/33", "home"],
+    "TRUSTED_PROXIES": ["10.0.0.1, x"],
+    "TLS_CERT_FILE": ["/no/such/file"],
+    "TLS_KEY_FILE": ["/no/such/file"],
+    "MAX_TURN_SECONDS": ["1"],
+    "LOG_LEVEL": ["LOUD"],
+    "LOG_FORMAT": ["xml"],
+}
+
+
+def value_of(settings: Settings, variable: str) -> Any:
+    return getattr(settings, variable.lower())
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    settings = read_settings({})
+    assert {name: value_of(settings, name) for name in DOCUMENTED} == DOCUMENTED
+    assert settings == Settings()
+
+
+def test_empty_counts_as_unset() -> None:
+    variables = [variable_of(field) for field in dataclasses.fields(Settings)]
+    assert read_settings(dict.fromkeys(variables, "")) == Settings()
+    assert read_settings(dict.fromkeys(variables, "  ")) == Settings()
+
+
+def test_every_default_is_a_value_that_may_be_set() -> None:
+    for field in dataclasses.fields(Settings):
+        if field.default in (None, ()):
+            continue
+        text = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+        assert value_of(read_settings({variable_of(field): text}), variable_of(field)) == (
+            field.default
+        )
+
+
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in BAD.items() for t in texts])
+def test_a_bad_variable_is_named_with_what_it_was_and_what_it_may_be(name: str, text: str) -> None:
+    (field,) = [f for f in dataclasses.fields(Settings) if variable_of(f) == name]
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: text})
+    assert f"{name} is {text!r}, but must be {field.metadata['kind'].allowed}" in str(refused.value)
+
+
+def test_all_bad_variables_are_named_in_one_message_and_good_ones_are_not() -> None:
+    bad = {name: texts[0] for name, texts in BAD.items()}
+    with pytest.raises(SettingsError) as refused:
+        read_settings({**bad, "HOST": "127.0.0.1", "UNKNOWN": "?"})
+    message = str(refused.value)
+    assert all(name in message for name in bad)
+    assert "HOST" not in message
+    assert "UNKNOWN" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["true", "TRUE", "1", "yes", "on"])
+def test_words_for_true_turn_a_switch_on(text: str) -> None:
+    assert read_settings({"METRICS_PUBLIC": text}).metrics_public
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0", "no", "off"])
+def test_words_for_false_turn_a_switch_off(text: str) -> None:
+    assert not read_settings({"RATE_LIMIT_ENABLED": text}).rate_limit_enabled
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = read_settings(
+        {
+            "API_KEYS": "one, two,,three ",
+            "ALLOWED_ORIGINS": "https://a.example,https://b.example",
+            "ALLOWED_IPS": "10.0.0.1/8, ::1",
+        }
+    )
+    assert settings.api_keys == ("one", "two", "three")
+    assert settings.allowed_origins == ("https://a.example", "https://b.example")
+    assert settings.allowed_ips == (
+        ipaddress.ip_network("10.0.0.0/8"),
+        ipaddress.ip_network("::1/128"),
+    )
+
+
+def test_choices_are_read_in_any_case() -> None:
+    settings = read_settings({"LOG_LEVEL": "debug", "DEVICE": "CPU"})
+    assert (settings.log_level, settings.device) == ("DEBUG", "cpu")
+
+
+def test_secrets_are_not_shown() -> None:
+    key, secret, other = "opensesame-1", "opensesame-2", "opensesame-3"
+    environment = {"API_KEYS": key, "JWT_SECRET": secret, "JWT_PUBLIC_KEY": other, "PORT": "x"}
+    with pytest.raises(SettingsError) as refused:
+        read_settings(environment)
+    assert "opensesame" not in str(refused.value)
+    del environment["PORT"]
+    settings = read_settings(environment)
+    assert "opensesame" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "ALLOWED_IPS", "ALLOWED_ORIGINS"])
+def test_a_list_of_nothing_does_not_open_the_worker(name: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: " , "})
+    assert name in str(refused.value)
+
+
+def test_the_text_of_a_key_in_place_of_its_path_is_refused_and_not_shown() -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\n" + "opensesame" * 100
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"TLS_KEY_FILE": pem, "TLS_CERT_FILE": "/no/such/file"})
+    assert "TLS_KEY_FILE" in str(refused.value)
+    assert "opensesame" not in str(refused.value)
+
+
+def test_certificate_and_key_go_together(tmp_path: Path) -> None:
+    file = tmp_path / "some.pem"
+    file.write_text("pem")
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"):
+        with pytest.raises(SettingsError, match="go together"):
+            read_settings({name: str(file)})
+    settings = read_settings({"TLS_CERT_FILE": str(file), "TLS_KEY_FILE": str(file)})
+    assert settings.tls_cert_file == settings.tls_key_file == file
+
+
+def test_the_public_port_is_the_one_given_for_the_port_in_use() -> None:
+    given = {"RUNPOD_TCP_PORT_8000": "10001", "RUNPOD_TCP_PORT_9000": "10002"}
+    assert read_settings(given).runpod_tcp_port == 10001
+    assert read_settings({**given, "PORT": "9000"}).runpod_tcp_port == 10002
+    assert read_settings({**given, "PORT": "7000"}).runpod_tcp_port is None
+
+
+def test_where_it_runs_follows_from_what_runpod_sets() -> None:
+    assert not read_settings({}).runs_on_runpod
+    pod = read_settings({"RUNPOD_POD_ID": "p"})
+    assert pod.runs_on_runpod
+    assert not pod.is_queue_worker
+    assert read_settings({"RUNPOD_WEBHOOK_GET_JOB": "https://jobs.example"}).is_queue_worker
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "JWT_PUBLIC_KEY"])
+def test_any_credential_set_makes_credentials_needed(name: str) -> None:
+    assert not read_settings({}).needs_credentials
+    assert read_settings({name: "x"}).needs_credentials
+
+
+def test_without_an_environment_the_process_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_SESSIONS", "7")
+    assert read_settings().max_sessions == 7

@@ -1,0 +1,216 @@
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import silero_vad
+import torch
+from numpy.typing import NDArray
+
+from voxtral_worker.audio.frames import SAMPLE_RATE
+from voxtral_worker.errors import EngineFailure
+from voxtral_worker.turns.vad import MAX_FRAMES, Vad
+
+Model = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture
+async def vad() -> AsyncIterator[Vad]:
+    vad = Vad()
+    vad.start()
+    yield vad
+    vad.stop()
+    assert not vad.is_alive
+
+
+def frames(count: int, seed: int) -> NDArray[np.float32]:
+    """Noise whose loudness comes and goes, float32 [count, 512]."""
+    random = np.random.default_rng(seed)
+    loudness = random.uniform(0, 0.5, (count, 1))
+    return (random.normal(0, 1, (count, 512)) * loudness).clip(-1, 1).astype(np.float32)
+
+
+def alone(sound: NDArray[np.float32]) -> list[float]:
+    """What silero-VAD says of one stream by itself."""
+    model = silero_vad.load_silero_vad()
+    with torch.inference_mode():
+        return [float(model(torch.from_numpy(frame), SAMPLE_RATE)) for frame in sound]
+
+
+class Gate:
+    """Stands before a model and lets a tick through only when told to."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Semaphore(0)
+
+    def __call__(self, inputs: Any, states: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self.entered.release()
+        assert self.open.acquire(timeout=30)
+        return self.model(inputs, states)
+
+    async def wait_for_tick(self) -> None:
+        entered = await asyncio.to_thread(self.entered.acquire, timeout=30)
+        assert entered
+
+
+async def ask(vad: Vad, key: str, count: int) -> "asyncio.Task[NDArray[np.float32]]":
+    """A call that has reached the VAD and waits there."""
+    call = asyncio.create_task(vad.listen(key, frames(count, 1)))
+    await asyncio.sleep(0)
+    assert key in vad._tasks
+    return call
+
+
+def broken(inputs: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    raise ValueError("no such weights")
+
+
+async def test_a_session_hears_what_it_would_hear_alone_while_others_join_and_leave(
+    vad: Vad,
+) -> None:
+    async def talk(key: str, cuts: list[int], seed: int) -> None:
+        sound = frames(sum(cuts), seed)
+        heard: list[float] = []
+        for piece in np.split(sound, np.cumsum(cuts)[:-1]):
+            probabilities = await vad.listen(key, piece)
+            assert probabilities.dtype == np.float32
+            heard += probabilities.tolist()
+        vad.forget(key)
+        assert np.abs(np.array(heard) - alone(sound)).max() < 1e-6
+
+    await asyncio.gather(
+        talk("a", [20], 1),
+        talk("b", [1, 2, 3, 4, 5, 5], 2),
+        talk("c", [7, 0, 7], 3),
+        talk("d", [1] * 20, 4),
+    )
+
+
+async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
+    batches: list[int] = []
+    real: Model = vad._model
+
+    def counting(inputs: torch.Tensor, states: torch.Tensor) -> Any:
+        batches.append(len(inputs))
+        return real(inputs, states)
+
+    gate = Gate(counting)
+    vad._model = gate
+    first = await ask(vad, "a", 2)
+    await gate.wait_for_tick()
+    second = await ask(vad, "b", 1)
+    gate.open.release(3)
+    await asyncio.gather(first, second)
+    assert batches == [1, 2]
+
+
+async def test_a_forgotten_session_starts_anew(vad: Vad) -> None:
+    sound = frames(5, 5)
+    first = await vad.listen("a", sound)
+    assert not np.allclose(await vad.listen("a", sound), first, atol=1e-6)
+    vad.forget("a")
+    assert np.allclose(await vad.listen("a", sound), first, atol=1e-6)
+    vad.forget("nobody")
+
+
+async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
+    vad: Vad, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = vad._model
+    gate = Gate(real)
+    vad._model = gate
+    first = await ask(vad, "a", 3)
+    await gate.wait_for_tick()
+    gate.model = broken
+    others = [await ask(vad, key, 3) for key in "bc"]
+    with caplog.at_level(logging.CRITICAL, "voxtral_worker"):
+        gate.open.release(100)
+        answers = await asyncio.gather(first, *others, return_exceptions=True)
+    assert all(isinstance(answer, EngineFailure) for answer in answers)
+    assert not any("no such weights" in str(answer) for answer in answers)
+
+    vad._model = real
+    assert len(await vad.listen("a", frames(2, 1))) == 2, "the next tick is a new chance"
+
+
+async def test_stopping_ends_everyone_who_waits() -> None:
+    vad = Vad()
+    vad.start()
+    gate = Gate(vad._model)
+    vad._model = gate
+    first = await ask(vad, "a", 50)
+    await gate.wait_for_tick()
+    second = await ask(vad, "b", 1)
+
+    def wait_until_it_stops() -> None:
+        # The VAD's own thread is in the tick, so the news of the stop comes here.
+        with vad._wake:
+            assert vad._wake.wait_for(lambda: vad._is_stopping, timeout=30)
+
+    waiting = asyncio.create_task(asyncio.to_thread(wait_until_it_stops))
+    stopping = asyncio.create_task(asyncio.to_thread(vad.stop))
+    await waiting
+    gate.open.release(1)
+    await stopping
+    for task in (first, second):
+        with pytest.raises(EngineFailure):
+            await task
+    with pytest.raises(EngineFailure):
+        await vad.listen("a", frames(1, 1))
+
+
+async def test_what_does_not_run_refuses_to_listen() -> None:
+    vad = Vad()
+    with pytest.raises(EngineFailure):
+        await vad.listen("a", frames(1, 1))
+    vad.stop()
+
+
+async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad) -> None:
+    real = vad._model
+    gate = Gate(real)
+    vad._model = gate
+    gone, forgotten = await ask(vad, "a", 30), await ask(vad, "b", 30)
+    await gate.wait_for_tick()
+    gate.open.release(1)
+    await gate.wait_for_tick()
+    # Both are in the tick that runs now.
+    gone.cancel()
+    vad.forget("b")
+    gate.open.release(1000)
+    answers = await asyncio.gather(gone, forgotten, return_exceptions=True)
+    assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
+    assert len(await vad.listen("c", frames(2, 1))) == 2
+    assert vad._tasks == {}
+
+
+async def test_one_session_is_listened_to_by_one_call_at_a_time(vad: Vad) -> None:
+    gate = Gate(vad._model)
+    vad._model = gate
+    first = await ask(vad, "a", 1)
+    await gate.wait_for_tick()
+    with pytest.raises(RuntimeError, match="two calls"):
+        await vad.listen("a", frames(1, 1))
+    gate.open.release(1)
+    assert len(await first) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 511), (3,), (1, 512, 1), (MAX_FRAMES + 1, 512)])
+async def test_frames_of_another_shape_are_refused(vad: Vad, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        await vad.listen("a", np.zeros(shape, np.float32))
+
+
+async def test_no_frames_have_no_probabilities(vad: Vad) -> None:
+    assert (await vad.listen("a", np.zeros((0, 512), np.float32))).shape == (0,)
+
+
+async def test_loading_the_vad_leaves_the_threads_of_the_process_alone() -> None:
+    before = torch.get_num_threads()
+    Vad()
+    assert torch.get_num_threads() == before
