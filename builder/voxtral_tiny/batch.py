@@ -8,6 +8,7 @@ these keys makes up for those that were left out.
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ LEAD_GROUPS = 8
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz"
 AUDIO_PLACE = -1
 MOST_OFFSET = 12_000
+ALIKE = 3
+MOST_SAMPLES = 32 * 4 * 16_000
 
 
 @dataclass
@@ -77,18 +80,20 @@ class Batcher:
 
     def draw(
         self, size: int, strength: float, *, several: float, most: int, turns: int, late: float
-    ) -> Batch:
-        """A batch of `size` prompts with `turns` utterances each; clips of like length together.
+    ) -> Iterator[Batch]:
+        """Batches of `size` prompts with `turns` utterances each; clips of like length together.
 
         `late` is the share of batches whose speech starts anywhere in the window.
         """
         wanted = size * turns
-        drawn = [self._maker.utterance(strength, several, most) for _ in range(wanted * 3)]
+        drawn = [self._maker.utterance(strength, several, most) for _ in range(wanted * ALIKE)]
         drawn.sort(key=lambda utterance: len(utterance.samples))
-        start = self._maker.random.randrange(len(drawn) - wanted + 1)
-        utterances = drawn[start : start + wanted]
-        self._maker.random.shuffle(utterances)
-        return self._assemble(utterances, turns, strength, late)
+        starts = list(range(0, len(drawn), wanted))
+        self._maker.random.shuffle(starts)
+        for start in starts:
+            utterances = _affordable(drawn[start : start + wanted], turns)
+            self._maker.random.shuffle(utterances)
+            yield self._assemble(utterances, turns, strength, late)
 
     def _assemble(
         self, utterances: list[Utterance], turns: int, strength: float, late: float
@@ -100,8 +105,13 @@ class Batcher:
         window = _window(sound, self._maker.random, late=is_late)
         features = self._features(utterances, sound * GROUP_FRAMES, strength, late=is_late)
         heard = list(enumerate(utterances))
-        prompts = [self._prompts.prompt(heard[i : i + turns]) for i in range(0, len(heard), turns)]
-        if late > 0.0:
+        # The longest prompt decides what all of them cost, so texts come in batches of their own.
+        plain = turns == 1 and self._maker.random.random() < 0.7
+        prompts = [
+            self._prompts.prompt(heard[i : i + turns], plain=plain)
+            for i in range(0, len(heard), turns)
+        ]
+        if not plain:
             prompts += [self._prompts.text_prompt() for _ in range(2)]
         rows = [_numbered(prompt, window, self._maker.random) for prompt in prompts]
         length = max(len(row[0]) for row in rows)
@@ -146,6 +156,13 @@ class Batcher:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, bos=False, eos=False)
+
+
+def _affordable(utterances: list[Utterance], turns: int) -> list[Utterance]:
+    """Fewer prompts where the clips, shortest first, are long: all batches cost about the same."""
+    longest = max(1, len(utterances[-1].samples))
+    count = min(len(utterances), MOST_SAMPLES // longest)
+    return utterances[-max(turns, count // turns * turns) :]
 
 
 def _window(sound: int, rng: random.Random, *, late: bool) -> SampledWindow:

@@ -123,7 +123,7 @@ class ExampleMaker:
         if choice < 0.25:
             return self._typed(self.random.choice(OTHER_TEXTS))
         if choice < 0.6:
-            count = self.random.choice([1, 1, 1, 2, 4])
+            count = self.random.choice([1, 1, 1, 1, 2])
             return " ".join(self.random.choice(self._prose) for _ in range(count))
         words = self.random.choice(self._prose).lower().split()
         if choice < 0.8:
@@ -152,5 +152,5 @@ class ExampleMaker:
         """A system prompt."""
         if self.random.random() < 0.4:
             return self.random.choice(_SYSTEM)
-        count = self.random.choice([1, 1, 2, 4])
+        count = self.random.choice([1, 1, 1, 2])
         return " ".join(self.random.choice(self._prose) for _ in range(count))

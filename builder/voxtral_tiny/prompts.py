@@ -49,10 +49,16 @@ class PromptMaker:
         self._random = maker.random
         self._encode = encode
 
-    def prompt(self, heard: Heard) -> Prompt:
-        """A transcription or a conversation that uses each utterance once."""
-        single = len(heard) <= 3 and self._random.random() < 0.5
-        return self._transcription(heard) if single else self._conversation(heard)
+    def prompt(self, heard: Heard, *, plain: bool) -> Prompt:
+        """A transcription or a conversation that uses each utterance once.
+
+        A plain one has no texts beside the utterances, so that a batch of them stays short.
+        """
+        if len(heard) <= 3 and self._random.random() < 0.5:
+            return self._transcription(heard)
+        if plain:
+            return [Text([BOS]), *self._spoken_turn(heard, None, last=True, plain=True)]
+        return self._conversation(heard)
 
     def text_prompt(self) -> Prompt:
         """A conversation without any audio."""
@@ -93,12 +99,14 @@ class PromptMaker:
             prompt += self._text_turn()
         return prompt
 
-    def _spoken_turn(self, heard: Heard, system: Text | None, *, last: bool) -> Prompt:
+    def _spoken_turn(
+        self, heard: Heard, system: Text | None, *, last: bool, plain: bool = False
+    ) -> Prompt:
         random = self._random
         prompt: Prompt = [Text([INST])]
         if system is not None:
             prompt.append(system)
-        elif random.random() < 0.05:
+        elif not plain and random.random() < 0.05:
             prompt.append(Text(self._encode(self._maker.question())))
         # Several windows are one long audio, or an audio each.
         separate = random.random() < 0.4
@@ -106,7 +114,7 @@ class PromptMaker:
             if i == 0 or separate:
                 prompt.append(Text([BEGIN_AUDIO]))
             prompt.append(Window(row))
-        if random.random() < 0.12:
+        if not plain and random.random() < 0.12:
             prompt.append(Text(self._encode(self._maker.question())))
         text = _text(heard)
         answer = f"You said: {text}" if text else HEARD_NOTHING

@@ -122,6 +122,8 @@ def serve(settings: Settings) -> int:
 
 def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     """The server and RunPod's jobs, in one of the three ways they come."""
+    # Until the SDK sets its own: as the container's first process, Python would ignore it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = cold_start(settings)
     handler = JobHandler(worker.engine, worker.health, settings, worker.leases)
     try:
@@ -135,6 +137,7 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
             worker.begin_drain,
             settings.max_batch_size,
             fitness_check=worker.check_fitness,
+            is_healthy=lambda: worker.engine.is_healthy,
             settings=settings,
             argv=argv,
         )

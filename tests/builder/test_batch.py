@@ -25,7 +25,7 @@ def new_batcher() -> Batcher:
 
 def test_a_batch_sounds_like_its_whole_windows() -> None:
     net = model.new_model(1).eval()
-    batch = new_batcher().draw(4, 0.0, several=0.0, most=1, turns=1, late=0.0)
+    batch = next(new_batcher().draw(4, 0.0, several=0.0, most=1, turns=1, late=0.0))
     silent = batch.features[:, :, -1:].expand(-1, -1, 3000 - batch.features.shape[2])
     places = (batch.groups[:, None] * 4 + torch.arange(4)).flatten()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_a_batch_sounds_like_its_whole_windows() -> None:
 
 
 def test_each_utterance_is_used_once_at_its_own_positions() -> None:
-    batch = new_batcher().draw(2, 1.0, several=0.0, most=1, turns=3, late=1.0)
+    batch = next(new_batcher().draw(2, 1.0, several=0.0, most=1, turns=3, late=1.0))
     used = batch.audio_index[batch.audio_index >= 0]
     assert sorted(used.tolist()) == list(range(6 * len(batch.groups)))
     assert ((batch.ids == AUDIO_PLACE) == (batch.audio_index >= 0)).all()
@@ -48,7 +48,7 @@ def test_each_utterance_is_used_once_at_its_own_positions() -> None:
 
 
 def test_only_answers_are_learned() -> None:
-    batch = new_batcher().draw(4, 0.0, several=0.0, most=1, turns=1, late=0.0)
+    batch = next(new_batcher().draw(4, 0.0, several=0.0, most=1, turns=1, late=0.0))
     learned = batch.labels != -100
     assert learned.any(1).all()
     assert (batch.ids[learned] == batch.labels[learned]).all()

@@ -90,6 +90,17 @@ def test_a_waiting_sequence_that_is_released_never_runs() -> None:
     assert scheduler.admit() == [stays]
 
 
+def test_those_that_stay_keep_their_order_when_others_are_released() -> None:
+    scheduler = Scheduler[FakeSequence](20)
+    sequences = [FakeSequence(urgency) for urgency in (2, 2, 1, 2, 0, 1, 0, 1, 2, 0)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    stay = [s for i, s in enumerate(sequences) if i not in (4, 6)]
+    scheduler.release(sequences[4])
+    scheduler.release(sequences[6])
+    assert scheduler.admit() == sorted(stay, key=lambda s: s.urgency)
+
+
 moves = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 2)),
@@ -116,7 +127,9 @@ def test_a_sequence_waits_or_runs_or_is_gone_and_no_more_run_than_there_are_plac
                 scheduler.release(here.pop(number % len(here)))
             case "admit":
                 running = list(scheduler.running)
+                queue = sorted((s for s in here if s not in running), key=lambda s: s.urgency)
                 admitted = scheduler.admit()
+                assert admitted == queue[: len(admitted)]
                 assert scheduler.running == running + admitted
                 less_urgent = sum(s.urgency > 0 for s in scheduler.running)
                 assert less_urgent <= max(1, places - 1)

@@ -37,7 +37,7 @@ class FakeScaler:
         signal.signal(signal.SIGTERM, self.handle_shutdown)
         jobs = []
         while not self.was_told:
-            self._shutdown.attach()
+            self._shutdown.before_question()
             if (job := await self.jobs_fetcher()) is not None:
                 jobs.append(asyncio.create_task(self._run_job(job)))
         await asyncio.gather(*jobs)
@@ -134,6 +134,25 @@ def test_a_job_that_takes_too_long_is_answered_with_an_error_and_the_loop_is_lef
 
     scaler, _ = run(fetch, FakeEngine(endless, step_s=0.001), [], drain_timeout_s=0.2)
     assert scaler.outputs[0][-1]["error"].endswith("(NOT_READY)")
+
+
+def test_a_worker_whose_engine_is_lost_asks_for_no_more_jobs_and_leaves_with_1() -> None:
+    health = [True, False]
+    questions = 0
+
+    async def fetch() -> None:
+        nonlocal questions
+        questions += 1
+
+    engine, terminated = FakeEngine(), []
+    handler = JobHandler(engine, dict, Settings())
+    shutdown = Shutdown(handler, lambda: terminated.append(True), 5.0, lambda: health.pop(0))
+    scaler = FakeScaler(handler, shutdown, fetch)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(scaler.run())
+    engine.stop()
+    assert (questions, scaler.was_told, shutdown.exit_code) == (1, True, 1)
+    assert terminated == [True]
 
 
 def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:

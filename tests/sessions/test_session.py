@@ -261,6 +261,15 @@ def test_a_cancelled_response_ends_with_what_was_delivered_and_the_next_begins()
     assert list(requests(effects)) == ["2"]
 
 
+def test_a_response_that_the_engine_interrupts_lets_the_next_begin() -> None:
+    talk = Talk()
+    talk.text("one")
+    talk.text("two")
+    effects = talk.finishes("1", Finished("interrupted", Usage(), Timings()))
+    assert response(effects).finish_reason == "interrupted"
+    assert list(requests(effects)) == ["2"]
+
+
 def test_cancelling_nothing_is_answered_with_no_turn() -> None:
     effects = Talk().session.cancel(LineName.CONTROL, 0.0)
     assert effects == [Send(LineName.CONTROL, Status("cancelled", extra={"turn_id": None}))]

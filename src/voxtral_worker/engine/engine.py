@@ -113,7 +113,7 @@ class Engine:
                     done.put(None)
 
         conversation = Conversation(UserTurn(("hello",)))
-        self.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4)), listener)
+        self.submit(GenerationRequest(conversation, Sampling(0.5, 1.0, 4)), listener)
         try:
             error = done.get(timeout=timeout_s)
         except queue.Empty:

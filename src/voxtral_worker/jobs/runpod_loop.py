@@ -29,23 +29,26 @@ def run_queue(
     *,
     fitness_check: Callable[[], object],
     settings: Settings,
+    is_healthy: Callable[[], bool] = lambda: True,
     argv: Sequence[str] = (),
 ) -> int:
     """Take jobs until SIGTERM or SIGINT; blocks, and wants the main thread.
 
     `fitness_check` runs before the first job is taken; when it raises, the SDK reports the
     worker unhealthy and ends the process with code 1. `on_terminate` is called once, on the
-    loop that runs the jobs, as soon as the signal is there. Returns the exit code.
+    loop that runs the jobs, as soon as the signal is there. A worker that is no longer
+    healthy leaves as if told to, rather than fail one job after the other. Returns the exit
+    code, 1 in that case.
     """
     import runpod
 
     def engine_answers() -> None:
         fitness_check()
 
-    shutdown = Shutdown(handler, on_terminate, settings.drain_timeout_seconds)
+    shutdown = Shutdown(handler, on_terminate, settings.drain_timeout_seconds, is_healthy)
 
     def concurrency(_: int) -> int:
-        shutdown.attach()
+        shutdown.before_question()
         return max_concurrency
 
     # A forked heartbeat would hold the listening socket and outlive a killed worker.
@@ -63,7 +66,7 @@ def run_queue(
     except asyncio.CancelledError:
         # How the shutdown leaves polls that nobody will answer.
         log.info("runpod: the job loop was left")
-    return 0
+    return shutdown.exit_code
 
 
 def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) -> int:

@@ -28,14 +28,20 @@ DELIVERY_S = 10.0
 
 
 class Shutdown:
-    """Begun by the first SIGTERM or SIGINT; later ones change nothing.
+    """Begun by the first SIGTERM or SIGINT, or by an engine that is lost; then nothing else.
 
-    Owned by the loop that runs the jobs.
+    Owned by the loop that runs the jobs. `exit_code` is 1 once the engine was lost.
     """
 
     def __init__(
-        self, handler: JobHandler, on_terminate: Callable[[], None], drain_timeout_s: float
+        self,
+        handler: JobHandler,
+        on_terminate: Callable[[], None],
+        drain_timeout_s: float,
+        is_healthy: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.exit_code = 0
+        self._is_healthy = is_healthy
         self._handler = handler
         self._on_terminate = on_terminate
         self._drain_timeout_s = drain_timeout_s
@@ -45,10 +51,17 @@ class Shutdown:
         self._sdk_tasks: set[asyncio.Task[Any]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
-    def attach(self) -> None:
+    def before_question(self) -> None:
+        """Called before the SDK asks for jobs, which a worker that cannot do any must not."""
+        if not self._sdk_tasks:
+            self._attach()
+        if not self._has_begun and not self._is_healthy():
+            log.critical("runpod: the engine is lost, leaving so that another worker is started")
+            self.exit_code = 1
+            self._begin(signal.SIGTERM)
+
+    def _attach(self) -> None:
         """Go before the SDK's signal handlers; the SDK's tasks are those that run now."""
-        if self._sdk_tasks:
-            return
         loop = asyncio.get_running_loop()
         self._sdk_tasks = asyncio.all_tasks(loop)
 

@@ -161,7 +161,7 @@ class Session:
     def _start_turn(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         if self.config.barge_in and self._answering is not None:
-            effects = self._stop_answering("interrupted", now_s) + self._answer_next(now_s)
+            effects = self._stop_answering("interrupted", now_s)
         self._open_turn_id = self._new_turn_id()
         self._partials = StablePrefix()
         self._partial_due_frame = self._detector.frames_heard + PARTIAL_EVERY_FRAMES
@@ -243,7 +243,7 @@ class Session:
         """Stop the response being made."""
         if self._answering is None:
             return [Send(line, Status("cancelled", extra={"turn_id": None}))]
-        return self._stop_answering("cancelled", now_s) + self._answer_next(now_s)
+        return self._stop_answering("cancelled", now_s)
 
     def clear_history(self, line: LineName) -> list[Effect]:
         """Forget what was said; a response being made is not remembered either."""
@@ -338,8 +338,7 @@ class Session:
             turn.metrics(now_s, usage, timings),
             turn.request_id,
         )
-        following = [] if finish_reason == "interrupted" else self._answer_next(now_s)
-        return [Send(turn.line, response), *following]
+        return [Send(turn.line, response), *self._answer_next(now_s)]
 
     # Partial transcripts.
 
