@@ -66,7 +66,11 @@ def _one_of(*choices: str) -> Kind:
 
 
 def _read_list(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    items = tuple(item.strip() for item in text.split(",") if item.strip())
+    if not items:
+        # Commas alone: were this no list at all, it would open what it was to guard.
+        raise ValueError(text)
+    return items
 
 
 def _read_networks(text: str) -> tuple[Network, ...]:
@@ -88,8 +92,9 @@ FILE = Kind(_read_file, "the path of a file that exists")
 PORT_NUMBER = _whole(1, 65535)
 
 
-def _setting(kind: Kind, default: Any, doc: str) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc})
+def _setting(kind: Kind, default: Any, doc: str, *, is_secret: bool = False) -> Any:
+    metadata = {"kind": kind, "doc": doc, "is_secret": is_secret}
+    return dataclasses.field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True)
@@ -151,11 +156,13 @@ class Settings:
         _whole(1, 1_000_000), 60, "Text messages per minute and session."
     )
     api_keys: tuple[str, ...] = _setting(
-        LIST, (), "Keys that open the API; none and no JWT setting: open to all."
+        LIST, (), "Keys that open the API; none and no JWT setting: open to all.", is_secret=True
     )
-    jwt_secret: str | None = _setting(TEXT, None, "Secret of HS256 tokens that open the API.")
+    jwt_secret: str | None = _setting(
+        TEXT, None, "Secret of HS256 tokens that open the API.", is_secret=True
+    )
     jwt_public_key: str | None = _setting(
-        TEXT, None, "PEM text of the key that checks RS256 or ES256 tokens."
+        TEXT, None, "PEM text of the key that checks RS256 or ES256 tokens.", is_secret=True
     )
     jwt_audience: str | None = _setting(TEXT, None, "Audience a token must name.")
     allowed_origins: tuple[str, ...] = _setting(
@@ -228,14 +235,13 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         kind: Kind = field.metadata["kind"]
         try:
             values[field.name] = kind.read(text)
-        except (ValueError, KeyError):
-            shown = "(not shown)" if name in _SECRETS else repr(text)
+        except (ValueError, KeyError, OSError):
+            # The text of a private key may stand where its path belongs.
+            is_secret = field.metadata["is_secret"] or "-----BEGIN" in text
+            shown = "(not shown)" if is_secret else repr(text)
             problems.append(f"{name} is {shown}, but must be {kind.allowed}")
     if ("tls_cert_file" in values) != ("tls_key_file" in values):
         problems.append("TLS_CERT_FILE and TLS_KEY_FILE go together, but only one is set")
     if problems:
         raise SettingsError("cannot start: " + "; ".join(problems))
     return Settings(**values)
-
-
-_SECRETS = {"API_KEYS", "JWT_SECRET", "JWT_PUBLIC_KEY"}

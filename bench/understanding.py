@@ -1,0 +1,70 @@
+"""Word error rate through the whole server: WebSocket, VAD, turns, engine.
+
+A voice that was never trained on (flite's rms) speaks the vocabulary; every sentence is a
+turn of one session in transcribe mode.
+"""
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from typing import Any
+
+import aiohttp
+import numpy as np
+import websockets
+
+from bench.workers import running_worker
+from builder.voxtral_tiny import voices
+from builder.voxtral_tiny.evaluation import edits
+from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence
+
+PER_KIND = 15
+CHUNK_BYTES = 3200
+TIMEOUT_S = 30.0
+
+
+async def transcribe(url: str, sentences: list[str]) -> list[str]:
+    """What the worker writes down for each sentence; audio is sent without pacing."""
+    heard = []
+    async with aiohttp.ClientSession() as http:
+        body = {"config": {"mode": "transcribe", "barge_in": False}}
+        async with http.post(f"{url}/session/create", json=body) as response:
+            session = await response.json()
+    address = url.replace("http", "ws", 1) + session["websocket_url"]
+    async with websockets.connect(address) as socket:
+        for words in sentences:
+            data = voices.speak(words).astype("<i2").tobytes()
+            silence = np.zeros(8000, "<i2").tobytes()
+            stream = silence + data + silence + silence
+            for start in range(0, len(stream), CHUNK_BYTES):
+                await socket.send(stream[start : start + CHUNK_BYTES])
+            heard.append(await asyncio.wait_for(_response(socket), TIMEOUT_S))
+    return heard
+
+
+async def _response(socket: Any) -> str:
+    async for text in socket:
+        message = json.loads(text)
+        if message["type"] == "text_response":
+            return str(message["text"])
+    raise RuntimeError("the connection was closed")
+
+
+def run(per_kind: int = PER_KIND) -> float:
+    """Print the table; returns the word error rate over all kinds."""
+    rng = random.Random(4242)
+    asked = [(kind, sentence(rng, kind)) for kind in KINDS for _ in range(per_kind)]
+    with running_worker() as url:
+        heard = asyncio.run(transcribe(url, [words for _, words in asked]))
+    errors: dict[str, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
+    for (kind, words), text in zip(asked, heard, strict=True):
+        for name in (kind, "all"):
+            errors[name] += edits(words.split(), bare(text).split())
+            counts[name] += len(words.split())
+    print("\nWord error rate through the server, voice held out of training (flite rms)\n")
+    print("| kind | words | error rate |\n| --- | --- | --- |")
+    for name, count in counts.items():
+        print(f"| {name} | {count} | {100 * errors[name] / count:.1f} % |")
+    return errors["all"] / counts["all"]

@@ -1,0 +1,62 @@
+"""A worker process of one's own, on a free loopback port."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_worker(**settings: str) -> Iterator[str]:
+    """The URL of a worker with the embedded model and no rate limits; stopped at the end.
+
+    Raises RuntimeError with its log when it does not become ready.
+    """
+    port = free_port()
+    given = {"HOST": "127.0.0.1", "PORT": str(port), "RATE_LIMIT_ENABLED": "false", "DEVICE": "cpu"}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "voxtral_worker"],
+            env={**os.environ, **given, **settings},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}/ping", process)
+            yield f"http://127.0.0.1:{port}"
+        except TimeoutError as error:
+            log.seek(0)
+            raise RuntimeError(log.read().decode()) from error
+        finally:
+            process.terminate()
+            process.wait(STOP_TIMEOUT_S)
+
+
+def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Return when /ping says 200. Raises TimeoutError when it never does."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except urllib.error.URLError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError("the worker did not become ready")

@@ -1,0 +1,83 @@
+"""One WebSocket's way out: in order, bounded, never waited for."""
+
+import asyncio
+
+from voxtral_worker.server.connection import CLOSE_SLOW, OUTBOX_MESSAGES, Connection
+
+
+class FakeSocket:
+    """Takes messages, or does not read at all."""
+
+    def __init__(self, *, reads: bool = True, breaks: bool = False) -> None:
+        self.sent: list[str] = []
+        self.closed_with: int | None = None
+        self._reads = reads
+        self._breaks = breaks
+
+    async def send_str(self, text: str) -> None:
+        if self._breaks:
+            raise ConnectionResetError
+        if not self._reads:
+            await asyncio.Event().wait()
+        self.sent.append(text)
+
+    async def close(self, code: int, message: bytes) -> None:
+        self.closed_with = code
+
+
+class FakeTransport:
+    """Notices that it was cut off."""
+
+    def __init__(self) -> None:
+        self.was_aborted = False
+
+    def abort(self) -> None:
+        self.was_aborted = True
+
+
+def open_connection(socket: FakeSocket, transport: FakeTransport) -> Connection:
+    return Connection(socket, transport)  # type: ignore[arg-type]
+
+
+async def test_what_is_queued_is_sent_before_the_close() -> None:
+    socket, transport = FakeSocket(), FakeTransport()
+    connection = open_connection(socket, transport)
+    connection.send("one")
+    connection.send("two")
+    connection.close(4408, "expired")
+    connection.send("three")
+    connection.close(1000, "again")
+    await connection.finished()
+    assert socket.sent == ["one", "two"]
+    assert socket.closed_with == 4408
+
+
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
+    socket, transport = FakeSocket(reads=False), FakeTransport()
+    connection = open_connection(socket, transport)
+    for number in range(OUTBOX_MESSAGES + 2):
+        connection.send(str(number))
+        if number == 0:
+            await asyncio.sleep(0)
+    assert transport.was_aborted
+    assert connection.is_closing
+    assert connection._close_with == (CLOSE_SLOW, "the client does not read")
+    await connection.finished()
+
+
+async def test_a_close_that_does_not_fit_cuts_off() -> None:
+    socket, transport = FakeSocket(reads=False), FakeTransport()
+    connection = open_connection(socket, transport)
+    for number in range(OUTBOX_MESSAGES):
+        connection.send(str(number))
+    connection.close(1012, "going away")
+    assert transport.was_aborted
+    await connection.finished()
+
+
+async def test_a_client_that_is_gone_ends_the_writer() -> None:
+    connection = open_connection(FakeSocket(breaks=True), FakeTransport())
+    connection.send("hello")
+    await asyncio.sleep(0)
+    await connection.finished()
+    assert connection.is_closing
