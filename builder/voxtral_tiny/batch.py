@@ -24,13 +24,13 @@ from builder.voxtral_tiny.voices import Samples
 GROUPS = 375
 GROUP_FRAMES = 8
 GROUP_SAMPLES = GROUP_FRAMES * 160
-TAIL_GROUPS = 10
-LEAD_GROUPS = 8
+TAIL_GROUPS = 7
+LEAD_GROUPS = 6
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz"
 AUDIO_PLACE = -1
 MOST_OFFSET = 12_000
 ALIKE = 3
-MOST_SAMPLES = 32 * 4 * 16_000
+MOST_SAMPLES = 32 * 3 * 16_000
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Stage:
 STAGES = {
     1: Stage(1100, 1.5e-3, 32, 0.5, True, False),
     2: Stage(500, 1.5e-3, 32, 0.5, False, True),
-    3: Stage(1900, 1.0e-3, 32, 1.0, True, True, several=0.15, most_turns=6, late=0.1, long=0.03),
+    3: Stage(1500, 1.0e-3, 32, 1.0, True, True, several=0.15, most_turns=6, late=0.1, long=0.03),
     4: Stage(900, 6e-4, 48, 1.0, False, True, several=0.2, most_turns=8, late=0.15, long=0.05),
 }
 

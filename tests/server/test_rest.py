@@ -213,3 +213,14 @@ async def test_a_failure_of_ours_shows_no_traceback(server: RunningServer) -> No
         server.thread.service.registry = Registry(1, 1.0)
 
     server.thread.call(mend_it())
+
+
+async def test_a_call_refused_for_another_reason_tells_its_limit_and_does_not_count(
+    start_server: Start,
+) -> None:
+    server = start_server(rate_limit_enabled=True, max_sessions=1)
+    assert (await call("POST", f"{server.url}/session/create"))[0] == 200
+    for status, data in ((503, b""), (400, b"{"), (503, b"")):
+        answered, _, headers = await call("POST", f"{server.url}/session/create", data=data)
+        assert answered == status
+        assert headers["X-RateLimit-Remaining"] == "4"

@@ -94,3 +94,13 @@ def test_keys_that_do_not_count_any_more_are_forgotten() -> None:
     assert limit.take("new", 60.0).allowed
     assert len(limit._by_key) == 25
     assert not limit.take(1000, 61.0).allowed
+
+
+def test_looking_at_a_limit_does_not_count() -> None:
+    limit = KeyedLimit(2, 60.0)
+    assert limit.look("a", 0.0).remaining == 2
+    assert limit.take("a", 0.0).remaining == 1
+    assert limit.look("a", 1.0).remaining == 1
+    limit.take("a", 1.0)
+    assert not limit.look("a", 2.0).allowed
+    assert limit.look("a", 2.0).retry_after_s == 58.0

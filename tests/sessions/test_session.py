@@ -364,7 +364,7 @@ def test_a_text_is_answered_in_transcribe_mode_too() -> None:
 def test_end_turn_ends_an_open_turn_at_once() -> None:
     talk = Talk()
     talk.hear((0.9, 10))
-    effects = talk.session.end_turn(talk.now_s)
+    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
     assert messages(effects) == [Status("speech_ended", "1"), Status("processing", "1")]
     assert list(requests(effects)) == ["1"]
     assert not talk.session.has_open_turn
@@ -373,7 +373,7 @@ def test_end_turn_ends_an_open_turn_at_once() -> None:
 def test_end_turn_without_any_speech_is_answered_without_a_turn() -> None:
     talk = Talk()
     talk.hear((0.0, 10))
-    effects = talk.session.end_turn(talk.now_s)
+    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
     assert effects == [Send(LineName.AUDIO, Status("no_speech"))]
     assert talk.session.queue_size == 0
 
@@ -381,7 +381,7 @@ def test_end_turn_without_any_speech_is_answered_without_a_turn() -> None:
 def test_end_turn_with_too_little_speech_is_a_turn_without_a_response() -> None:
     talk = Talk()
     talk.hear((0.9, 2))
-    effects = talk.session.end_turn(talk.now_s)
+    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
     assert effects == [Send(LineName.AUDIO, Status("no_speech", "1"))]
     assert talk.session.queue_size == 0
 
@@ -458,7 +458,7 @@ def test_a_partial_that_fails_is_not_told_and_the_next_one_is_made() -> None:
 def test_the_end_of_a_turn_cancels_its_partial() -> None:
     talk = Talk(interim=True)
     (partial_id,) = requests(talk.hear((0.9, 40)))
-    effects = talk.session.end_turn(talk.now_s)
+    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
     assert effects[0] == Cancel(partial_id)
     assert talk.says(partial_id, "late", 1) == []
     assert talk.finishes(partial_id) == []

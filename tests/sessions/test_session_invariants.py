@@ -98,7 +98,7 @@ class World:
             case "cancel":
                 self.perform(session.cancel(LineName.CONTROL, self.now_s))
             case "end_turn":
-                self.perform(session.end_turn(self.now_s))
+                self.perform(session.end_turn(LineName.AUDIO, self.now_s))
             case "stall":
                 self.perform(session.stall(self.now_s))
             case "clear_history":

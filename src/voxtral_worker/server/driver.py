@@ -193,7 +193,7 @@ class SessionDriver:
             case "cancel":
                 self.perform(self.session.cancel(line, now_s))
             case "end_turn":
-                self.perform(self.session.end_turn(now_s))
+                self.perform(self.session.end_turn(line, now_s))
             case "clear_history":
                 self.perform(self.session.clear_history(line))
             case "resume" if connection is not None:

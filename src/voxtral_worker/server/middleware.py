@@ -15,6 +15,7 @@ from voxtral_worker.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     TooLarge,
     WorkerError,
 )
@@ -32,18 +33,28 @@ LIMITS = web.RequestKey("limit_headers", dict[str, str])
 _OPEN_PATHS = frozenset({"/", "/ping", "/openapi.json"})
 
 
-def limit_headers(verdict: Verdict | None) -> dict[str, str]:
+def limit_headers(verdict: Verdict) -> dict[str, str]:
     """The documented headers of a limited call."""
-    if verdict is None:
-        return {}
-    headers = {
+    return {
         "X-RateLimit-Limit": str(verdict.limit),
         "X-RateLimit-Remaining": str(verdict.remaining),
         "X-RateLimit-Reset": str(math.ceil(verdict.reset_s)),
     }
+
+
+def count_call(request: web.Request, what: str) -> dict[str, str]:
+    """Count a limited call; its headers. Raises RateLimited when it is one too many."""
+    limit = request.app[SERVICE].limit_of(request.path)
+    if limit is None:
+        return {}
+    verdict = limit.take(request[ADDRESS], time.time())
+    request[LIMITS] = limit_headers(verdict)
     if not verdict.allowed:
-        headers["Retry-After"] = str(max(1, math.ceil(verdict.retry_after_s)))
-    return headers
+        raise RateLimited(
+            f"over the limit of {verdict.limit} {what} per minute",
+            retry_after_s=verdict.retry_after_s,
+        )
+    return request[LIMITS]
 
 
 def error_response(error: WorkerError, headers: dict[str, str] | None = None) -> web.Response:
@@ -93,7 +104,8 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         told = _translate(error)
         metrics.refusals.labels(told.code).inc()
         allowed = error.headers.get(hdrs.ALLOW)
-        return error_response(told, {hdrs.ALLOW: allowed} if allowed else None)
+        headers = request.get(LIMITS, {}) | ({hdrs.ALLOW: allowed} if allowed else {})
+        return error_response(told, headers)
     except Exception:  # the REST middleware: one of the named places
         log.exception("%s %s failed", request.method, request.path)
         return error_response(EngineFailure("the worker failed to answer this call"))
@@ -148,6 +160,9 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     settings = service.settings
     address = client_address(request, settings.trusted_proxies)
     request[ADDRESS] = address
+    if limit := service.limit_of(request.path):
+        # Refusals for other reasons tell the limit too, and do not count.
+        request[LIMITS] = limit_headers(limit.look(address, time.time()))
     if request.path != "/ping":
         check_address(address, settings)
     if request.path.startswith("/ws/") and not is_allowed_origin(request, settings):

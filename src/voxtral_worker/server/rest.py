@@ -5,9 +5,9 @@ import json
 from aiohttp import web
 
 from voxtral_worker import metrics
-from voxtral_worker.errors import BadInput, RateLimited
+from voxtral_worker.errors import BadInput
 from voxtral_worker.server.health import health, is_healthy
-from voxtral_worker.server.middleware import ADDRESS, LIMITS, SERVICE, limit_headers
+from voxtral_worker.server.middleware import SERVICE, count_call
 from voxtral_worker.server.openapi import DESCRIPTION
 from voxtral_worker.server.service import CLOSE_DONE, Phase
 from voxtral_worker.sessions.config import SessionConfig
@@ -44,10 +44,7 @@ async def create_session(request: web.Request) -> web.Response:
     service.require_ready()
     config = await _config_of(request)
     service.registry.require_room()
-    verdict = service.count_creation(request[ADDRESS])
-    request[LIMITS] = limit_headers(verdict)
-    if verdict is not None and not verdict.allowed:
-        raise RateLimited(f"over the limit of {verdict.limit} sessions per minute")
+    headers = count_call(request, "sessions")
     session = service.create(config)
     answer = {
         "session_id": session.session_id,
@@ -59,7 +56,7 @@ async def create_session(request: web.Request) -> web.Response:
     }
     if service.credentials.are_needed:
         answer["token"] = service.credentials.issue(session.session_id)
-    return web.json_response(answer, headers=request[LIMITS])
+    return web.json_response(answer, headers=headers)
 
 
 async def get_session(request: web.Request) -> web.Response:

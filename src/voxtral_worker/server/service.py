@@ -171,18 +171,13 @@ class Service:
 
     # Limits.
 
-    def count_connection(self, address: str) -> Verdict | None:
-        """Count one WebSocket connection of an address; None where limits are off."""
-        return self._take(self._connections, address)
-
-    def count_creation(self, address: str) -> Verdict | None:
-        """Count one created session of an address; None where limits are off."""
-        return self._take(self._creations, address)
-
-    def _take(self, limit: KeyedLimit, address: str) -> Verdict | None:
+    def limit_of(self, path: str) -> KeyedLimit | None:
+        """The limit that calls of a path count against; None without one."""
         if not self.settings.rate_limit_enabled:
             return None
-        return limit.take(address, time.time())
+        if path.startswith("/ws/"):
+            return self._connections
+        return self._creations if path == "/session/create" else None
 
     def check_audio(self, session_id: str, size: int) -> None:
         """Count audio bytes. Raises RateLimited, or SessionNotFound after its end."""

@@ -9,7 +9,7 @@ from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
 from voxtral_worker.server.connection import Connection
 from voxtral_worker.server.driver import Attach, SessionDriver, parse_last_seq
-from voxtral_worker.server.middleware import ADDRESS, LIMITS, SERVICE, limit_headers
+from voxtral_worker.server.middleware import SERVICE, count_call
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.effects import LineName
 from voxtral_worker.sessions.messages import (
@@ -47,11 +47,7 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
         raise BadInput("this path is a WebSocket: send an upgrade request")
     service.require_ready()
     last_seq = parse_last_seq(request.query.get("last_seq"))
-    verdict = service.count_connection(request[ADDRESS])
-    request[LIMITS] = limit_headers(verdict)
-    if verdict is not None and not verdict.allowed:
-        raise RateLimited(f"over the limit of {verdict.limit} connections per minute")
-    socket.headers.update(request[LIMITS])
+    socket.headers.update(count_call(request, "connections"))
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()

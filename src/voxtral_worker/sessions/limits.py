@@ -29,12 +29,25 @@ class RollingLimit:
         self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0
 
+    def look(self, now_s: float) -> Verdict:
+        """What `take` of one unit would say, without counting it."""
+        self._forget(now_s)
+        return self._verdict(self._used < self._limit, now_s, 1)
+
     def take(self, now_s: float, units: int = 1) -> Verdict:
         """Count units if they fit."""
         self._forget(now_s)
         allowed = self._used + units <= self._limit
         if allowed:
             self._count(now_s, units)
+        return self._verdict(allowed, now_s, units)
+
+    def is_empty(self, now_s: float) -> bool:
+        """Whether nothing counts any more."""
+        self._forget(now_s)
+        return not self._entries
+
+    def _verdict(self, allowed: bool, now_s: float, units: int) -> Verdict:
         oldest_s = self._entries[0][1] if self._entries else now_s
         return Verdict(
             allowed,
@@ -43,11 +56,6 @@ class RollingLimit:
             oldest_s + self._period_s,
             0.0 if allowed else self._wait(now_s, units),
         )
-
-    def is_empty(self, now_s: float) -> bool:
-        """Whether nothing counts any more."""
-        self._forget(now_s)
-        return not self._entries
 
     def _count(self, now_s: float, units: int) -> None:
         self._used += units
@@ -79,6 +87,11 @@ class KeyedLimit:
         self._period_s = period_s
         self._by_key: dict[Hashable, RollingLimit] = {}
         self._sweep_at = 1024
+
+    def look(self, key: Hashable, now_s: float) -> Verdict:
+        """What `take` would say, without counting."""
+        known = self._by_key.get(key) or RollingLimit(self._limit, self._period_s)
+        return known.look(now_s)
 
     def take(self, key: Hashable, now_s: float) -> Verdict:
         """Count one unit for a key if it fits."""

@@ -132,11 +132,11 @@ class Session:
         self._forget_heard()
         return effects
 
-    def end_turn(self, now_s: float) -> list[Effect]:
+    def end_turn(self, line: LineName, now_s: float) -> list[Effect]:
         """The user's turn is over now, whatever the VAD says."""
         events = self._detector.end_turn()
         if not events:
-            return [Send(LineName.AUDIO, Status("no_speech"))]
+            return [Send(line, Status("no_speech"))]
         return self._on_turn_events(events, now_s)
 
     def stall(self, now_s: float) -> list[Effect]:
