@@ -27,12 +27,18 @@ def engine(loaded: LoadedModel) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def generate(loaded: LoadedModel) -> Any:
+def reference() -> Any:
+    """A second copy of the model, which no engine has touched."""
+    return load_model(SETTINGS).model
+
+
+@pytest.fixture(scope="session")
+def generate(loaded: LoadedModel, reference: Any) -> Any:
     """Plain `generate()` on what VoxtralProcessor makes; returns the new tokens."""
 
     def run(inputs: Any, tokens: int) -> list[int]:
         with torch.inference_mode():
-            whole = loaded.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+            whole = reference.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         new = whole[0, inputs["input_ids"].shape[1] :].tolist()
         return [token for token in new if token not in loaded.stop_ids]
 

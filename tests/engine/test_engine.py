@@ -188,11 +188,11 @@ class BrokenRunner:
         self._errors = errors
         self.device_answers = True
 
-    def prefill(self, *arguments: Any) -> Any:
+    def step(self, chunks: Any) -> Any:
         error = next(self._errors, None)
         if error is not None:
             raise error
-        return self._runner.prefill(*arguments)
+        return self._runner.step(chunks)
 
     def answers(self) -> bool:
         return self.device_answers

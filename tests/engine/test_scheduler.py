@@ -54,18 +54,25 @@ def test_a_house_of_one_place_serves_everybody() -> None:
 
 def test_the_most_urgent_prompt_goes_on_next_and_then_the_oldest() -> None:
     scheduler = Scheduler[FakeSequence](4)
-    assert scheduler.next_prefill() is None
+    assert scheduler.prefilling() == []
     job, first, second = FakeSequence(2), FakeSequence(0), FakeSequence(0)
     for sequence in (job, first, second):
         scheduler.add(sequence)
     scheduler.admit()
-    assert scheduler.next_prefill() is first
+    assert scheduler.prefilling() == [first, second, job]
     first.needs_prefill = False
-    assert scheduler.next_prefill() is second
-    second.needs_prefill = False
-    assert scheduler.next_prefill() is job
-    job.needs_prefill = False
-    assert scheduler.next_prefill() is None
+    assert scheduler.prefilling() == [second, job]
+
+
+def test_a_head_that_cannot_be_placed_is_not_overtaken() -> None:
+    large, small = FakeSequence(), FakeSequence()
+    has_room = False
+    scheduler = Scheduler[FakeSequence](4, lambda sequence: has_room or sequence is small)
+    scheduler.add(large)
+    scheduler.add(small)
+    assert scheduler.admit() == []
+    has_room = True
+    assert scheduler.admit() == [large, small]
 
 
 def test_what_runs_and_has_its_prompt_makes_a_token_at_each_step() -> None:

@@ -27,6 +27,7 @@ class FakeEngine:
         self.refuses: WorkerError | None = None
         self.requests: list[GenerationRequest] = []
         self.held: list[Generation] = []
+        self.forgotten: list[str] = []
 
     def submit(self, request: GenerationRequest, listener: Any) -> Generation:
         if self.refuses is not None:
@@ -39,6 +40,9 @@ class FakeEngine:
         else:
             self.finish(generation, self.words)
         return generation
+
+    def forget(self, owner: str) -> None:
+        self.forgotten.append(owner)
 
     def finish(self, generation: Generation, words: tuple[str, ...]) -> None:
         for number, word in enumerate(words):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
+AUDIO_TOKENS_PER_WINDOW = 375
 
 _ids = itertools.count(1)
 
@@ -32,6 +33,11 @@ class Audio:
         self.windows = max(1, -(-len(samples) // WINDOW_SAMPLES))
         self.digest: bytes | None = None
         self.embeddings: object | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it takes in a prompt."""
+        return self.windows * AUDIO_TOKENS_PER_WINDOW
 
     def let_go_of_samples(self) -> None:
         """Engine thread: the embeddings are made, the sound itself is not needed again."""

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,7 +17,9 @@ from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Conversation, UserTurn
 from voxtral_worker.engine.detokenizer import Detokenizer
+from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.kv_cache import KvCache
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.engine.repetition import is_runaway
@@ -31,7 +34,7 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.engine.response_cache import CachedResponse, ResponseCache
-from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.runner import Chunk, Runner
 from voxtral_worker.engine.sampler import sample
 from voxtral_worker.engine.scheduler import Scheduler
 from voxtral_worker.engine.sequence import Sequence
@@ -41,6 +44,7 @@ from voxtral_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 INBOX_SIZE = 1024
+# What a step may add of prompts, so that a long one never stalls the answers being spoken.
 PREFILL_TOKENS_PER_STEP = 512
 IDLE_WAIT_S = 0.5
 
@@ -55,19 +59,23 @@ class Engine:
     def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
         self._loaded = loaded
         self._prompts = PromptEncoder(loaded.tokenizer)
-        self._runner = Runner(loaded, self._prompts.audio_token_id)
-        self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size)
-        self._cache = ResponseCache(settings.response_cache_size)
+        self._encoder = Encoder(loaded)
+        self._runner = Runner(loaded, settings.gpu_memory_fraction)
+        self._cache = KvCache(self._runner.blocks)
+        self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size, self._place)
+        self._responses = ResponseCache(settings.response_cache_size)
         self._stop_ids = loaded.stop_ids
+        self._is_runaway = is_runaway
         self.context_tokens = min(
             loaded.context_tokens, settings.max_context_tokens or loaded.context_tokens
         )
-        self._inbox: queue.Queue[tuple[Generation, float]] = queue.Queue(INBOX_SIZE)
+        self._inbox: queue.Queue[_Asked | _Forget] = queue.Queue(INBOX_SIZE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._device_is_lost = False
         self.running = 0
         self.waiting = 0
+        metrics.kv_blocks.labels("total").set(self._cache.total)
 
     def start(self) -> None:
         """Start the thread."""
@@ -93,10 +101,18 @@ class Engine:
             raise NotReady("the engine does not run", retry_after_s=5)
         generation = Generation(request, listener)
         try:
-            self._inbox.put_nowait((generation, time.monotonic()))
+            self._inbox.put_nowait(_Asked(generation, time.monotonic()))
         except queue.Full:
             raise AtCapacity("too many requests wait for the engine", retry_after_s=1) from None
         return generation
+
+    def forget(self, owner: str) -> None:
+        """An owner is gone: what is kept of its earlier turns is wiped."""
+        try:
+            self._inbox.put_nowait(_Forget(owner))
+        except queue.Full:
+            # Its blocks are the first to go when others need them.
+            log.warning("engine: the inbox is full, %s is forgotten later", owner)
 
     def warm_up(self, timeout_s: float = 300.0) -> None:
         """Make a few tokens of a text, so that the first caller does not pay for first times.
@@ -137,26 +153,104 @@ class Engine:
     def _take(self, *, wait: bool) -> None:
         while True:
             try:
-                generation, submitted_s = self._inbox.get(wait, IDLE_WAIT_S if wait else None)
+                item = self._inbox.get(wait, IDLE_WAIT_S if wait else None)
             except queue.Empty:
                 return
             wait = False
-            self._guarded([], partial(self._prepare, generation, submitted_s), generation)
+            match item:
+                case _Forget(owner):
+                    self._cache.forget(owner)
+                case _Asked(generation, submitted_s):
+                    self._guarded([], partial(self._prepare, generation, submitted_s), generation)
 
     def _step(self) -> None:
+        """Admit, encode, prefill and decode in one packed step, deliver."""
         for sequence in self._scheduler.everyone():
             if sequence.generation.is_cancelled:
                 self._finish(sequence, "interrupted")
         for sequence in self._scheduler.admit():
             sequence.admitted_s = time.monotonic()
-        head = self._scheduler.next_prefill()
-        if head is not None:
-            self._guarded([head], partial(self._encode_and_prefill, head))
-        for sequence in self._scheduler.decoding():
-            self._guarded([sequence], partial(self._decode, [sequence]))
+        self._encode()
+        self._run(self._chunks())
+        self._publish()
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Give a sequence its blocks of KV cache, if there are enough."""
+        request = sequence.generation.request
+        admission = self._cache.admit(request.owner, sequence.prompt.keys, sequence.most_tokens)
+        if admission is None:
+            return False
+        sequence.place(admission)
+        metrics.tokens_cached.inc(admission.cached_tokens)
+        return True
+
+    def _encode(self) -> None:
+        waiting = sorted(self._scheduler.running, key=lambda sequence: sequence.urgency)
+        for sequence in waiting:
+            if audio := sequence.waiting_audio():
+                others = [piece for other in waiting for piece in other.waiting_audio()]
+                self._guarded([sequence], partial(self._encoder.encode_some, [*audio, *others]))
+                break
+        now_s = time.monotonic()
+        for sequence in self._scheduler.running:
+            if sequence.encoded_s == 0.0 and not sequence.waiting_audio():
+                sequence.encoded_s = now_s
+
+    def _chunks(self) -> list[Chunk]:
+        decodes = [
+            Chunk(sequence, sequence.stored, sequence.stored + 1)
+            for sequence in self._scheduler.decoding()
+        ]
+        prefills, room = [], PREFILL_TOKENS_PER_STEP
+        for sequence in self._scheduler.prefilling():
+            if room and not sequence.waiting_audio():
+                stop = min(sequence.stored + room, len(sequence.prompt.ids))
+                prefills.append(Chunk(sequence, sequence.stored, stop))
+                room -= stop - sequence.stored
+        return decodes + prefills
+
+    def _run(self, chunks: list[Chunk]) -> None:
+        if not chunks:
+            return
+        try:
+            logits = self._runner.step(chunks)
+        except Exception as error:  # noqa: BLE001 - the engine step: one of the named places
+            if len(chunks) > 1:
+                # One of them may be at fault, or all of them together be too many.
+                self._give_memory_back(error)
+                for chunk in chunks:
+                    self._run([chunk])
+            else:
+                self._guarded([chunks[0].sequence], partial(self._run_again, chunks, error))
+            return
+        self._advance(chunks, logits)
+
+    def _run_again(self, chunks: list[Chunk], error: Exception) -> None:
+        """Once more where memory may have been short; anything else would fail again."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise error
+        self._give_memory_back(error)
+        self._advance(chunks, self._runner.step(chunks))
+
+    def _give_memory_back(self, error: Exception) -> None:
+        if isinstance(error, torch.OutOfMemoryError) and self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _advance(self, chunks: list[Chunk], logits: torch.Tensor) -> None:
+        for chunk in chunks:
+            chunk.sequence.stored = chunk.stop
+            if not chunk.is_decode:
+                metrics.tokens_prefilled.inc(chunk.stop - chunk.start)
+        ready = [chunk.sequence for chunk in chunks if chunk.wants_logits]
+        if ready:
+            self._choose(ready, logits)
+
+    def _publish(self) -> None:
         self.running, self.waiting = len(self._scheduler.running), self._scheduler.waiting
         metrics.generations_running.set(self.running)
         metrics.generations_waiting.set(self.waiting + self._inbox.qsize())
+        metrics.kv_blocks.labels("kept").set(self._cache.kept)
+        metrics.kv_blocks.labels("free").set(self._cache.free)
 
     def _prepare(self, generation: Generation, submitted_s: float) -> None:
         request = generation.request
@@ -172,8 +266,10 @@ class Engine:
             Detokenizer(self._loaded.tokenizer, SpecialTokenPolicy.IGNORE),
         )
         sequence.submitted_s = submitted_s
-        sequence.cache_key = self._cache.key(prompt, request.sampling)
-        cached = self._cache.get(sequence.cache_key)
+        if not self._cache.can_ever_hold(sequence.most_tokens):
+            raise OutOfMemory(f"the KV cache cannot hold {sequence.most_tokens} tokens")
+        sequence.response_key = self._responses.key(prompt, request.sampling)
+        cached = self._responses.get(sequence.response_key)
         if cached is not None:
             self._replay(generation, cached, sequence)
             return
@@ -188,22 +284,6 @@ class Engine:
         now_s = time.monotonic()
         sequence.admitted_s = sequence.encoded_s = sequence.first_token_s = now_s
         generation.report(Finished(cached.finish_reason, usage, sequence.timings()))
-
-    def _encode_and_prefill(self, sequence: Sequence) -> None:
-        for audio in sequence.prompt.audio:
-            if audio.embeddings is None:
-                self._runner.encode(audio)
-                return
-        if sequence.encoded_s == 0.0:
-            sequence.encoded_s = time.monotonic()
-        before = sequence.prefilled
-        logits = self._runner.prefill(sequence, PREFILL_TOKENS_PER_STEP)
-        metrics.tokens_prefilled.inc(sequence.prefilled - before)
-        if logits is not None:
-            self._choose([sequence], logits)
-
-    def _decode(self, sequences: list[Sequence]) -> None:
-        self._choose(sequences, self._runner.decode(sequences))
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         samplings = [sequence.generation.request.sampling for sequence in sequences]
@@ -225,7 +305,7 @@ class Engine:
         sequence.token_ids.append(token_id)
         metrics.tokens_generated.inc()
         self._say(sequence, *sequence.detokenizer.push(token_id))
-        if is_runaway(sequence.token_ids):
+        if self._is_runaway(sequence.token_ids):
             metrics.runaways.inc()
             self._finish(sequence, "length")
         elif len(sequence.token_ids) >= sequence.max_tokens:
@@ -240,8 +320,8 @@ class Engine:
     def _finish(self, sequence: Sequence, finish_reason: str) -> None:
         if finish_reason != "interrupted":
             self._say(sequence, *sequence.detokenizer.finish())
-            self._cache.put(
-                sequence.cache_key,
+            self._responses.put(
+                sequence.response_key,
                 CachedResponse(tuple(sequence.deltas), finish_reason, len(sequence.token_ids)),
             )
         self._release(sequence)
@@ -257,8 +337,13 @@ class Engine:
             self._fail(sequence, error)
 
     def _release(self, sequence: Sequence) -> None:
+        was_placed = bool(sequence.blocks)
         self._scheduler.release(sequence)
-        self._runner.release(sequence)
+        self._encoder.forget(sequence.waiting_audio())
+        if was_placed:
+            request = sequence.generation.request
+            self._cache.release(request.owner, sequence.blocks, sequence.stored_keys())
+            sequence.blocks = ()
 
     def _guarded(
         self,
@@ -268,12 +353,7 @@ class Engine:
     ) -> None:
         """Do work whose failure ends only the generations it is for."""
         try:
-            try:
-                work()
-            except torch.OutOfMemoryError:
-                # Memory that nobody needs is given back first; then once more.
-                torch.cuda.empty_cache()
-                work()
+            work()
         except Exception as error:  # noqa: BLE001 - the engine step: one of the named places
             told = _as_told(error)
             for sequence in sequences:
@@ -284,6 +364,21 @@ class Engine:
             if isinstance(told, EngineFailure) and not self._runner.answers():
                 log.critical("engine: the device no longer answers")
                 self._device_is_lost = True
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request in the inbox."""
+
+    generation: Generation
+    submitted_s: float
+
+
+@dataclass(frozen=True)
+class _Forget:
+    """An owner that is gone."""
+
+    owner: str
 
 
 def _as_told(error: Exception) -> WorkerError:

@@ -11,6 +11,7 @@ and encoded audio files each time:
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from voxtral_worker.engine.conversation import (
@@ -22,7 +23,8 @@ from voxtral_worker.engine.conversation import (
 )
 from voxtral_worker.errors import TooLarge
 
-AUDIO_TOKENS_PER_WINDOW = 375
+# Room for the tokens of one piece of audio between the keys of two.
+_KEYS_PER_AUDIO = 1 << 20
 
 
 class Tokenizer(Protocol):
@@ -42,13 +44,35 @@ class Tokenizer(Protocol):
 class Prompt:
     """Token ids, with `audio_token_id` at every place that an audio embedding takes.
 
-    `audio` lists the pieces whose embeddings go there, in order; `trimmed` counts the
-    oldest exchanges that were left out because they did not fit.
+    `audio` lists the pieces whose embeddings go there, in order; `spans` says where each
+    begins. `keys` names the tokens: their ids, and for audio negative numbers that no other
+    audio of this process ever has. `trimmed` counts the oldest exchanges that were left out
+    because they did not fit.
     """
 
     ids: tuple[int, ...]
     audio: tuple[Audio, ...]
     trimmed: int = 0
+    audio_token_id: int = -1
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, Audio], ...]:
+        """Where each piece of audio begins."""
+        spans, at = [], 0
+        for audio in self.audio:
+            at = self.ids.index(self.audio_token_id, at)
+            spans.append((at, audio))
+            at += audio.tokens
+        return tuple(spans)
+
+    @cached_property
+    def keys(self) -> tuple[int, ...]:
+        """What each token is."""
+        keys = list(self.ids)
+        for start, audio in self.spans:
+            first = audio.audio_id * _KEYS_PER_AUDIO
+            keys[start : start + audio.tokens] = [-first - i for i in range(audio.tokens)]
+        return tuple(keys)
 
 
 class PromptEncoder:
@@ -71,7 +95,7 @@ class PromptEncoder:
         """
         if conversation.transcribe:
             ids = self._transcription(conversation)
-            return Prompt(_within(ids, room), tuple(_audio_of(conversation.user)))
+            return self._prompt(_within(ids, room), _audio_of(conversation.user), 0)
         for trimmed in range(len(conversation.history) + 1):
             kept = Conversation(
                 conversation.user,
@@ -81,13 +105,16 @@ class PromptEncoder:
             )
             # Audio alone is a lower bound that costs nothing: long histories are not tokenised
             # once for every exchange that has to go.
-            audio_tokens = sum(audio.windows for audio in audio_in(kept)) * AUDIO_TOKENS_PER_WINDOW
+            audio_tokens = sum(audio.tokens for audio in audio_in(kept))
             if audio_tokens > room and trimmed < len(conversation.history):
                 continue
             ids = self._chat(kept)
             if len(ids) <= room:
-                return Prompt(tuple(ids), tuple(audio_in(kept)), trimmed)
-        return Prompt(_within(ids, room), (), 0)
+                return self._prompt(ids, list(audio_in(kept)), trimmed)
+        return self._prompt(_within(ids, room), [], 0)
+
+    def _prompt(self, ids: list[int], audio: list[Audio], trimmed: int) -> Prompt:
+        return Prompt(tuple(ids), tuple(audio), trimmed, self.audio_token_id)
 
     def _chat(self, conversation: Conversation) -> list[int]:
         ids = [self._tokenizer.bos_id]
@@ -117,7 +144,7 @@ class PromptEncoder:
         for part in turn.parts:
             if isinstance(part, Audio):
                 ids.append(self._begin_audio)
-                ids += [self.audio_token_id] * (AUDIO_TOKENS_PER_WINDOW * part.windows)
+                ids += [self.audio_token_id] * part.tokens
             else:
                 ids += self._text(part)
         return [*ids, self._end_inst]
@@ -134,7 +161,7 @@ def _audio_of(turn: UserTurn) -> list[Audio]:
     return [part for part in turn.parts if isinstance(part, Audio)]
 
 
-def _within(ids: list[int], room: int) -> tuple[int, ...]:
+def _within(ids: list[int], room: int) -> list[int]:
     if len(ids) > room:
         raise TooLarge(f"the prompt has {len(ids)} tokens, but the context has room for {room}")
-    return tuple(ids)
+    return ids

@@ -1,60 +1,91 @@
-"""Runs the model: windows to embeddings, prompts to the first logits, tokens to the next.
+"""Runs the language model: one packed step for all sequences, each at its own position."""
 
-The simple form: every sequence has a cache of its own and decodes by itself. Nothing
-outside this file knows that.
-"""
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from transformers import DynamicCache
 
-from voxtral_worker.engine.conversation import WINDOW_SAMPLES, Audio
+from voxtral_worker.engine import attention
+from voxtral_worker.engine.attention import PagedBatch, PrefillRows
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.sequence import Sequence
 
-MEL_FRAMES_PER_WINDOW = 3000
+CPU_CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens [start, stop) of a sequence that a step computes.
+
+    A decode is a chunk of one token behind the prompt. The logits after the last token are
+    wanted unless more of the prompt follows.
+    """
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether this is one token that was generated."""
+        return self.start >= len(self.sequence.prompt.ids)
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether a token is chosen after this chunk."""
+        return self.stop >= len(self.sequence.prompt.ids)
 
 
 class Runner:
-    """The model's modules on one device; used by the engine thread only."""
+    """The language model's modules and the tensors of the KV cache; engine thread only."""
 
-    def __init__(self, loaded: LoadedModel, audio_token_id: int) -> None:
+    def __init__(self, loaded: LoadedModel, memory_fraction: float) -> None:
         self._loaded = loaded
-        self._model = loaded.model
-        self._audio_token_id = audio_token_id
+        self._language = loaded.model.model.language_model
+        self._head = loaded.model.lm_head
+        self._embed = loaded.model.get_input_embeddings()
+        self._language.config._attn_implementation = attention.NAME
+        config = loaded.model.config.text_config
+        self.bytes_per_token = (
+            2
+            * config.num_hidden_layers
+            * config.num_key_value_heads
+            * config.head_dim
+            * loaded.dtype.itemsize
+        )
+        self.blocks = self._budget(memory_fraction) // (self.bytes_per_token * BLOCK_TOKENS)
+        shape = (self.blocks * BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
+        keys_and_values = [
+            torch.empty(shape, dtype=loaded.dtype, device=loaded.device)
+            for _ in range(2 * config.num_hidden_layers)
+        ]
+        self._keys, self._values = keys_and_values[::2], keys_and_values[1::2]
 
     @torch.inference_mode()
-    def encode(self, audio: Audio) -> None:
-        """Fill in the embeddings of one piece of audio, float [375 * windows, hidden size]."""
-        features = self._features(audio)
-        embeddings = self._model.get_audio_features(features).pooler_output
-        audio.embeddings = embeddings.to(self._loaded.dtype)
-        audio.let_go_of_samples()
+    def step(self, chunks: list[Chunk]) -> torch.Tensor:
+        """Logits, float [chunks that want them, vocabulary], in the order of the chunks.
 
-    @torch.inference_mode()
-    def prefill(self, sequence: Sequence, tokens: int) -> torch.Tensor | None:
-        """Compute the next `tokens` of the prompt; logits [1, vocabulary] when it was the last."""
-        start = sequence.prefilled
-        end = min(start + tokens, len(sequence.prompt.ids))
-        if sequence.cache is None:
-            sequence.cache = DynamicCache(config=self._model.config.text_config)
-        embeddings = self._embed(sequence, start, end)
-        logits = self._forward(sequence, embeddings)
-        sequence.prefilled = end
-        return None if sequence.needs_prefill else logits
-
-    @torch.inference_mode()
-    def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        """Logits [B, vocabulary] of the token after each sequence's newest."""
-        rows = []
-        for sequence in sequences:
-            newest = torch.tensor([[sequence.token_ids[-1]]], device=self._loaded.device)
-            rows.append(self._forward(sequence, self._model.get_input_embeddings()(newest)))
-        return torch.cat(rows)
-
-    def release(self, sequence: Sequence) -> None:
-        """Give the sequence's memory back."""
-        sequence.cache = None
+        Decodes come first. Nothing is changed but the slots of the chunks' own tokens, so a
+        step that failed may be run again, whole or in parts.
+        """
+        device = self._loaded.device
+        positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
+        batch = self._batch(chunks)
+        states = self._language(
+            inputs_embeds=self._inputs(chunks)[None],
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            paged=batch,
+        ).last_hidden_state[0]
+        last, row = [], 0
+        for chunk in chunks:
+            row += chunk.stop - chunk.start
+            if chunk.wants_logits:
+                last.append(row - 1)
+        logits: torch.Tensor = self._head(
+            states[torch.tensor(last, device=device, dtype=torch.long)]
+        )
+        return logits
 
     def answers(self) -> bool:
         """Whether the device still computes; asked after a step has failed."""
@@ -63,47 +94,53 @@ class Runner:
         except RuntimeError:
             return False
 
-    def _forward(self, sequence: Sequence, embeddings: torch.Tensor) -> torch.Tensor:
-        before = sequence.cache.get_seq_length()
-        try:
-            output = self._model.model.language_model(
-                inputs_embeds=embeddings, past_key_values=sequence.cache, use_cache=True
-            )
-        except RuntimeError:
-            # Layers that got through have stored the tokens; a second try must not find them.
-            sequence.cache.crop(before)
-            raise
-        logits: torch.Tensor = self._model.lm_head(output.last_hidden_state[:, -1])
-        return logits
+    def _budget(self, memory_fraction: float) -> int:
+        if self._loaded.device.type == "cpu":
+            return CPU_CACHE_BYTES
+        free, _ = torch.cuda.mem_get_info(self._loaded.device)
+        # What is left after the weights; the rest is for activations.
+        return int(free * memory_fraction * 0.85)
 
-    def _embed(self, sequence: Sequence, start: int, end: int) -> torch.Tensor:
-        ids = torch.tensor([sequence.prompt.ids[start:end]], device=self._loaded.device)
-        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids)
-        is_audio = ids[0] == self._audio_token_id
-        count = int(is_audio.sum())
-        if count:
-            before = sequence.prompt.ids[:start].count(self._audio_token_id)
-            rows = torch.cat([_embeddings_of(audio) for audio in sequence.prompt.audio])
-            embeddings[0, is_audio] = rows[before : before + count]
-        return embeddings
+    def _inputs(self, chunks: list[Chunk]) -> torch.Tensor:
+        """Input embeddings, float [rows, hidden size]; audio takes its own at its places."""
+        ids = [token for chunk in chunks for token in chunk.sequence.ids(chunk.start, chunk.stop)]
+        rows: torch.Tensor = self._embed(torch.tensor(ids, device=self._loaded.device))
+        offset = 0
+        for chunk in chunks:
+            for start, audio in chunk.sequence.prompt.spans:
+                embeddings = audio.embeddings
+                if not isinstance(embeddings, torch.Tensor):
+                    continue
+                first = max(chunk.start, start)
+                stop = min(chunk.stop, start + len(embeddings))
+                if first < stop:
+                    to = offset + first - chunk.start
+                    rows[to : to + stop - first] = embeddings[first - start : stop - start]
+            offset += chunk.stop - chunk.start
+        return rows
 
-    def _features(self, audio: Audio) -> torch.Tensor:
-        """Log-mel features, float [windows, 128, 3000], as VoxtralProcessor makes them."""
-        extracted = self._loaded.processor.feature_extractor(
-            audio.samples.astype(np.float32, copy=False),
-            sampling_rate=16_000,
-            padding=True,
-            truncation=False,
-            pad_to_multiple_of=WINDOW_SAMPLES,
-            return_tensors="pt",
-            device=str(self._loaded.device),
-        )["input_features"]
-        size = extracted.shape[-2]
-        windows = extracted.reshape(size, -1, MEL_FRAMES_PER_WINDOW).transpose(0, 1)
-        features: torch.Tensor = windows.to(self._loaded.device, self._loaded.dtype)
-        return features
-
-
-def _embeddings_of(audio: Audio) -> torch.Tensor:
-    assert isinstance(audio.embeddings, torch.Tensor)
-    return audio.embeddings
+    def _batch(self, chunks: list[Chunk]) -> PagedBatch:
+        device = self._loaded.device
+        decodes = [chunk for chunk in chunks if chunk.is_decode]
+        slots = torch.cat([c.sequence.slots[c.start : c.stop] for c in chunks]).to(device)
+        decode_slots = decode_mask = None
+        if decodes:
+            lengths = torch.tensor([chunk.stop for chunk in decodes])
+            longest = int(lengths.max())
+            padded = torch.zeros(len(decodes), longest, dtype=torch.long)
+            for row, chunk in zip(padded, decodes, strict=True):
+                row[: chunk.stop] = chunk.sequence.slots[: chunk.stop]
+            decode_slots = padded.to(device)
+            is_there = torch.arange(longest)[None] < lengths[:, None]
+            decode_mask = is_there[:, None, None].to(device)
+        prefills, row_at = [], len(decodes)
+        for chunk in chunks[len(decodes) :]:
+            rows = chunk.stop - chunk.start
+            mask = None
+            if chunk.start:
+                mask = torch.ones(rows, chunk.stop, dtype=torch.bool, device=device)
+                mask = mask.tril(chunk.start)
+            context = chunk.sequence.slots[: chunk.stop].to(device)
+            prefills.append(PrefillRows(row_at, row_at + rows, context, mask))
+            row_at += rows
+        return PagedBatch(self._keys, self._values, slots, decode_slots, decode_mask, prefills)

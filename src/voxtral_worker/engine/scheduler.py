@@ -6,6 +6,7 @@ run are never put back; every one of them makes a token at each step, so nobody 
 
 import heapq
 import itertools
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -27,8 +28,10 @@ S = TypeVar("S", bound=Schedulable)
 class Scheduler(Generic[S]):
     """A sequence is waiting, or running, or not here; at most `places` run."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, place: Callable[[S], bool] = lambda _: True) -> None:
+        """`place` gives a sequence what it needs to run, or says that it cannot now."""
         self._places = places
+        self._place = place
         self._waiting: list[tuple[int, int, S]] = []
         self._arrivals = itertools.count()
         self.running: list[S] = []
@@ -43,18 +46,24 @@ class Scheduler(Generic[S]):
         heapq.heappush(self._waiting, (sequence.urgency, next(self._arrivals), sequence))
 
     def admit(self) -> list[S]:
-        """Move sequences to free places and return them."""
+        """Move sequences to free places and return them.
+
+        The head waits until it can be placed, and the others behind it: were they let past,
+        a large one might never get its turn.
+        """
         admitted = []
         while self._waiting and len(self.running) < self._places_for(self._waiting[0][0]):
+            if not self._place(self._waiting[0][2]):
+                break
             _, _, sequence = heapq.heappop(self._waiting)
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
 
-    def next_prefill(self) -> S | None:
-        """The running sequence whose prompt goes on next: the most urgent, then the oldest."""
+    def prefilling(self) -> list[S]:
+        """The running sequences whose prompt goes on: the most urgent first, then the oldest."""
         waiting = [sequence for sequence in self.running if sequence.needs_prefill]
-        return min(waiting, key=lambda sequence: sequence.urgency, default=None)
+        return sorted(waiting, key=lambda sequence: sequence.urgency)
 
     def decoding(self) -> list[S]:
         """The running sequences that make a token at this step."""

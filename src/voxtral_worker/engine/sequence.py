@@ -1,15 +1,17 @@
 """One response inside the engine: its prompt, its tokens, its place in the KV cache."""
 
-from typing import Any
+import torch
 
+from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, Admission
 from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.request import Delta, Timings, Usage
 
 
 class Sequence:
-    """`prefilled` tokens of the prompt are in the cache; `token_ids` are the new ones.
+    """The first `stored` of its tokens are in the KV cache; `token_ids` are the new ones.
 
     Owned by the engine thread.
     """
@@ -21,11 +23,13 @@ class Sequence:
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.detokenizer = detokenizer
-        self.cache: Any = None
-        self.prefilled = 0
+        self.blocks: tuple[int, ...] = ()
+        self.slots = torch.zeros(0, dtype=torch.long)
+        self.cached_tokens = 0
+        self.stored = 0
         self.token_ids: list[int] = []
         self.deltas: list[Delta] = []
-        self.cache_key: bytes | None = None
+        self.response_key: bytes | None = None
         self.submitted_s = 0.0
         self.admitted_s = 0.0
         self.encoded_s = 0.0
@@ -39,11 +43,41 @@ class Sequence:
     @property
     def needs_prefill(self) -> bool:
         """See Schedulable."""
-        return self.prefilled < len(self.prompt.ids)
+        return self.stored < len(self.prompt.ids)
 
-    def usage(self, cached_tokens: int = 0) -> Usage:
+    @property
+    def most_tokens(self) -> int:
+        """How long it may become, prompt and answer."""
+        return len(self.prompt.ids) + self.max_tokens
+
+    def place(self, admission: Admission) -> None:
+        """Take the blocks it was given."""
+        self.blocks = admission.blocks
+        self.stored = self.cached_tokens = admission.cached_tokens
+        first = torch.tensor(admission.blocks, dtype=torch.long) * BLOCK_TOKENS
+        self.slots = (first[:, None] + torch.arange(BLOCK_TOKENS)).flatten()
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """Its tokens [start, stop), of the prompt and behind it."""
+        prompt = self.prompt.ids
+        new = self.token_ids[max(0, start - len(prompt)) : max(0, stop - len(prompt))]
+        return [*prompt[start:stop], *new]
+
+    def stored_keys(self) -> list[int]:
+        """What is in the KV cache, token by token."""
+        return [*self.prompt.keys, *self.token_ids][: self.stored]
+
+    def waiting_audio(self) -> list[Audio]:
+        """Audio whose embeddings the rest of the prompt needs and that has none yet."""
+        return [
+            audio
+            for start, audio in self.prompt.spans
+            if audio.embeddings is None and start + audio.tokens > self.stored
+        ]
+
+    def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(len(self.prompt.ids), len(self.token_ids), cached_tokens)
+        return Usage(len(self.prompt.ids), len(self.token_ids), self.cached_tokens)
 
     def timings(self) -> Timings:
         """Stages so far; one that was not reached is 0."""

@@ -150,6 +150,7 @@ class SessionDriver:
         self._attaching.clear()
         self._has_room.set()
         self._vad.forget(self.session.session_id)
+        self._engine.forget(self.session.session_id)
 
     # What comes in.
 

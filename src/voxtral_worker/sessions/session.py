@@ -355,7 +355,7 @@ class Session:
             UserTurn((Audio(samples),)), transcribe=True, language=self.config.language
         )
         sampling = Sampling(0.0, 1.0, self.config.max_length)
-        request = GenerationRequest(conversation, sampling, Urgency.PARTIAL, self.session_id)
+        request = GenerationRequest(conversation, sampling, Urgency.PARTIAL)
         return [Generate(self._partial_id, request)]
 
     def _on_partial(self, event: GenerationEvent) -> list[Effect]:

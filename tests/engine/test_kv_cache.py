@@ -1,0 +1,115 @@
+"""Blocks of the KV cache: who holds them, and who never does."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
+
+
+def keys(tokens: int, first: int = 0) -> list[int]:
+    return list(range(first, first + tokens))
+
+
+def test_a_session_computes_only_what_its_turn_added() -> None:
+    cache = KvCache(8)
+    admission = cache.admit("a", keys(20), 30)
+    assert admission is not None
+    assert admission.cached_tokens == 0
+    cache.release("a", admission.blocks, keys(25))
+    again = cache.admit("a", keys(40), 50)
+    assert again is not None
+    assert again.cached_tokens == 25
+    assert again.blocks[:2] == admission.blocks[:2]
+
+
+def test_one_token_is_always_left_to_compute() -> None:
+    cache = KvCache(4)
+    admission = cache.admit("a", keys(10), 20)
+    assert admission is not None
+    cache.release("a", admission.blocks, keys(10))
+    again = cache.admit("a", keys(10), 20)
+    assert again is not None
+    assert again.cached_tokens == 9
+
+
+def test_what_was_not_delivered_is_cut_off() -> None:
+    cache = KvCache(8)
+    admission = cache.admit("a", keys(20), 60)
+    assert admission is not None
+    cache.release("a", admission.blocks, keys(50))
+    other_end = keys(30) + keys(20, first=1000)
+    again = cache.admit("a", other_end, 60)
+    assert again is not None
+    assert again.cached_tokens == 30
+
+
+def test_the_longest_quiet_session_goes_first() -> None:
+    cache = KvCache(4)
+    for owner in ("first", "second"):
+        admission = cache.admit(owner, keys(16), 16)
+        assert admission is not None
+        cache.release(owner, admission.blocks, keys(16))
+    assert cache.admit("third", keys(40), 48) is not None
+    assert cache.kept == 1
+    assert cache.free == 0
+    cache.forget("second")
+    assert cache.free == 1
+
+
+def test_a_sequence_waits_while_others_run_and_keeps_its_prefix() -> None:
+    cache = KvCache(4)
+    mine = cache.admit("mine", keys(16), 16)
+    assert mine is not None
+    cache.release("mine", mine.blocks, keys(16))
+    assert cache.admit(None, keys(40), 48) is not None
+    assert cache.admit("mine", keys(40), 48) is None
+    again = cache.admit("mine", keys(10), 16)
+    assert again is not None
+    assert again.cached_tokens == 9
+
+
+def test_what_can_never_fit_is_known_before() -> None:
+    cache = KvCache(2)
+    assert cache.can_ever_hold(2 * BLOCK_TOKENS)
+    assert not cache.can_ever_hold(2 * BLOCK_TOKENS + 1)
+
+
+moves = st.lists(
+    st.tuples(
+        st.sampled_from(["admit", "release", "drop", "forget"]),
+        st.sampled_from(["a", "b", "c", None]),
+        st.integers(1, 60),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(moves)
+def test_a_block_is_free_or_has_exactly_one_holder(
+    steps: list[tuple[str, str | None, int]],
+) -> None:
+    cache = KvCache(10)
+    running: list[tuple[str | None, tuple[int, ...], list[int]]] = []
+    written: dict[int, str | None] = {}
+    for move, owner, size in steps:
+        if move == "admit":
+            base = (ord(owner) if owner else 1) * 1000
+            wanted = keys(size, base)
+            admission = cache.admit(owner, wanted, size + 5)
+            if admission is not None:
+                reused = admission.blocks[: blocks_for(admission.cached_tokens)]
+                # What is reused was written by this owner and nobody since.
+                assert all(written[block] == owner for block in reused)
+                for block in admission.blocks:
+                    written[block] = owner
+                running.append((owner, admission.blocks, wanted))
+        elif move == "forget" and owner is not None:
+            cache.forget(owner)
+        elif running:
+            who, blocks, stored = running.pop(size % len(running))
+            cache.release(who, blocks, stored if move == "release" else [])
+        held = [block for _, blocks, _ in running for block in blocks]
+        kept = [block for prefix in cache._kept.values() for block in prefix.blocks]
+        everything = held + kept + cache._free
+        assert sorted(everything) == list(range(10))
