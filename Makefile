@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run test setup check format demo bench gpu-check
+.PHONY: run test setup check format demo bench
 
 run: $(STAMP)
 	$(PY) -m voxtral_worker
