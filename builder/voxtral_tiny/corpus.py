@@ -3,6 +3,7 @@
 Kept as one file of 16-bit samples beside an index, in a work folder outside of git.
 """
 
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -28,11 +29,15 @@ class Clip:
 
 
 def synthesize(folder: Path, seed: int, scale: float) -> None:
-    """Make the corpus, about four hours at `scale` 1, unless it is there."""
+    """Make the corpus, about three hours at `scale` 1, unless it is there."""
     if (folder / "corpus.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    clips = list(tqdm(_speak_all(seed, scale), desc="speech", total=int(7600 * scale)))
+    spoken = itertools.chain(_speak_all(seed, scale), speak_more(seed, scale))
+    _write(folder, list(tqdm(spoken, desc="speech", total=int(9600 * scale))))
+
+
+def _write(folder: Path, clips: list[Clip]) -> None:
     starts = np.cumsum([0] + [len(clip.samples) for clip in clips])
     whole = np.concatenate([clip.samples for clip in clips])
     np.save(folder / "corpus.npy", (whole * 32767).astype(np.int16))
@@ -82,3 +87,22 @@ def _speak_all(seed: int, scale: float) -> Iterator[Clip]:
 
 def _espeak(words: str, seed: float) -> Samples:
     return voices.espeak(words, random.Random(seed))
+
+
+def speak_more(seed: int, scale: float) -> Iterator[Clip]:
+    """What is hardest to hear, once more: strings of digits, and deep voices."""
+    rng = random.Random(seed + 1)
+    with ThreadPoolExecutor(2) as pool:
+        texts = _hard_texts(rng, int(1000 * scale))
+        depths = [rng.uniform(0.76, 0.98) for _ in texts]
+        for words, clip in zip(texts, pool.map(voices.deepened, texts, depths), strict=True):
+            yield Clip(words, "slt deepened", clip)
+    for name, speak, count in (("hibari", voices.hibari, 500), ("piper", voices.piper, 500)):
+        texts = _hard_texts(rng, int(count * scale))
+        for words, clip in zip(texts, speak(texts, rng), strict=False):
+            yield Clip(words, name, clip)
+
+
+def _hard_texts(rng: random.Random, count: int) -> list[str]:
+    kinds = ("digits", "digits", "calls", "numbers", None)
+    return [sentence(rng, rng.choice(kinds)) for _ in range(count)]
