@@ -1,5 +1,6 @@
 """The page at `/` in a real browser: press, talk, see the words."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -95,7 +96,9 @@ async def test_a_dropped_connection_is_taken_up_again(worker: str) -> None:
         await page.get_by_role("button", name="Send").click()
         await expect(page.locator("#turns")).to_contain_text("How can I help", timeout=WAIT_MS)
         await page.evaluate("window.sockets.at(-1).close(4000)")
-        await page.wait_for_function("window.sockets.length === 2", timeout=WAIT_MS)
+        async with asyncio.timeout(WAIT_MS / 1000):
+            while await page.evaluate("window.sockets.length") < 2:
+                await asyncio.sleep(0.05)
         assert "last_seq=" in await page.evaluate("window.sockets[1].url")
         await page.get_by_label("Text to send").fill("good night")
         await page.get_by_role("button", name="Send").click()
