@@ -94,7 +94,8 @@ def flite(words: str, voice: str, stretch: float = 1.0, pitch: int | None = None
 def deepened(words: str, depth: float) -> Samples:
     """flite's best voice, a woman's, as a larger person's: all frequencies times `depth`."""
     samples = flite(words, "slt", 1.05 * depth)
-    return soxr.resample(samples, SAMPLE_RATE * depth, SAMPLE_RATE).astype(np.float32)
+    deeper: Samples = soxr.resample(samples, SAMPLE_RATE * depth, SAMPLE_RATE)
+    return deeper.astype(np.float32, copy=False)
 
 
 def speak(text: str, voice: str = HELD_OUT) -> NDArray[np.int16]:
