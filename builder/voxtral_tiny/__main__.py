@@ -1,6 +1,6 @@
 """Makes the embedded model: speech, training, figures.
 
-python -m builder.voxtral_tiny              everything, about 75 minutes on two cores
+python -m builder.voxtral_tiny              everything, about 90 minutes on two cores
 python -m builder.voxtral_tiny corpus | train | evaluate | clips
 """
 

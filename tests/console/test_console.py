@@ -1,6 +1,7 @@
 """The page at `/` in a real browser: press, talk, see the words."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -84,24 +85,60 @@ async def test_the_page_says_that_the_tiny_model_runs(worker: str) -> None:
         await expect(page.locator("#tiny")).to_be_visible(timeout=WAIT_MS)
 
 
+class CuttableLine:
+    """A TCP proxy on loopback whose connections can all be cut at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self._pipes: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, back]
+        for source, sink in ((reader, back), (there, writer)):
+            pipe = asyncio.create_task(self._pipe(source, sink))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65_536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
 async def test_a_dropped_connection_is_taken_up_again(worker: str) -> None:
-    async with open_page(worker) as page:
-        await page.add_init_script(
-            "window.sockets = []; const Plain = WebSocket;"
-            "window.WebSocket = class extends Plain {"
-            "  constructor(...address) { super(...address); window.sockets.push(this); } };"
-        )
-        await page.reload()
+    line = CuttableLine(int(worker.rsplit(":", 1)[1]))
+    async with open_page(await line.listen()) as page:
+        opened: list[str] = []
+        page.on("websocket", lambda socket: opened.append(socket.url))
         await page.get_by_label("Text to send").fill("hello")
         await page.get_by_role("button", name="Send").click()
         await expect(page.locator("#turns")).to_contain_text("How can I help", timeout=WAIT_MS)
-        await page.evaluate("window.sockets.at(-1).close(4000)")
+        line.cut()
         async with asyncio.timeout(WAIT_MS / 1000):
-            while await page.evaluate("window.sockets.length") < 2:
+            while len(opened) < 2:
                 await asyncio.sleep(0.05)
-        assert "last_seq=" in await page.evaluate("window.sockets[1].url")
+        assert "last_seq=" in opened[1]
         await page.get_by_label("Text to send").fill("good night")
         await page.get_by_role("button", name="Send").click()
         await expect(page.locator("#turns")).to_contain_text("Good night!", timeout=WAIT_MS)
-        # What was seen before the drop is not written again.
+        # What was seen before the cut is not written again.
         assert (await page.locator("#turns").inner_text()).count("How can I help") == 1
+    await line.close()
