@@ -102,7 +102,7 @@ def test_what_cannot_be_finished_in_time_is_failed_and_says_so(
 ) -> None:
     worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="0.5")
     try:
-        api.give("long", type="text", texts=["hello"] * 40, max_length=4096, temperature=2)
+        api.give("long", type="text", texts=["hello"] * 2000, max_length=4096, temperature=2)
         api.wait(lambda: "long" in api.taken)
         worker.signal(signal.SIGTERM)
         assert api.result("long") == {

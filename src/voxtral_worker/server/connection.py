@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 OUTBOX_MESSAGES = 4096
 SEND_TIMEOUT_S = 30.0
-CLOSE_TIMEOUT_S = 3.0
+# Time for a client to read what is queued and answer a close.
+CLOSE_TIMEOUT_S = 10.0
 CLOSE_SLOW = 1008
 
 _numbers = itertools.count(1)

@@ -7,7 +7,7 @@ from aiohttp import WSMsgType, web
 
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
-from voxtral_worker.server.connection import Connection
+from voxtral_worker.server.connection import CLOSE_TIMEOUT_S, Connection
 from voxtral_worker.server.driver import Attach, SessionDriver, parse_last_seq
 from voxtral_worker.server.middleware import SERVICE, count_call
 from voxtral_worker.server.service import Service
@@ -41,7 +41,7 @@ async def control_socket(request: web.Request) -> web.WebSocketResponse:
 async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
     service = request.app[SERVICE]
     socket = web.WebSocketResponse(
-        max_msg_size=MAX_PROTOCOL_BYTES, heartbeat=PROTOCOL_PING_S, timeout=3.0
+        max_msg_size=MAX_PROTOCOL_BYTES, heartbeat=PROTOCOL_PING_S, timeout=CLOSE_TIMEOUT_S
     )
     if not socket.can_prepare(request).ok:
         raise BadInput("this path is a WebSocket: send an upgrade request")

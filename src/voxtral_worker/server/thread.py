@@ -106,7 +106,7 @@ class ServerThread:
     async def _serve(
         self, app: web.Application, port: int | None, tls: ssl.SSLContext | None
     ) -> None:
-        runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=10.0)
         await runner.setup()
         self._runners.append(runner)
         # Whoever shuts a worker down has drained it first: what is left is not waited for.
