@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.jobs.fake_api import FakeJobApi, WorkerProcess, free_port, is_listening
 
-LONG = {"type": "text", "text": "hello", "temperature": 2, "max_length": 4096}
+# One answer is short, so it takes many to last.
+LONG = {"type": "text", "texts": ["hello"] * 2000, "temperature": 2, "max_length": 4096}
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerPr
 def test_a_job_that_is_stopped_no_longer_uses_the_engine(
     api: FakeJobApi, worker: WorkerProcess
 ) -> None:
-    api.give("endless", **LONG, texts=None, stream=True)
+    api.give("endless", **LONG, stream=True)
     api.wait(lambda: "endless" in api.streamed)
     api.stop("endless")
     api.give("after", type="text", text="hello", max_length=3)
@@ -102,7 +103,7 @@ def test_what_cannot_be_finished_in_time_is_failed_and_says_so(
 ) -> None:
     worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="0.5")
     try:
-        api.give("long", type="text", texts=["hello"] * 2000, max_length=4096, temperature=2)
+        api.give("long", **LONG)
         api.wait(lambda: "long" in api.taken)
         worker.signal(signal.SIGTERM)
         assert api.result("long") == {
