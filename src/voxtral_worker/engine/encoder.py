@@ -6,13 +6,12 @@ being spoken.
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 
-from voxtral_worker.engine.conversation import AUDIO_TOKENS_PER_WINDOW, WINDOW_SAMPLES, Audio
+from voxtral_worker.engine.conversation import AUDIO_TOKENS_PER_WINDOW, Audio
+from voxtral_worker.engine.features import FeatureExtractor
 from voxtral_worker.engine.model import LoadedModel
 
-MEL_FRAMES_PER_WINDOW = 3000
 WINDOWS_AT_ONCE = {"cpu": 1, "cuda": 8}
 
 
@@ -22,6 +21,9 @@ class Encoder:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._at_once = WINDOWS_AT_ONCE[loaded.device.type]
+        self._features = FeatureExtractor(
+            loaded.processor.feature_extractor, loaded.device, loaded.dtype
+        )
         self._begun: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
 
     @torch.inference_mode()
@@ -29,19 +31,25 @@ class Encoder:
         """Encode the next few windows of the pieces that wait, the first ones first."""
         batch: list[tuple[Audio, torch.Tensor]] = []
         for audio in waiting:
+            if len(batch) == self._at_once:
+                break
             features, done = self._begin(audio)
-            for window in features[len(done) :]:
-                if len(batch) < self._at_once:
-                    batch.append((audio, window))
+            batch += [(audio, window) for window in features[len(done) :]]
+        batch = batch[: self._at_once]
         if not batch:
             return
-        windows = torch.stack([window for _, window in batch])
-        encoded = self._loaded.model.get_audio_features(windows).pooler_output
+        encoded = self.encode(torch.stack([window for _, window in batch]))
         rows = encoded.to(self._loaded.dtype).split(AUDIO_TOKENS_PER_WINDOW)
         for (audio, _), row in zip(batch, rows, strict=True):
             self._begun[audio.audio_id][1].append(row)
         for audio in {audio.audio_id: audio for audio, _ in batch}.values():
             self._finish(audio)
+
+    @torch.inference_mode()
+    def encode(self, windows: torch.Tensor) -> torch.Tensor:
+        """Embeddings, [375 * n, hidden size], of features [n, 128, 3000]."""
+        embeddings: torch.Tensor = self._loaded.model.get_audio_features(windows).pooler_output
+        return embeddings
 
     def forget(self, audio: Iterable[Audio]) -> None:
         """Nobody waits for these any more; what was begun is let go."""
@@ -51,7 +59,7 @@ class Encoder:
     def _begin(self, audio: Audio) -> tuple[torch.Tensor, list[torch.Tensor]]:
         begun = self._begun.get(audio.audio_id)
         if begun is None:
-            begun = self._begun[audio.audio_id] = (self._features(audio), [])
+            begun = self._begun[audio.audio_id] = (self._features.windows(audio.samples), [])
         return begun
 
     def _finish(self, audio: Audio) -> None:
@@ -60,19 +68,3 @@ class Encoder:
             del self._begun[audio.audio_id]
             audio.embeddings = torch.cat(done)
             audio.let_go_of_samples()
-
-    def _features(self, audio: Audio) -> torch.Tensor:
-        """Log-mel features, float [windows, 128, 3000], as VoxtralProcessor makes them."""
-        extracted = self._loaded.processor.feature_extractor(
-            audio.samples.astype(np.float32, copy=False),
-            sampling_rate=16_000,
-            padding=True,
-            truncation=False,
-            pad_to_multiple_of=WINDOW_SAMPLES,
-            return_tensors="pt",
-            device=str(self._loaded.device),
-        )["input_features"]
-        size = extracted.shape[-2]
-        windows = extracted.reshape(size, -1, MEL_FRAMES_PER_WINDOW).transpose(0, 1)
-        features: torch.Tensor = windows.to(self._loaded.device, self._loaded.dtype)
-        return features
