@@ -15,16 +15,31 @@ NAME = "voxtral_paged"
 
 
 @dataclass
+class DecodeRows:
+    """Rows [start, stop) of the batch: the newest token of each of some sequences.
+
+    `blocks` [sequences, width]: where the tokens of each are stored, in order; `mask`, float
+    [sequences, 1, 1, width * block size]: 0 where there is a token, -inf behind the last.
+    """
+
+    start: int
+    stop: int
+    blocks: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass
 class PrefillRows:
     """Rows [start, stop) of the batch: the next tokens of one prompt.
 
-    `slots` [context]: where all tokens up to the last of these rows are stored. `mask`, bool
+    `blocks` [width] hold all `context` tokens up to the last of these rows. `mask`, bool
     [rows, context], or None when the rows are the whole context.
     """
 
     start: int
     stop: int
-    slots: torch.Tensor
+    blocks: torch.Tensor
+    context: int
     mask: torch.Tensor | None
 
 
@@ -32,16 +47,14 @@ class PrefillRows:
 class PagedBatch:
     """One packed step: first a row for each decoding sequence, then the rows of prompts.
 
-    `keys`, `values`: a tensor [slots, KV heads, head size] for each layer. `slots` [rows]:
-    where the rows' own keys and values go. `decode_slots` [sequences, longest context] and
-    `decode_mask`, bool [sequences, 1, 1, longest context].
+    `keys`, `values`: a tensor [blocks, block size, KV heads, head size] for each layer.
+    `slots` [rows]: where the rows' own keys and values go, as block * block size + place.
     """
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     slots: torch.Tensor
-    decode_slots: torch.Tensor | None
-    decode_mask: torch.Tensor | None
+    decodes: list[DecodeRows]
     prefills: list[PrefillRows]
 
 
@@ -61,37 +74,58 @@ def paged_attention(
     `query` [1, heads, rows, head size]; `key`, `value` [1, KV heads, rows, head size].
     """
     keys, values = paged.keys[module.layer_idx], paged.values[module.layer_idx]
-    keys.index_copy_(0, paged.slots, key[0].transpose(0, 1))
-    values.index_copy_(0, paged.slots, value[0].transpose(0, 1))
+    keys.flatten(0, 1).index_copy_(0, paged.slots, key[0].transpose(0, 1))
+    values.flatten(0, 1).index_copy_(0, paged.slots, value[0].transpose(0, 1))
     output = torch.empty_like(query[0].transpose(0, 1))
-    kv_heads = key.shape[1]
-    decodes = 0
-    if paged.decode_slots is not None:
-        decodes = len(paged.decode_slots)
-        # The query heads that share a KV head stand where the positions would: no key is
-        # repeated for them.
-        rows = query[0, :, :decodes].transpose(0, 1)
-        grouped = rows.reshape(decodes, kv_heads, -1, rows.shape[-1])
-        attended = F.scaled_dot_product_attention(
-            grouped,
-            keys[paged.decode_slots].transpose(1, 2),
-            values[paged.decode_slots].transpose(1, 2),
-            attn_mask=paged.decode_mask,
-            scale=scaling,
-        )
-        output[:decodes] = attended.reshape(decodes, -1, rows.shape[-1])
+    for decode in paged.decodes:
+        rows = query[0, :, decode.start : decode.stop].transpose(0, 1)
+        output[decode.start : decode.stop] = _decode(rows, keys, values, decode, scaling)
     for prefill in paged.prefills:
+        place = slice(prefill.start, prefill.stop)
+        if prefill.mask is None:
+            context = key[:, :, place], value[:, :, place]
+        else:
+            context = _gather(keys, prefill), _gather(values, prefill)
         attended = F.scaled_dot_product_attention(
-            query[:, :, prefill.start : prefill.stop],
-            keys[prefill.slots].transpose(0, 1)[None],
-            values[prefill.slots].transpose(0, 1)[None],
+            query[:, :, place],
+            *context,
             attn_mask=prefill.mask,
             is_causal=prefill.mask is None,
             scale=scaling,
             enable_gqa=True,
         )
-        output[prefill.start : prefill.stop] = attended[0].transpose(0, 1)
+        output[place] = attended[0].transpose(0, 1)
     return output[None], None
+
+
+def _decode(
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    decode: DecodeRows,
+    scaling: float,
+) -> torch.Tensor:
+    """`rows` and what is returned: [sequences, heads, head size]."""
+    sequences, width = decode.blocks.shape
+    _, block_tokens, kv_heads, size = keys.shape
+    shape = (sequences, width * block_tokens, kv_heads, size)
+    chosen = decode.blocks.flatten()
+    # The query heads that share a KV head stand where the positions would: no key is
+    # repeated for them.
+    attended = F.scaled_dot_product_attention(
+        rows.reshape(sequences, kv_heads, -1, size),
+        keys.index_select(0, chosen).view(shape).transpose(1, 2),
+        values.index_select(0, chosen).view(shape).transpose(1, 2),
+        attn_mask=decode.mask,
+        scale=scaling,
+    )
+    return attended.reshape(rows.shape)
+
+
+def _gather(stored: torch.Tensor, prefill: PrefillRows) -> torch.Tensor:
+    """Keys or values of a prompt's context, [1, KV heads, context, head size]."""
+    whole = stored.index_select(0, prefill.blocks).flatten(0, 1)[: prefill.context]
+    return whole.transpose(0, 1)[None]
 
 
 AttentionInterface.register(NAME, paged_attention)

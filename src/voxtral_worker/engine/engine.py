@@ -197,10 +197,8 @@ class Engine:
                 sequence.encoded_s = now_s
 
     def _chunks(self) -> list[Chunk]:
-        decodes = [
-            Chunk(sequence, sequence.stored, sequence.stored + 1)
-            for sequence in self._scheduler.decoding()
-        ]
+        decoding = sorted(self._scheduler.decoding(), key=lambda sequence: sequence.stored)
+        decodes = [Chunk(each, each.stored, each.stored + 1) for each in decoding]
         prefills, room = [], PREFILL_TOKENS_PER_STEP
         for sequence in self._scheduler.prefilling():
             if room and not sequence.waiting_audio():

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from voxtral_worker.engine import attention
-from voxtral_worker.engine.attention import PagedBatch, PrefillRows
-from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
+from voxtral_worker.engine.attention import DecodeRows, PagedBatch, PrefillRows
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.sequence import Sequence
 
 CPU_CACHE_BYTES = 512 << 20
+# Sequences whose lengths differ by more are gathered apart: padding costs, so do calls.
+MOST_PADDING = 1.5
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class Runner:
             * loaded.dtype.itemsize
         )
         self.blocks = self._budget(memory_fraction) // (self.bytes_per_token * BLOCK_TOKENS)
-        shape = (self.blocks * BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
+        shape = (self.blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
         keys_and_values = [
-            torch.empty(shape, dtype=loaded.dtype, device=loaded.device)
+            # Zeros: what a mask hides is still multiplied by 0, and NaN would survive that.
+            torch.zeros(shape, dtype=loaded.dtype, device=loaded.device)
             for _ in range(2 * config.num_hidden_layers)
         ]
         self._keys, self._values = keys_and_values[::2], keys_and_values[1::2]
@@ -65,7 +68,7 @@ class Runner:
     def step(self, chunks: list[Chunk]) -> torch.Tensor:
         """Logits, float [chunks that want them, vocabulary], in the order of the chunks.
 
-        Decodes come first. Nothing is changed but the slots of the chunks' own tokens, so a
+        Decodes come first, the shorter before the longer. Nothing is changed but the slots of the chunks' own tokens, so a
         step that failed may be run again, whole or in parts.
         """
         device = self._loaded.device
@@ -121,26 +124,45 @@ class Runner:
 
     def _batch(self, chunks: list[Chunk]) -> PagedBatch:
         device = self._loaded.device
-        decodes = [chunk for chunk in chunks if chunk.is_decode]
+        decodes = sum(chunk.is_decode for chunk in chunks)
         slots = torch.cat([c.sequence.slots[c.start : c.stop] for c in chunks]).to(device)
-        decode_slots = decode_mask = None
-        if decodes:
-            lengths = torch.tensor([chunk.stop for chunk in decodes])
-            longest = int(lengths.max())
-            padded = torch.zeros(len(decodes), longest, dtype=torch.long)
-            for row, chunk in zip(padded, decodes, strict=True):
-                row[: chunk.stop] = chunk.sequence.slots[: chunk.stop]
-            decode_slots = padded.to(device)
-            is_there = torch.arange(longest)[None] < lengths[:, None]
-            decode_mask = is_there[:, None, None].to(device)
-        prefills, row_at = [], len(decodes)
-        for chunk in chunks[len(decodes) :]:
+        prefills, row_at = [], decodes
+        for chunk in chunks[decodes:]:
             rows = chunk.stop - chunk.start
             mask = None
             if chunk.start:
                 mask = torch.ones(rows, chunk.stop, dtype=torch.bool, device=device)
                 mask = mask.tril(chunk.start)
-            context = chunk.sequence.slots[: chunk.stop].to(device)
-            prefills.append(PrefillRows(row_at, row_at + rows, context, mask))
+            blocks = chunk.sequence.block_ids[: blocks_for(chunk.stop)].to(device)
+            prefills.append(PrefillRows(row_at, row_at + rows, blocks, chunk.stop, mask))
             row_at += rows
-        return PagedBatch(self._keys, self._values, slots, decode_slots, decode_mask, prefills)
+        return PagedBatch(
+            self._keys, self._values, slots, self._decodes(chunks[:decodes]), prefills
+        )
+
+    def _decodes(self, chunks: list[Chunk]) -> list[DecodeRows]:
+        """Neighbours of about the same length share a gather; the chunks are sorted by it."""
+        groups: list[list[Chunk]] = []
+        for chunk in chunks:
+            if groups and chunk.stop <= MOST_PADDING * groups[-1][0].stop:
+                groups[-1].append(chunk)
+            else:
+                groups.append([chunk])
+        rows, row_at = [], 0
+        for group in groups:
+            rows.append(self._decode_rows(group, row_at))
+            row_at += len(group)
+        return rows
+
+    def _decode_rows(self, group: list[Chunk], row_at: int) -> DecodeRows:
+        device, dtype = self._loaded.device, self._loaded.dtype
+        lengths = torch.tensor([chunk.stop for chunk in group])
+        width = blocks_for(group[-1].stop)
+        blocks = torch.zeros(len(group), width, dtype=torch.long)
+        for row, chunk in zip(blocks, group, strict=True):
+            used = blocks_for(chunk.stop)
+            row[:used] = chunk.sequence.block_ids[:used]
+        is_there = torch.arange(width * BLOCK_TOKENS)[None] < lengths[:, None]
+        mask = torch.zeros(is_there.shape, dtype=dtype).masked_fill_(~is_there, float("-inf"))
+        mask = mask[:, None, None].to(device)
+        return DecodeRows(row_at, row_at + len(group), blocks.to(device), mask)

@@ -24,6 +24,7 @@ class Sequence:
         self.max_tokens = max_tokens
         self.detokenizer = detokenizer
         self.blocks: tuple[int, ...] = ()
+        self.block_ids = torch.zeros(0, dtype=torch.long)
         self.slots = torch.zeros(0, dtype=torch.long)
         self.cached_tokens = 0
         self.stored = 0
@@ -54,8 +55,9 @@ class Sequence:
         """Take the blocks it was given."""
         self.blocks = admission.blocks
         self.stored = self.cached_tokens = admission.cached_tokens
-        first = torch.tensor(admission.blocks, dtype=torch.long) * BLOCK_TOKENS
-        self.slots = (first[:, None] + torch.arange(BLOCK_TOKENS)).flatten()
+        self.block_ids = torch.tensor(admission.blocks, dtype=torch.long)
+        first = self.block_ids[:, None] * BLOCK_TOKENS
+        self.slots = (first + torch.arange(BLOCK_TOKENS)).flatten()
 
     def ids(self, start: int, stop: int) -> list[int]:
         """Its tokens [start, stop), of the prompt and behind it."""
