@@ -1,9 +1,13 @@
 """Attention over the paged KV cache, behind one function that transformers' layers call.
 
-The form for CPUs and the reference for GPUs: the blocks of a sequence are gathered, then
-PyTorch's own scaled dot product attention runs over them.
+On a CPU, and as the reference everywhere, the blocks of a sequence are gathered and
+PyTorch's own scaled dot product attention runs over them. Decode steps of a GPU read the
+blocks where they are (`paged_kernel`).
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +19,7 @@ NAME = "voxtral_paged"
 
 
 @dataclass
-class DecodeRows:
+class GatheredRows:
     """Rows [start, stop) of the batch: the newest token of each of some sequences.
 
     `blocks` [sequences, width]: where the tokens of each are stored, in order; `mask`, float
@@ -26,6 +30,17 @@ class DecodeRows:
     stop: int
     blocks: torch.Tensor
     mask: torch.Tensor
+
+
+@dataclass
+class KernelRows:
+    """The whole batch is one token each of some sequences, whose blocks a kernel reads.
+
+    `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], counts the new token.
+    """
+
+    blocks: torch.Tensor
+    lengths: torch.Tensor
 
 
 @dataclass
@@ -54,8 +69,25 @@ class PagedBatch:
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     slots: torch.Tensor
-    decodes: list[DecodeRows]
+    decodes: list[GatheredRows] | KernelRows
     prefills: list[PrefillRows]
+
+
+_here = threading.local()
+
+
+@contextmanager
+def attending(batch: PagedBatch) -> Iterator[None]:
+    """While it is open, this thread's forward passes are over the rows of `batch`.
+
+    Not an argument of theirs: the tensors of the cache must not enter a compiled graph,
+    which might copy them to be safe.
+    """
+    _here.batch = batch
+    try:
+        yield
+    finally:
+        del _here.batch
 
 
 def paged_attention(
@@ -66,60 +98,106 @@ def paged_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    paged: PagedBatch,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Store keys and values of the rows, then attend; returns [1, rows, heads, head size].
 
     `query` [1, heads, rows, head size]; `key`, `value` [1, KV heads, rows, head size].
     """
-    keys, values = paged.keys[module.layer_idx], paged.values[module.layer_idx]
-    keys.flatten(0, 1).index_copy_(0, paged.slots, key[0].transpose(0, 1))
-    values.flatten(0, 1).index_copy_(0, paged.slots, value[0].transpose(0, 1))
-    output = torch.empty_like(query[0].transpose(0, 1))
-    for decode in paged.decodes:
-        rows = query[0, :, decode.start : decode.stop].transpose(0, 1)
-        output[decode.start : decode.stop] = _decode(rows, keys, values, decode, scaling)
-    for prefill in paged.prefills:
+    heads, rows, size = query.shape[1:]
+    output = query.new_empty(rows, heads, size)
+    attend = _attend_opaquely if torch.compiler.is_compiling() else _attend
+    attend(query, key, value, module.layer_idx, scaling, output)
+    return output[None], None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int,
+    scaling: float,
+    output: torch.Tensor,
+) -> None:
+    batch: PagedBatch = _here.batch
+    keys, values = batch.keys[layer], batch.values[layer]
+    keys.flatten(0, 1).index_copy_(0, batch.slots, key[0].transpose(0, 1))
+    values.flatten(0, 1).index_copy_(0, batch.slots, value[0].transpose(0, 1))
+    if isinstance(batch.decodes, KernelRows):
+        # Triton is there with CUDA only.
+        from voxtral_worker.engine.paged_kernel import decode
+
+        decode(query[0], keys, values, batch.decodes.blocks, batch.decodes.lengths, scaling, output)
+        return
+    for group in batch.decodes:
+        rows = query[0, :, group.start : group.stop].transpose(0, 1)
+        output[group.start : group.stop] = _decode(rows, keys, values, group, scaling)
+    for prefill in batch.prefills:
         place = slice(prefill.start, prefill.stop)
+        rows = query[:, :, place]
         if prefill.mask is None:
-            context = key[:, :, place], value[:, :, place]
+            attended = _prefill(rows, key[:, :, place], value[:, :, place], None, scaling)
         else:
             context = _gather(keys, prefill), _gather(values, prefill)
-        attended = F.scaled_dot_product_attention(
-            query[:, :, place],
-            *context,
-            attn_mask=prefill.mask,
-            is_causal=prefill.mask is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
+            attended = _prefill(rows, *context, prefill.mask, scaling)
         output[place] = attended[0].transpose(0, 1)
-    return output[None], None
+
+
+_attend_opaquely = torch.library.custom_op(
+    "voxtral_worker::paged_attention", _attend, mutates_args=("output",)
+)
+
+
+@_attend_opaquely.register_fake
+def _(*_: Any) -> None:
+    """Nothing is returned: the result is written into `output`."""
 
 
 def _decode(
     rows: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    decode: DecodeRows,
+    group: GatheredRows,
     scaling: float,
 ) -> torch.Tensor:
     """`rows` and what is returned: [sequences, heads, head size]."""
-    sequences, width = decode.blocks.shape
+    sequences, width = group.blocks.shape
     _, block_tokens, kv_heads, size = keys.shape
     shape = (sequences, width * block_tokens, kv_heads, size)
-    chosen = decode.blocks.flatten()
+    chosen = group.blocks.flatten()
     # The query heads that share a KV head stand where the positions would: no key is
     # repeated for them.
     attended = F.scaled_dot_product_attention(
         rows.reshape(sequences, kv_heads, -1, size),
         keys.index_select(0, chosen).view(shape).transpose(1, 2),
         values.index_select(0, chosen).view(shape).transpose(1, 2),
-        attn_mask=decode.mask,
+        attn_mask=group.mask,
         scale=scaling,
     )
     return attended.reshape(rows.shape)
+
+
+def _prefill(
+    rows: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+) -> torch.Tensor:
+    """`rows` [1, heads, rows, head size]; `keys`, `values` [1, KV heads, context, head size]."""
+    if mask is not None and rows.is_cuda:
+        # With a mask, the kernel that saves memory takes no shared heads.
+        repeats = rows.shape[1] // keys.shape[1]
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    return F.scaled_dot_product_attention(
+        rows,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=rows.shape[1] != keys.shape[1],
+    )
 
 
 def _gather(stored: torch.Tensor, prefill: PrefillRows) -> torch.Tensor:

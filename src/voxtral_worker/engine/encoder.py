@@ -39,7 +39,7 @@ class Encoder:
         if not batch:
             return
         encoded = self.encode(torch.stack([window for _, window in batch]))
-        rows = encoded.to(self._loaded.dtype).split(AUDIO_TOKENS_PER_WINDOW)
+        rows = encoded.view(len(batch), AUDIO_TOKENS_PER_WINDOW, -1)
         for (audio, _), row in zip(batch, rows, strict=True):
             self._begun[audio.audio_id][1].append(row)
         for audio in {audio.audio_id: audio for audio, _ in batch}.values():
@@ -48,8 +48,8 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, windows: torch.Tensor) -> torch.Tensor:
         """Embeddings, [375 * n, hidden size], of features [n, 128, 3000]."""
-        embeddings: torch.Tensor = self._loaded.model.get_audio_features(windows).pooler_output
-        return embeddings
+        embeddings = self._loaded.model.get_audio_features(windows).pooler_output
+        return embeddings.to(self._loaded.dtype)  # type: ignore[no-any-return]
 
     def forget(self, audio: Iterable[Audio]) -> None:
         """Nobody waits for these any more; what was begun is let go."""

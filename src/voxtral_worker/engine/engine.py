@@ -21,6 +21,7 @@ from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.kv_cache import KvCache
 from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.packing import Chunk
 from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.engine.repetition import is_runaway
 from voxtral_worker.engine.request import (
@@ -34,7 +35,7 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.engine.response_cache import CachedResponse, ResponseCache
-from voxtral_worker.engine.runner import Chunk, Runner
+from voxtral_worker.engine.runner import Runner
 from voxtral_worker.engine.sampler import sample
 from voxtral_worker.engine.scheduler import Scheduler
 from voxtral_worker.engine.sequence import Sequence
@@ -60,7 +61,7 @@ class Engine:
         self._loaded = loaded
         self._prompts = PromptEncoder(loaded.tokenizer)
         self._encoder = Encoder(loaded)
-        self._runner = Runner(loaded, settings.gpu_memory_fraction)
+        self._runner = Runner(loaded, settings)
         self._cache = KvCache(self._runner.blocks)
         self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size, self._place)
         self._responses = ResponseCache(settings.response_cache_size)

@@ -1,94 +1,68 @@
-"""Runs the language model: one packed step for all sequences, each at its own position."""
-
-from dataclasses import dataclass
+"""Runs the language model: one step for all sequences, each at its own position."""
 
 import torch
 
 from voxtral_worker.engine import attention
-from voxtral_worker.engine.attention import DecodeRows, PagedBatch, PrefillRows
-from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
+from voxtral_worker.engine.attention import attending
+from voxtral_worker.engine.decoding import DecodeSteps, Row
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.engine.packing import Chunk, pack
+from voxtral_worker.settings import Settings
 
 CPU_CACHE_BYTES = 512 << 20
-# Sequences whose lengths differ by more are gathered apart: padding costs, so do calls.
-MOST_PADDING = 1.5
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens [start, stop) of a sequence that a step computes.
-
-    A decode is a chunk of one token behind the prompt. The logits after the last token are
-    wanted unless more of the prompt follows.
-    """
-
-    sequence: Sequence
-    start: int
-    stop: int
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether this is one token that was generated."""
-        return self.start >= len(self.sequence.prompt.ids)
-
-    @property
-    def wants_logits(self) -> bool:
-        """Whether a token is chosen after this chunk."""
-        return self.stop >= len(self.sequence.prompt.ids)
+# What activations and recorded steps may need of the memory that the cache could take.
+CACHE_SHARE = 0.85
 
 
 class Runner:
-    """The language model's modules and the tensors of the KV cache; engine thread only."""
+    """The language model's modules and the tensors of the KV cache; engine thread only.
 
-    def __init__(self, loaded: LoadedModel, memory_fraction: float) -> None:
+    On a GPU decodes are steps of their own, of fixed shapes; on a CPU they share a packed
+    step with prompts, unless they are compiled.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
         self._loaded = loaded
         self._language = loaded.model.model.language_model
         self._head = loaded.model.lm_head
         self._embed = loaded.model.get_input_embeddings()
         self._language.config._attn_implementation = attention.NAME
         config = loaded.model.config.text_config
-        self.bytes_per_token = (
-            2
-            * config.num_hidden_layers
-            * config.num_key_value_heads
-            * config.head_dim
-            * loaded.dtype.itemsize
-        )
-        self.blocks = self._budget(memory_fraction) // (self.bytes_per_token * BLOCK_TOKENS)
-        shape = (self.blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
-        keys_and_values = [
-            # Zeros: what a mask hides is still multiplied by 0, and NaN would survive that.
+        self.bytes_per_token = bytes_per_token(config, loaded.dtype)
+        budget = self._budget(settings.gpu_memory_fraction)
+        self.blocks = budget // (self.bytes_per_token * BLOCK_TOKENS)
+        # One more block, where rows that only fill up a batch are written.
+        shape = (self.blocks + 1, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
+        # Zeros: what a mask hides is still multiplied by 0, and NaN would survive that.
+        tensors = [
             torch.zeros(shape, dtype=loaded.dtype, device=loaded.device)
             for _ in range(2 * config.num_hidden_layers)
         ]
-        self._keys, self._values = keys_and_values[::2], keys_and_values[1::2]
+        self._keys, self._values = tensors[::2], tensors[1::2]
+        self._steps: DecodeSteps | None = None
+        if loaded.device.type == "cuda" or settings.enable_torch_compile:
+            self._steps = self._decode_steps(settings)
+
+    def prepare(self) -> None:
+        """Compile and record what can be, so that no caller waits for it."""
+        if self._steps is not None:
+            self._steps.prepare()
 
     @torch.inference_mode()
     def step(self, chunks: list[Chunk]) -> torch.Tensor:
         """Logits, float [chunks that want them, vocabulary], in the order of the chunks.
 
-        Decodes come first, the shorter before the longer. Nothing is changed but the slots of the chunks' own tokens, so a
-        step that failed may be run again, whole or in parts.
+        Decodes come first, the shorter before the longer. Nothing is changed but the slots
+        of the chunks' own tokens, so a step that failed may be run again, whole or in parts.
         """
-        device = self._loaded.device
-        positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
-        batch = self._batch(chunks)
-        states = self._language(
-            inputs_embeds=self._inputs(chunks)[None],
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            paged=batch,
-        ).last_hidden_state[0]
-        last, row = [], 0
-        for chunk in chunks:
-            row += chunk.stop - chunk.start
-            if chunk.wants_logits:
-                last.append(row - 1)
-        logits: torch.Tensor = self._head(
-            states[torch.tensor(last, device=device, dtype=torch.long)]
-        )
-        return logits
+        decodes = sum(chunk.is_decode for chunk in chunks)
+        if self._steps is None or not decodes:
+            return self._packed(chunks)
+        logits = self._steps.run([_row(chunk) for chunk in chunks[:decodes]])
+        if decodes == len(chunks):
+            return logits
+        return torch.cat([logits, self._packed(chunks[decodes:])])
 
     def answers(self) -> bool:
         """Whether the device still computes; asked after a step has failed."""
@@ -97,12 +71,53 @@ class Runner:
         except RuntimeError:
             return False
 
+    def _decode_steps(self, settings: Settings) -> DecodeSteps:
+        forward = self._forward
+        if settings.enable_torch_compile:
+            forward = torch.compile(self._forward, dynamic=True)
+        return DecodeSteps(
+            forward,
+            self._keys,
+            self._values,
+            most_rows=settings.max_batch_size,
+            most_tokens=min(
+                settings.max_context_tokens or self._loaded.context_tokens,
+                self._loaded.context_tokens,
+            ),
+            spare_block=self.blocks,
+        )
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] of ids [rows] at positions [rows]."""
+        states = self._language(
+            inputs_embeds=self._embed(ids)[None], position_ids=positions[None], use_cache=False
+        ).last_hidden_state[0]
+        logits: torch.Tensor = self._head(states)
+        return logits
+
+    def _packed(self, chunks: list[Chunk]) -> torch.Tensor:
+        device = self._loaded.device
+        positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
+        with attending(pack(chunks, self._keys, self._values)):
+            states = self._language(
+                inputs_embeds=self._inputs(chunks)[None],
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+            ).last_hidden_state[0]
+        last, row = [], 0
+        for chunk in chunks:
+            row += chunk.stop - chunk.start
+            if chunk.wants_logits:
+                last.append(row - 1)
+        chosen = torch.tensor(last, device=device, dtype=torch.long)
+        logits: torch.Tensor = self._head(states[chosen])
+        return logits
+
     def _budget(self, memory_fraction: float) -> int:
         if self._loaded.device.type == "cpu":
             return CPU_CACHE_BYTES
         free, _ = torch.cuda.mem_get_info(self._loaded.device)
-        # What is left after the weights; the rest is for activations.
-        return int(free * memory_fraction * 0.85)
+        return cache_budget(free, memory_fraction)
 
     def _inputs(self, chunks: list[Chunk]) -> torch.Tensor:
         """Input embeddings, float [rows, hidden size]; audio takes its own at its places."""
@@ -122,47 +137,19 @@ class Runner:
             offset += chunk.stop - chunk.start
         return rows
 
-    def _batch(self, chunks: list[Chunk]) -> PagedBatch:
-        device = self._loaded.device
-        decodes = sum(chunk.is_decode for chunk in chunks)
-        slots = torch.cat([c.sequence.slots[c.start : c.stop] for c in chunks]).to(device)
-        prefills, row_at = [], decodes
-        for chunk in chunks[decodes:]:
-            rows = chunk.stop - chunk.start
-            mask = None
-            if chunk.start:
-                mask = torch.ones(rows, chunk.stop, dtype=torch.bool, device=device)
-                mask = mask.tril(chunk.start)
-            blocks = chunk.sequence.block_ids[: blocks_for(chunk.stop)].to(device)
-            prefills.append(PrefillRows(row_at, row_at + rows, blocks, chunk.stop, mask))
-            row_at += rows
-        return PagedBatch(
-            self._keys, self._values, slots, self._decodes(chunks[:decodes]), prefills
-        )
 
-    def _decodes(self, chunks: list[Chunk]) -> list[DecodeRows]:
-        """Neighbours of about the same length share a gather; the chunks are sorted by it."""
-        groups: list[list[Chunk]] = []
-        for chunk in chunks:
-            if groups and chunk.stop <= MOST_PADDING * groups[-1][0].stop:
-                groups[-1].append(chunk)
-            else:
-                groups.append([chunk])
-        rows, row_at = [], 0
-        for group in groups:
-            rows.append(self._decode_rows(group, row_at))
-            row_at += len(group)
-        return rows
+def _row(chunk: Chunk) -> Row:
+    (token_id,) = chunk.sequence.ids(chunk.start, chunk.stop)
+    return Row(token_id, chunk.start, chunk.blocks)
 
-    def _decode_rows(self, group: list[Chunk], row_at: int) -> DecodeRows:
-        device, dtype = self._loaded.device, self._loaded.dtype
-        lengths = torch.tensor([chunk.stop for chunk in group])
-        width = blocks_for(group[-1].stop)
-        blocks = torch.zeros(len(group), width, dtype=torch.long)
-        for row, chunk in zip(blocks, group, strict=True):
-            used = blocks_for(chunk.stop)
-            row[:used] = chunk.sequence.block_ids[:used]
-        is_there = torch.arange(width * BLOCK_TOKENS)[None] < lengths[:, None]
-        mask = torch.zeros(is_there.shape, dtype=dtype).masked_fill_(~is_there, float("-inf"))
-        mask = mask[:, None, None].to(device)
-        return DecodeRows(row_at, row_at + len(group), blocks.to(device), mask)
+
+def bytes_per_token(config: object, dtype: torch.dtype) -> int:
+    """Bytes of KV cache that a token takes, of transformers' configuration of the text model."""
+    layers, heads = config.num_hidden_layers, config.num_key_value_heads  # type: ignore[attr-defined]
+    size: int = config.head_dim  # type: ignore[attr-defined]
+    return int(2 * layers * heads * size * dtype.itemsize)
+
+
+def cache_budget(free_bytes: int, memory_fraction: float) -> int:
+    """Bytes for the KV cache, of what is free beside the weights."""
+    return int(free_bytes * memory_fraction * CACHE_SHARE)

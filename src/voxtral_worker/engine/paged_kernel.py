@@ -1,0 +1,163 @@
+"""Decode attention that reads the blocks of the KV cache where they are, for GPUs.
+
+Flash-decoding (Dao et al., 2023, "Flash-Decoding for long-context inference"): the tokens of a
+sequence are split into parts, each of which a program reduces with a running softmax; a
+second kernel joins the parts. The query heads that share a KV head go through one product.
+"""
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+
+# Tokens a program takes at a time; a whole number of blocks.
+TILE_TOKENS = 64
+# Rows of the smallest matrix product that the hardware has.
+LEAST_ROWS = 16
+# Programs that keep every multiprocessor of a large GPU busy twice over.
+PROGRAMS = 264
+MOST_PARTS = 32
+
+
+def decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    blocks: torch.Tensor,
+    lengths: torch.Tensor,
+    scaling: float,
+    output: torch.Tensor,
+) -> None:
+    """Attend from one token of each sequence; writes `output`, [sequences, heads, size].
+
+    `query` [heads, sequences, size]; `keys`, `values` [blocks, block size, KV heads, size];
+    `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], at least 1 each. `size`
+    is a power of two of at least 16.
+    """
+    heads, sequences, size = query.shape
+    _, block_tokens, kv_heads, _ = keys.shape
+    group = heads // kv_heads
+    parts = parts_for(sequences * kv_heads)
+    partial = query.new_empty((sequences, heads, parts, size), dtype=torch.float32)
+    totals = query.new_empty((2, sequences, heads, parts), dtype=torch.float32)
+    _attend_part[(sequences, kv_heads, parts)](
+        query,
+        keys,
+        values,
+        blocks,
+        lengths,
+        partial,
+        totals[0],
+        totals[1],
+        scaling,
+        query.stride(0),
+        query.stride(1),
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        blocks.stride(0),
+        HEADS=heads,
+        GROUP=group,
+        ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)),
+        SIZE=size,
+        PARTS=parts,
+        BLOCK_TOKENS=block_tokens,
+        TILE=TILE_TOKENS,
+    )
+    _join_parts[(sequences, heads)](
+        partial, totals[0], totals[1], output, HEADS=heads, SIZE=size, PARTS=parts
+    )
+
+
+def parts_for(pairs: int) -> int:
+    """Parts, a power of two, into which each of so many (sequence, KV head) pairs is split."""
+    return int(min(MOST_PARTS, triton.next_power_of_2(max(1, PROGRAMS // pairs))))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_part(  # type: ignore[no-untyped-def]
+    query,
+    keys,
+    values,
+    blocks,
+    lengths,
+    partial,
+    maxima,
+    sums,
+    scaling,
+    query_head,
+    query_row,
+    kv_block,
+    kv_token,
+    kv_head,
+    blocks_row,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    SIZE: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    sequence = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    part = tl.program_id(2)
+    length = tl.load(lengths + sequence)
+    tiles = tl.cdiv(tl.cdiv(length, TILE), PARTS)
+    start = part * tiles * TILE
+    stop = tl.minimum(start + tiles * TILE, length)
+    rows = tl.arange(0, ROWS)
+    sizes = tl.arange(0, SIZE)
+    is_row = rows < GROUP
+    heads = head * GROUP + rows
+    q = tl.load(
+        query + heads[:, None] * query_head + sequence * query_row + sizes[None, :],
+        mask=is_row[:, None],
+        other=0.0,
+    )
+    best = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    result = tl.zeros([ROWS, SIZE], tl.float32)
+    for first in range(start, stop, TILE):
+        tokens = first + tl.arange(0, TILE)
+        is_token = tokens < stop
+        block = tl.load(
+            blocks + sequence * blocks_row + tokens // BLOCK_TOKENS, mask=is_token, other=0
+        ).to(tl.int64)
+        at = block * kv_block + (tokens % BLOCK_TOKENS) * kv_token + head * kv_head
+        k = tl.load(keys + at[:, None] + sizes[None, :], mask=is_token[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+        scores = tl.where(is_token[None, :], scores, float("-inf"))
+        new_best = tl.maximum(best, tl.max(scores, 1))
+        weights = tl.exp(scores - new_best[:, None])
+        shrink = tl.exp(best - new_best)
+        v = tl.load(values + at[:, None] + sizes[None, :], mask=is_token[:, None], other=0.0)
+        result = result * shrink[:, None]
+        result += tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        total = total * shrink + tl.sum(weights, 1)
+        best = new_best
+    to = (sequence * HEADS + heads) * PARTS + part
+    tl.store(partial + to[:, None] * SIZE + sizes[None, :], result, mask=is_row[:, None])
+    tl.store(maxima + to, best, mask=is_row)
+    tl.store(sums + to, total, mask=is_row)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _join_parts(  # type: ignore[no-untyped-def]
+    partial,
+    maxima,
+    sums,
+    output,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
+    parts = tl.arange(0, PARTS)
+    sizes = tl.arange(0, SIZE)
+    best = tl.load(maxima + at * PARTS + parts)
+    # A part without tokens has the maximum -inf and so no weight.
+    weights = tl.exp(best - tl.max(best, 0))
+    total = tl.sum(tl.load(sums + at * PARTS + parts) * weights, 0)
+    rows = tl.load(partial + (at * PARTS + parts)[:, None] * SIZE + sizes[None, :])
+    joined = tl.sum(rows * weights[:, None], 0) / total
+    tl.store(output + at * SIZE + sizes, joined.to(output.dtype.element_ty))

@@ -1,0 +1,85 @@
+"""Decode steps of fixed shapes give what packed steps give."""
+
+import queue
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.decoding import DecodeSteps, Row
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
+from voxtral_worker.settings import Settings
+
+TEXTS = ("hello", "what time is it", "turn on the kitchen light", "sing a song", "good night")
+
+
+def answers(loaded: LoadedModel, **changes: Any) -> list[list[int]]:
+    """Tokens of several answers of different length that are made side by side."""
+    engine = Engine(loaded, Settings(response_cache_size=0, max_batch_size=6, **changes))
+    engine.start()
+    said: list[list[int]] = []
+    done: queue.Queue[object] = queue.Queue()
+    sound = (0.1 * np.random.default_rng(5).standard_normal(20_000)).astype(np.float32)
+    for number, part in enumerate([*TEXTS, Audio(sound)]):
+        tokens: list[int] = []
+        said.append(tokens)
+
+        def listener(event: object, tokens: list[int] = tokens) -> None:
+            if isinstance(event, Delta):
+                tokens += event.token_ids
+            if isinstance(event, Finished | Failed):
+                done.put(event)
+
+        conversation = Conversation(UserTurn((part,)))
+        engine.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4 + 3 * number)), listener)
+    for _ in said:
+        assert isinstance(done.get(timeout=60), Finished)
+    engine.stop()
+    return said
+
+
+def test_fixed_shapes_choose_the_tokens_of_packed_steps(loaded: LoadedModel) -> None:
+    expected = answers(loaded)
+    with torch.compiler.set_stance("force_eager"):
+        assert answers(loaded, enable_torch_compile=True) == expected
+    assert all(expected)
+
+
+class Forwards:
+    """A model that says what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[int], list[int]]] = []
+
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        self.calls.append((ids.tolist(), positions.tolist()))
+        return torch.stack([ids, positions], dim=1)
+
+
+@pytest.fixture
+def cache() -> list[torch.Tensor]:
+    return [torch.zeros(5, 16, 2, 4)]
+
+
+def test_a_batch_is_filled_up_to_the_next_size(cache: list[torch.Tensor]) -> None:
+    forwards = Forwards()
+    steps = DecodeSteps(forwards, cache, cache, most_rows=6, most_tokens=64, spare_block=4)
+    rows = [
+        Row(7, 3, torch.tensor([2])),
+        Row(8, 17, torch.tensor([0, 3])),
+        Row(9, 0, torch.tensor([1])),
+    ]
+    assert steps.run(rows).tolist() == [[7, 3], [8, 17], [9, 0]]
+    assert forwards.calls == [([7, 8, 9, 0], [3, 17, 0, 0])]
+    assert steps._numbers[2, :4].tolist() == [2 * 16 + 3, 3 * 16 + 1, 16, 4 * 16]
+    assert steps._numbers[3, :4].tolist() == [4, 18, 1, 1]
+
+
+def test_every_size_is_prepared_the_largest_first(cache: list[torch.Tensor]) -> None:
+    forwards = Forwards()
+    DecodeSteps(forwards, cache, cache, most_rows=6, most_tokens=64, spare_block=4).prepare()
+    assert [len(ids) for ids, _ in forwards.calls] == [6, 4, 2, 1]
