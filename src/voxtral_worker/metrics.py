@@ -47,6 +47,11 @@ tokens_prefilled = Counter("voxtral_tokens_prefilled_total", "Prompt tokens comp
 tokens_cached = Counter("voxtral_tokens_cached_total", "Prompt tokens found in the KV cache")
 runaways = Counter("voxtral_runaway_responses_total", "Responses ended for repeating themselves")
 kv_blocks = Gauge("voxtral_kv_blocks", "Blocks of KV cache", ["state"])
+session_kv_bytes = Histogram(
+    "voxtral_session_kv_bytes",
+    "KV cache that a session keeps when a turn is over",
+    buckets=[float(1 << power) for power in range(16, 33)],
+)
 engine_failures = Counter("voxtral_engine_failures_total", "Generations failed by the engine")
 response_cache_hits = Counter("voxtral_response_cache_hits_total", "Answers from the cache")
 vad_frames = Counter("voxtral_vad_frames_total", "Frames the VAD heard")

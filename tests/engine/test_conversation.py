@@ -49,3 +49,12 @@ def test_audio_of_a_conversation_comes_in_the_order_of_the_prompt() -> None:
     exchange = Exchange(UserTurn((first, "and", second)), AssistantTurn((1, 2)))
     conversation = Conversation(UserTurn(("so", third)), (exchange,))
     assert list(audio_in(conversation)) == [first, second, third]
+
+
+def test_sounds_are_told_apart_when_their_samples_are_gone() -> None:
+    quiet, loud = Audio(np.zeros(100, np.float32)), Audio(np.ones(100, np.float32))
+    again = Audio(np.ones(100, np.float32))
+    for audio in (quiet, loud):
+        audio.let_go_of_samples()
+    assert len({quiet.digest, loud.digest}) == 2
+    assert loud.digest == again.digest

@@ -1,9 +1,12 @@
 """Blocks of the KV cache: who holds them, and who never does."""
 
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import VoxtralConfig
 
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
+from voxtral_worker.engine.runner import bytes_per_token, cache_budget
 
 
 def keys(tokens: int, first: int = 0) -> list[int]:
@@ -113,3 +116,25 @@ def test_a_block_is_free_or_has_exactly_one_holder(
         kept = [block for prefix in cache._kept.values() for block in prefix.blocks]
         everything = held + kept + cache._free
         assert sorted(everything) == list(range(10))
+
+
+def test_fifty_sessions_of_the_released_model_fit_beside_its_weights_into_24_gb() -> None:
+    text = VoxtralConfig(
+        text_config={
+            "hidden_size": 3072,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        }
+    ).text_config
+    a_token = bytes_per_token(text, torch.bfloat16)
+    assert a_token == 120 << 10
+    weights, context = 9_400_000_000, 600_000_000
+    blocks = cache_budget(24 * 1024**3 - weights - context, 0.9) // (a_token * BLOCK_TOKENS)
+    cache = KvCache(blocks)
+    for number in range(50):
+        # What was said, and the answer that is being made, up to its longest.
+        admission = cache.admit(str(number), keys(1600 - 256), 1600)
+        assert admission is not None
+    assert cache.kept == 0

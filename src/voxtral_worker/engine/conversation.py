@@ -4,6 +4,7 @@ Pure values: the session writes them, the engine turns them into tokens. A conve
 complete in itself, so the engine can recompute it at any time.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ class Audio:
     """One piece of speech; longer than 30 s, it takes several windows of the encoder.
 
     `audio_id` is never used twice in a process. The samples are held only until the engine
-    has encoded them. `embeddings` (float, [375 * windows, hidden size]) and `digest` belong
-    to the engine thread, which fills each once.
+    has encoded them. `embeddings` (float, [375 * windows, hidden size]) belong to the engine
+    thread, which fills them once.
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
@@ -31,7 +32,7 @@ class Audio:
         self.audio_id = next(_ids)
         self.samples = samples
         self.windows = max(1, -(-len(samples) // WINDOW_SAMPLES))
-        self.digest: bytes | None = None
+        self._digest: bytes | None = None
         self.embeddings: object | None = None
 
     @property
@@ -39,8 +40,17 @@ class Audio:
         """Tokens it takes in a prompt."""
         return self.windows * AUDIO_TOKENS_PER_WINDOW
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the sound, also when its samples are no longer held. Engine thread."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.samples.tobytes()).digest()
+        return self._digest
+
     def let_go_of_samples(self) -> None:
         """Engine thread: the embeddings are made, the sound itself is not needed again."""
+        # While it can still be told from others: an answer may be cached under it later.
+        _ = self.digest
         self.samples = np.zeros(0, np.float32)
 
 

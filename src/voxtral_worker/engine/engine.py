@@ -11,15 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 
 from voxtral_worker import metrics
-from voxtral_worker.engine.conversation import Conversation, UserTurn
+from voxtral_worker.engine.budget import PrefillBudget, context_per_row
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.generation import Generation
-from voxtral_worker.engine.kv_cache import KvCache
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.packing import Chunk
 from voxtral_worker.engine.prompt import PromptEncoder
@@ -45,8 +47,7 @@ from voxtral_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 INBOX_SIZE = 1024
-# What a step may add of prompts, so that a long one never stalls the answers being spoken.
-PREFILL_TOKENS_PER_STEP = 512
+WARM_UP_SAMPLES = 8000
 IDLE_WAIT_S = 0.5
 
 
@@ -62,6 +63,7 @@ class Engine:
         self._prompts = PromptEncoder(loaded.tokenizer)
         self._encoder = Encoder(loaded)
         self._runner = Runner(loaded, settings)
+        self._context_per_row = context_per_row(loaded.model.config.text_config)
         self._cache = KvCache(self._runner.blocks)
         self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size, self._place)
         self._responses = ResponseCache(settings.response_cache_size)
@@ -116,10 +118,14 @@ class Engine:
             log.warning("engine: the inbox is full, %s is forgotten later", owner)
 
     def warm_up(self, timeout_s: float = 300.0) -> None:
-        """Make a few tokens of a text, so that the first caller does not pay for first times.
+        """Answer a text and a sound, so that the first caller does not pay for first times.
 
         Raises EngineFailure when the model does not answer.
         """
+        for part in ("hello", Audio(np.zeros(WARM_UP_SAMPLES, np.float32))):
+            self._try_out(Conversation(UserTurn((part,))), timeout_s)
+
+    def _try_out(self, conversation: Conversation, timeout_s: float) -> None:
         done: queue.Queue[WorkerError | None] = queue.Queue()
 
         def listener(event: object) -> None:
@@ -129,7 +135,6 @@ class Engine:
                 case Finished():
                     done.put(None)
 
-        conversation = Conversation(UserTurn(("hello",)))
         self.submit(GenerationRequest(conversation, Sampling(0.5, 1.0, 4)), listener)
         try:
             error = done.get(timeout=timeout_s)
@@ -141,6 +146,7 @@ class Engine:
     # What follows runs on the engine's thread.
 
     def _serve(self) -> None:
+        self._guarded([], self._runner.prepare)
         while not self._stopping.is_set():
             try:
                 self._take(wait=not self._scheduler.running and not self._scheduler.waiting)
@@ -200,12 +206,16 @@ class Engine:
     def _chunks(self) -> list[Chunk]:
         decoding = sorted(self._scheduler.decoding(), key=lambda sequence: sequence.stored)
         decodes = [Chunk(each, each.stored, each.stored + 1) for each in decoding]
-        prefills, room = [], PREFILL_TOKENS_PER_STEP
+        urgent = min((each.urgency for each in self._scheduler.running), default=0)
+        budget = PrefillBudget(self._context_per_row)
+        prefills = []
         for sequence in self._scheduler.prefilling():
-            if room and not sequence.waiting_audio():
-                stop = min(sequence.stored + room, len(sequence.prompt.ids))
-                prefills.append(Chunk(sequence, sequence.stored, stop))
-                room -= stop - sequence.stored
+            if sequence.waiting_audio():
+                continue
+            most = len(sequence.prompt.ids) - sequence.stored
+            rows = budget.take(most, sequence.stored, is_urgent=sequence.urgency == urgent)
+            if rows:
+                prefills.append(Chunk(sequence, sequence.stored, sequence.stored + rows))
         return decodes + prefills
 
     def _run(self, chunks: list[Chunk]) -> None:
@@ -340,9 +350,12 @@ class Engine:
         self._scheduler.release(sequence)
         self._encoder.forget(sequence.waiting_audio())
         if was_placed:
-            request = sequence.generation.request
-            self._cache.release(request.owner, sequence.blocks, sequence.stored_keys())
+            owner, keys = sequence.generation.request.owner, sequence.stored_keys()
+            self._cache.release(owner, sequence.blocks, keys)
             sequence.blocks = ()
+            if owner is not None:
+                kept = blocks_for(len(keys)) * BLOCK_TOKENS
+                metrics.session_kv_bytes.observe(kept * self._runner.bytes_per_token)
 
     def _guarded(
         self,

@@ -33,8 +33,6 @@ class ResponseCache:
             return None
         digest = hashlib.sha256(repr((prompt.ids, sampling.max_tokens)).encode())
         for audio in prompt.audio:
-            if audio.digest is None:
-                audio.digest = hashlib.sha256(audio.samples.tobytes()).digest()
             digest.update(audio.digest)
         return digest.digest()
 
