@@ -154,6 +154,37 @@ async def test_the_javascript_client_of_the_document_gets_its_answers(
     assert not [line for line in heard if line.startswith("Error")]
 
 
+async def test_the_retry_snippet_of_the_document_connects_once_it_can(
+    document: str, worker: str
+) -> None:
+    need(CHROMIUM is not None, "this test needs a browser: apt-get install chromium")
+    library = block(document, "javascript", "class VoxtralClient").split("// Usage")[0]
+    snippet = block(document, "javascript", "connectWithRetry")
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        page = await browser.new_page()
+        heard: list[str] = []
+        page.on("console", lambda message: heard.append(message.text))
+        await page.goto(f"{worker}/openapi.json")
+        state = await page.evaluate(
+            f"""async () => {{
+                {library}
+                {snippet}
+                const client = new VoxtralClient({json.dumps(worker)});
+                await client.createSession();
+                const reachable = client.serverUrl;
+                client.serverUrl = "http://[no address";
+                setTimeout(() => {{ client.serverUrl = reachable; }}, 500);
+                await connectWithRetry();
+                return client.websocket.readyState;
+            }}"""
+        )
+        await browser.close()
+    assert state == 1
+    attempts = [line for line in heard if line.startswith("Connection attempt")]
+    assert attempts == ["Connection attempt 1 failed, retrying in 2000ms"]
+
+
 async def wait_for(heard: list[str], line: str) -> None:
     """Until the page has logged a line."""
     async with asyncio.timeout(WAIT_S):

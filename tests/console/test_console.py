@@ -80,6 +80,118 @@ async def test_what_is_typed_is_answered_on_the_page(worker: str) -> None:
         )
 
 
+async def test_a_typed_message_is_one_turn_with_its_latency(worker: str) -> None:
+    async with open_page(worker) as page:
+        await page.get_by_label("Text to send").fill("hello")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator(".latency-total")).to_contain_text("in all", timeout=WAIT_MS)
+        await expect(page.locator(".turn")).to_have_count(1)
+
+
+async def test_a_worker_with_keys_is_used_after_one_was_given() -> None:
+    with running_worker(API_KEYS="open-sesame") as url:
+        async with open_page(url) as page:
+            field = page.get_by_label("API key or token")
+            await field.fill("wrong")
+            await page.get_by_role("button", name="Use key").click()
+            await expect(page.locator("#notice")).to_contain_text("API key", timeout=WAIT_MS)
+            await field.fill("open-sesame")
+            await page.get_by_role("button", name="Use key").click()
+            await expect(field).to_be_hidden(timeout=WAIT_MS)
+            await expect(page.locator("#connection")).to_have_text("Connected", timeout=WAIT_MS)
+
+
+async def test_a_changed_setting_is_in_force_at_the_worker(worker: str) -> None:
+    async with open_page(worker) as page:
+        updates: list[str] = []
+        page.on(
+            "websocket",
+            lambda socket: socket.on("framereceived", lambda frame: updates.append(str(frame))),
+        )
+        await page.get_by_role("button", name="Talk", exact=True).click()
+        await expect(page.locator("#connection")).to_have_text("Connected", timeout=WAIT_MS)
+        await page.get_by_label("Mode").select_option("transcribe")
+        await expect(page.locator("#turns")).to_contain_text(
+            "Turn on the kitchen light.", timeout=WAIT_MS
+        )
+        told = [update for update in updates if '"config_updated"' in update]
+        assert len(told) == 1
+        assert '"mode": "transcribe"' in told[0]
+
+
+CONTRASTS = """() => {
+    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const color = parse(getComputedStyle(at).backgroundColor);
+            if (color.length === 3 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    const written = [...document.querySelectorAll("body *")].filter((element) =>
+        element.checkVisibility() && [...element.childNodes].some(
+            (node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim()));
+    return written.map((element) => {
+        const pair = [parse(getComputedStyle(element).color), behind(element)].map(light);
+        const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+        return [element.textContent.trim().slice(0, 40), ratio];
+    });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_has_a_contrast_of_4_5(worker: str, scheme: str) -> None:
+    async with open_page(worker, scheme=scheme) as page:
+        await page.get_by_label("Text to send").fill("hello")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator(".latency-total")).to_be_visible(timeout=WAIT_MS)
+        ratios = await page.evaluate(CONTRASTS)
+        assert len(ratios) > 20
+        assert [pair for pair in ratios if pair[1] < 4.5] == []
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000, 8_000])
+async def test_the_microphone_is_brought_to_16_khz_without_folding(worker: str, rate: int) -> None:
+    async with open_page(worker) as page:
+        answer = await page.evaluate(
+            """async (rate) => {
+                const { Resampler } = await import("/console/resampler.js");
+                const loudness = (hertz) => {
+                    const resampler = new Resampler(rate);
+                    const out = [];
+                    for (let block = 0; block * 128 < rate; block += 1) {
+                        const samples = Float32Array.from({ length: 128 }, (_, i) =>
+                            Math.sin((2 * Math.PI * hertz * (block * 128 + i)) / rate));
+                        out.push(...resampler.push(samples));
+                    }
+                    const middle = out.slice(2000, -2000);
+                    const power = middle.reduce((sum, x) => sum + x * x, 0) / middle.length;
+                    return { count: out.length, level: Math.sqrt(2 * power) };
+                };
+                return { heard: loudness(1000), above: loudness(11000) };
+            }""",
+            rate,
+        )
+        assert abs(answer["heard"]["count"] - 16_000) < 100
+        assert abs(answer["heard"]["level"] - 1) < 0.02
+        assert rate == 8_000 or answer["above"]["level"] < 0.01
+
+
+async def test_words_spoken_while_the_line_is_cut_are_not_lost(worker: str) -> None:
+    line = CuttableLine(int(worker.rsplit(":", 1)[1]))
+    async with open_page(await line.listen()) as page:
+        await page.get_by_role("button", name="Talk", exact=True).click()
+        await expect(page.locator("#floor")).to_contain_text("Hearing you", timeout=WAIT_MS)
+        line.cut()
+        await expect(page.locator("#connection")).not_to_have_text("Connected", timeout=WAIT_MS)
+        await expect(page.locator("#turns")).to_contain_text(SAID, timeout=WAIT_MS)
+        await expect(page.locator(".turn")).to_have_count(1)
+    await line.close()
+
+
 async def test_the_page_says_that_the_tiny_model_runs(worker: str) -> None:
     async with open_page(worker) as page:
         await expect(page.locator("#tiny")).to_be_visible(timeout=WAIT_MS)

@@ -3,6 +3,8 @@
 import { latencyBar } from "./latency.js";
 
 const NOTES = { length: "cut at the longest answer", interrupted: "interrupted" };
+const GUESS = "guessed while you spoke";
+const BEGINNINGS = ["speech_started", "no_speech"];
 
 export class Conversation {
   constructor(list, announce) {
@@ -35,8 +37,11 @@ export class Conversation {
       // A text that was refused has no turn.
       if (message.type !== "error" || message.request_id === undefined) return false;
     }
-    const turn = this.#turn(this.#keyOf(message), message);
-    if (turn) this.#show(turn, message);
+    const key = this.#keyOf(message);
+    // The statuses of a typed turn name no request: they are no turn of their own.
+    if (message.type !== "status" || BEGINNINGS.includes(message.status) || this.turns.has(key)) {
+      this.#show(this.#turn(key), message);
+    }
     return true;
   }
 
@@ -70,14 +75,20 @@ export class Conversation {
 
   #showStatus(turn, status) {
     if (status === "speech_started") this.#showHeard(turn, "(listening…)");
-    if (status === "speech_ended") this.#showHeard(turn, turn.heard ? `${turn.heard} …` : "(spoken)");
+    if (status === "speech_ended") this.#showSpoken(turn);
     if (status === "processing") turn.row.classList.add("is-waiting");
     if (status === "no_speech") this.#fail(turn, "No speech was heard.");
   }
 
   #showHeard(turn, text) {
     turn.said.textContent = text;
-    turn.said.classList.toggle("is-spoken", text.startsWith("("));
+    turn.said.classList.add("is-spoken");
+  }
+
+  // Nobody says what the whole turn was: the words so far are a guess, and said to be one.
+  #showSpoken(turn) {
+    this.#showHeard(turn, turn.heard ? `${turn.heard} …` : "(spoken)");
+    if (turn.heard) turn.seconds.textContent = GUESS;
   }
 
   #finish(turn, { text, finish_reason: reason, metrics, source }) {
@@ -87,7 +98,8 @@ export class Conversation {
     if (reason in NOTES) turn.note.textContent = NOTES[reason];
     if (!text) turn.note.textContent ||= "no answer";
     if (source === "audio" && metrics.speech_ms) {
-      turn.seconds.textContent = `${(metrics.speech_ms / 1000).toFixed(1)} s of speech`;
+      const seconds = `${(metrics.speech_ms / 1000).toFixed(1)} s of speech`;
+      turn.seconds.textContent = turn.heard ? `${GUESS} · ${seconds}` : seconds;
     }
     turn.row.querySelector(".latency")?.remove();
     turn.row.append(latencyBar(metrics));

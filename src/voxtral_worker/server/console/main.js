@@ -16,7 +16,7 @@ const STATE_NAMES = {
 };
 const FLOOR_NAMES = {
   off: "Press Talk and speak, or type below.",
-  listening: "Listening. Go ahead.",
+  listening: "Listening…",
   speaking: "Hearing you…",
   thinking: "Thinking…",
   answering: "Answering…",
@@ -122,7 +122,6 @@ async function stopTalking(reason = "") {
 function showTalking() {
   const { isOn } = microphone;
   $("talk").disabled = false;
-  $("talk").setAttribute("aria-pressed", isOn);
   $("talk-name").textContent = isOn ? "Stop talking" : "Talk";
   document.body.classList.toggle("is-talking", isOn);
   showFloor();

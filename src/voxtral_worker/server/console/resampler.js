@@ -20,7 +20,8 @@ export class Resampler {
     const cutoff = 0.94 * Math.min(1, outputRate / inputRate);
     this.half = Math.ceil(CROSSINGS / Math.min(1, outputRate / inputRate));
     this.filters = Array.from({ length: this.up }, (_, phase) => this.#filter(phase, cutoff));
-    this.held = new Float32Array(2 * this.half);
+    // Silence before the first sample, so that the first filter is centred on it.
+    this.held = new Float32Array(this.half - 1);
     this.phase = 0;
   }
 
