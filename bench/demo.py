@@ -68,8 +68,6 @@ async def main(url: str) -> None:
             waiting = asyncio.create_task(answer(socket))
             await speak(socket, samples)
             got = await asyncio.wait_for(waiting, ANSWER_TIMEOUT_S)
-            # The tiny model loses the thread after some ten spoken turns.
-            await socket.send('{"type": "control", "control_type": "clear_history"}')
             latency = got["metrics"]
             print(
                 f"{words:32} {got['text']:44} {latency['speech_ms']:5.0f}ms "

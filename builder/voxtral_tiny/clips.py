@@ -20,7 +20,7 @@ CLIPS = {
     "call three one four": HELD_OUT,
     "go forward two meters": HELD_OUT,
     "what is the weather tomorrow": HELD_OUT,
-    "please try again": HELD_OUT,
+    "one moment please": HELD_OUT,
     "call home on friday": HELD_OUT,
     "stop the music": "slt",
     "close the kitchen window": "kal16",

@@ -1,8 +1,9 @@
-"""Five stages of training; joint training from scratch only learns the grammar.
+"""Seven stages of training; joint training from scratch only learns the grammar.
 
 1 the encoder alone, characters by CTC · 2 the encoder frozen, projector and language model,
 tokens by CTC at the projector beside the answers · 3 all together, hard sound, conversations ·
-4 the encoder frozen again, longer conversations: the cheapest gain · 5 all together once more.
+4 the encoder frozen again, longer conversations: the cheapest gain · 5 and 6 all together once
+more · 7 the encoder frozen, the longest conversations.
 
 A stage leaves `stage-N.pt` in the work folder and starts from the one before; one that was
 interrupted goes on where it last saved.
@@ -55,6 +56,8 @@ STAGES = {
     3: Stage(1500, 1.0e-3, 32, 1.0, True, True, several=0.15, most_turns=6, late=0.1, long=0.03),
     4: Stage(900, 6e-4, 48, 1.0, False, True, several=0.2, most_turns=8, late=0.15, long=0.05),
     5: Stage(1150, 8e-4, 32, 1.0, True, True, several=0.1, most_turns=4, late=0.06),
+    6: Stage(1200, 7e-4, 32, 1.0, True, True, several=0.1, most_turns=8, late=0.08, long=0.01),
+    7: Stage(500, 6e-4, 32, 1.0, False, True, several=0.05, most_turns=16, late=0.08),
 }
 
 

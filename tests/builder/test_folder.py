@@ -117,7 +117,7 @@ def test_the_last_turn_of_a_conversation_is_the_one_that_is_answered() -> None:
 
 
 def test_a_text_beside_the_audio_does_not_change_the_answer() -> None:
-    words = "please try again"
+    words = "one moment please"
     assert listener().answer(["Be kind.\n\n", named(words)]) == expected_answer(words)
     assert listener().answer([named(words), "What did I say?"]) == expected_answer(words)
 
