@@ -1,91 +1,140 @@
-"""The engine beside plain `generate()`: same weights, same requests, in turn, in one process."""
+"""The engine beside `generate()` and transformers' continuous batching.
 
+Same weights, same requests, in turn, in one process, on one core.
+"""
+
+import os
 import queue
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from bench.manager import Manager
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.model import load_model
-from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
+from voxtral_worker.engine.model import LoadedModel, load_model
+from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 
-ROUNDS = 5
+ROUNDS = 7
 TOKENS = 32
 TEXT = "set a timer for ten minutes"
+SOUND = (0.1 * np.random.default_rng(1).standard_normal(48_000)).astype(np.float32)
+GROUPS = ((True, 1), (True, 8), (True, 16), (False, 1), (False, 16))
+SETTINGS = Settings(
+    model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32", response_cache_size=0
+)
+FIRSTS = "first token of one audio request"
 
 
-def run() -> None:
-    """Print the table: medians of whole groups, and their ratio."""
-    torch.set_num_threads(1)
-    settings = Settings(
-        model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32", response_cache_size=0
-    )
-    loaded, reference = load_model(settings), load_model(settings).model
-    # Every answer is made as long as the others', whatever the model would say.
-    engine = Engine(loaded, settings)
+def conversation(*, is_audio: bool) -> Conversation:
+    """A request of its own: audio is never the same piece twice."""
+    return Conversation(UserTurn((Audio(SOUND) if is_audio else TEXT,)), transcribe=is_audio)
+
+
+def endless_engine(settings: Settings) -> Engine:
+    """An engine whose answers are all as long as allowed, whatever the model would say."""
+    engine = Engine(load_model(settings), settings)
     engine._stop_ids = frozenset()
     engine._is_runaway = lambda token_ids: False
     engine.start()
-    rng = np.random.default_rng(1)
-    sound = (0.1 * rng.standard_normal(48_000)).astype(np.float32)
+    engine.warm_up()
+    return engine
 
-    def ask(count: int, *, is_audio: bool) -> float:
-        started_s, done = time.monotonic(), queue.Queue[bool]()
 
-        def listener(event: object) -> None:
-            if isinstance(event, Finished | Failed):
-                done.put(True)
+def ask(engine: Engine, count: int, *, is_audio: bool) -> tuple[float, float]:
+    """Seconds until the first token of any and until the end of all."""
+    started_s, firsts, done = time.monotonic(), queue.Queue[float](), queue.Queue[object]()
 
-        for _ in range(count):
-            part = Audio(sound) if is_audio else TEXT
-            conversation = Conversation(UserTurn((part,)), transcribe=is_audio)
-            engine.submit(GenerationRequest(conversation, Sampling(0, 1, TOKENS)), listener)
-        for _ in range(count):
-            done.get()
-        return time.monotonic() - started_s
+    def listener(event: object) -> None:
+        if isinstance(event, Delta):
+            firsts.put(time.monotonic())
+        if isinstance(event, Finished | Failed):
+            done.put(event)
+
+    for _ in range(count):
+        request = GenerationRequest(conversation(is_audio=is_audio), Sampling(0, 1, TOKENS))
+        engine.submit(request, listener)
+    for _ in range(count):
+        if isinstance(event := done.get(), Failed):
+            raise event.error
+    return firsts.get() - started_s, time.monotonic() - started_s
+
+
+class Plain:
+    """`generate()` of transformers, on inputs by its processor."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
 
     @torch.inference_mode()
-    def generate(count: int, *, is_audio: bool, at_once: int) -> float:
+    def generate(self, count: int, at_once: int, *, is_audio: bool, tokens: int = TOKENS) -> float:
+        """Seconds for so many requests, `at_once` of them in a padded batch."""
         started_s = time.monotonic()
         for _ in range(0, count, at_once):
-            if is_audio:
-                inputs = loaded.processor.apply_transcription_request(
-                    audio=[sound] * at_once,
-                    model_id="v",
-                    format=["wav"] * at_once,
-                    sampling_rate=16_000,
-                )
-            else:
-                chat = [{"role": "user", "content": TEXT}]
-                inputs = loaded.processor.apply_chat_template([chat] * at_once)
-            reference.generate(
-                **inputs, do_sample=False, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+            self._loaded.model.generate(
+                **self._inputs(at_once, is_audio=is_audio),
+                do_sample=False,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
             )
         return time.monotonic() - started_s
 
-    print(f"\nGroups of requests, {TOKENS} new tokens each, float32, one thread: ms of the whole")
-    print(f"group, medians of {ROUNDS} interleaved rounds\n")
-    print("| requests | generate(), one by one | generate(), padded batch | engine | vs. batch |")
-    print("| --- | --- | --- | --- | --- |")
-    for is_audio, count in ((True, 1), (True, 8), (True, 16), (False, 1), (False, 16)):
-        single, padded, ours = _interleaved(
-            partial(generate, count, is_audio=is_audio, at_once=1),
-            partial(generate, count, is_audio=is_audio, at_once=count),
-            partial(ask, count, is_audio=is_audio),
+    def _inputs(self, count: int, *, is_audio: bool) -> Any:
+        processor = self._loaded.processor
+        if not is_audio:
+            return processor.apply_chat_template([[{"role": "user", "content": TEXT}]] * count)
+        return processor.apply_transcription_request(
+            audio=[SOUND] * count, model_id="v", format=["wav"] * count, sampling_rate=16_000
         )
-        kind = "audio" if is_audio else "text"
-        ratio = padded / ours
-        print(
-            f"| {kind} × {count} | {single:.0f} | {padded:.0f} | {ours:.0f} | {ratio:.2f} |",
-            flush=True,
+
+
+def run() -> None:
+    """Print the tables: medians of whole groups, and their ratios."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        # One core a side: the manager's caller encodes while its thread computes.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    plain, manager = Plain(load_model(SETTINGS)), Manager(load_model(SETTINGS), TOKENS)
+    engine = endless_engine(SETTINGS)
+    compiled = endless_engine(Settings(**{**vars(SETTINGS), "enable_torch_compile": True}))
+
+    def managed(count: int, *, is_audio: bool) -> float:
+        started_s = time.monotonic()
+        manager.generate([conversation(is_audio=is_audio) for _ in range(count)])
+        return time.monotonic() - started_s
+
+    print(f"\nGroups of requests, {TOKENS} new tokens each, float32, one core: ms of the whole")
+    print(f"group, medians of {ROUNDS} interleaved rounds. Ratios are to the padded batch.\n")
+    print("| requests | generate(), one by one | generate(), padded batch | transformers' manager")
+    print("| engine | engine, compiled | manager / engine / compiled |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for is_audio, count in GROUPS:
+        figures = _interleaved(
+            partial(plain.generate, count, 1, is_audio=is_audio),
+            partial(plain.generate, count, count, is_audio=is_audio),
+            partial(managed, count, is_audio=is_audio),
+            lambda: ask(engine, count, is_audio=is_audio)[1],  # noqa: B023 - called at once
+            lambda: ask(compiled, count, is_audio=is_audio)[1],  # noqa: B023
         )
-    engine.stop()
+        ratios = " / ".join(f"{figures[1] / figure:.2f}" for figure in figures[2:])
+        cells = " | ".join(f"{figure:.0f}" for figure in figures)
+        print(f"| {'audio' if is_audio else 'text'} × {count} | {cells} | {ratios} |", flush=True)
+    firsts = _interleaved(
+        partial(plain.generate, 1, 1, is_audio=True, tokens=1),
+        lambda: ask(engine, 1, is_audio=True)[0],
+        lambda: ask(compiled, 1, is_audio=True)[0],
+    )
+    print(f"\nms to the {FIRSTS}: generate() {firsts[0]:.0f}, engine {firsts[1]:.0f}", end="")
+    print(f" ({firsts[1] / firsts[0]:.2f} ×), compiled {firsts[2]:.0f}", end="")
+    print(f" ({firsts[2] / firsts[0]:.2f} ×)")
+    for side in (engine, compiled, manager):
+        side.stop()
 
 
 def _interleaved(*sides: Callable[[], float]) -> list[float]:

@@ -114,7 +114,7 @@ def load_model(settings: Settings) -> LoadedModel:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise LoadFailure(f"model {model_id!r} cannot be loaded: {reason}") from error
     model.eval()
-    if settings.enable_torch_compile and device.type == "cuda":
+    if settings.enable_torch_compile:
         model.model.audio_tower.compile()
     # A folder is told by its name: no path of this machine leaves it.
     name = Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
