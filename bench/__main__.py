@@ -1,24 +1,24 @@
 """`make bench`: every benchmark, as tables."""
 
+import importlib
 import shutil
 import sys
 
-from bench import throughput, understanding
+# In the order in which they run; each is a module of this folder with a function `run`.
+NAMES = ("throughput", "conversations", "schedules", "understanding")
+NEEDS = {"understanding": "flite"}
 
 
 def main() -> None:
     """Run what was named, or everything."""
-    names = sys.argv[1:] or ["throughput", "understanding"]
-    for name in names:
-        match name:
-            case "throughput":
-                throughput.run()
-            case "understanding" if shutil.which("flite") is None:
-                print("understanding: skipped, it needs flite: apt-get install flite")
-            case "understanding":
-                understanding.run()
-            case _:
-                sys.exit(f"no benchmark {name!r}; there are throughput, understanding")
+    for name in sys.argv[1:] or NAMES:
+        if name not in NAMES:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
+        needed = NEEDS.get(name)
+        if needed is not None and shutil.which(needed) is None:
+            print(f"{name}: skipped, it needs {needed}: apt-get install {needed}")
+            continue
+        importlib.import_module(f"bench.{name}").run()
 
 
 if __name__ == "__main__":
