@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from voxtral_worker import errors, metrics
 from voxtral_worker.server import driver
-from voxtral_worker.sessions import messages, session
+from voxtral_worker.sessions import answering, messages, session
 from voxtral_worker.sessions.config import OPTIONS
 from voxtral_worker.settings import Settings, variable_of
 
@@ -34,7 +34,7 @@ def calls_of(name: str) -> list[ast.Call]:
     """Every call of a message class where messages are made."""
     return [
         node
-        for module in (session, driver)
+        for module in (answering, session, driver)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
     ]
@@ -49,7 +49,7 @@ def statuses() -> set[str]:
         node.args[0]
         for node in ast.walk(ast.parse(inspect.getsource(session)))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if node.func.attr == "_stop_answering"
+        if node.func.attr == "stop" and node.args
     ]
     elsewhere = {"session_expired", "draining", "connected"}
     return literals([call.args[0] for call in calls_of("Status")] + stopped) | elsewhere

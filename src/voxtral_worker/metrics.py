@@ -45,6 +45,12 @@ generations_waiting = Gauge("voxtral_generations_waiting", "Requests that wait f
 tokens_generated = Counter("voxtral_tokens_generated_total", "Tokens made")
 tokens_prefilled = Counter("voxtral_tokens_prefilled_total", "Prompt tokens computed")
 tokens_cached = Counter("voxtral_tokens_cached_total", "Prompt tokens found in the KV cache")
+speculations = Counter(
+    "voxtral_speculations_total", "Turns begun before they were over", ["outcome"]
+)
+tokens_discarded = Counter(
+    "voxtral_speculation_discarded_tokens_total", "Tokens computed for speculations in vain"
+)
 runaways = Counter("voxtral_runaway_responses_total", "Responses ended for repeating themselves")
 kv_blocks = Gauge("voxtral_kv_blocks", "Blocks of KV cache", ["state"])
 session_kv_bytes = Histogram(

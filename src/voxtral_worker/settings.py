@@ -180,6 +180,9 @@ class Settings:
     max_turn_seconds: float = _setting(
         _number(30, 1800), 300.0, "Longest turn; one that goes on is ended there."
     )
+    speculation: bool = _setting(
+        BOOL, True, "Work on a turn begins in the pause that may end it, and is withheld."
+    )
     log_level: str = _setting(
         _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Least severe line that is logged."
     )

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voxtral_worker.engine.request import Urgency
 from voxtral_worker.engine.scheduler import Scheduler
 
 
@@ -27,11 +28,42 @@ def test_sequences_take_free_places_in_order_of_arrival() -> None:
 
 def test_a_more_urgent_sequence_goes_before_those_that_came_earlier() -> None:
     scheduler = Scheduler[FakeSequence](3)
-    job, partial, turn = FakeSequence(2), FakeSequence(1), FakeSequence(0)
-    for sequence in (job, partial, turn):
+    partial, job, turn = (FakeSequence(u) for u in (Urgency.PARTIAL, Urgency.JOB, Urgency.TURN))
+    for sequence in (partial, job, turn):
         scheduler.add(sequence)
-    assert scheduler.everyone() == [turn, partial, job]
-    assert scheduler.admit() == [turn, partial]
+    assert scheduler.everyone() == [turn, job, partial]
+    assert scheduler.admit() == [turn, job]
+
+
+def test_a_speculation_waits_while_a_prompt_is_computed_and_lets_others_past() -> None:
+    scheduler = Scheduler[FakeSequence](8)
+    turn, guess, job = (FakeSequence(u) for u in (Urgency.TURN, Urgency.SPECULATION, Urgency.JOB))
+    for sequence in (turn, guess, job):
+        scheduler.add(sequence)
+    assert scheduler.admit() == [turn, job]
+    turn.needs_prefill = False
+    assert scheduler.admit() == []
+    job.needs_prefill = False
+    assert scheduler.admit() == [guess]
+
+
+def test_a_speculation_leaves_half_of_the_places_free() -> None:
+    scheduler = Scheduler[FakeSequence](4)
+    for _ in range(2):
+        scheduler.add(FakeSequence(Urgency.JOB, needs_prefill=False))
+    scheduler.admit()
+    scheduler.add(FakeSequence(Urgency.SPECULATION))
+    assert scheduler.admit() == []
+
+
+def test_a_speculation_that_is_committed_while_it_waits_is_a_turn() -> None:
+    scheduler = Scheduler[FakeSequence](2)
+    guess = FakeSequence(Urgency.SPECULATION)
+    scheduler.add(FakeSequence(Urgency.TURN))
+    scheduler.add(guess)
+    assert len(scheduler.admit()) == 1
+    guess.urgency = Urgency.TURN
+    assert scheduler.admit() == [guess]
 
 
 def test_the_last_place_is_kept_for_the_most_urgent() -> None:
@@ -99,7 +131,7 @@ def test_a_waiting_sequence_that_is_released_never_runs() -> None:
 
 def test_those_that_stay_keep_their_order_when_others_are_released() -> None:
     scheduler = Scheduler[FakeSequence](20)
-    sequences = [FakeSequence(urgency) for urgency in (2, 2, 1, 2, 0, 1, 0, 1, 2, 0)]
+    sequences = [FakeSequence(urgency) for urgency in (2, 2, 3, 2, 0, 3, 0, 3, 2, 0)]
     for sequence in sequences:
         scheduler.add(sequence)
     stay = [s for i, s in enumerate(sequences) if i not in (4, 6)]
@@ -110,7 +142,7 @@ def test_those_that_stay_keep_their_order_when_others_are_released() -> None:
 
 moves = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.integers(0, 2)),
+        st.tuples(st.just("add"), st.integers(0, 3)),
         st.tuples(st.just("release"), st.integers(0, 20)),
         st.tuples(st.just("admit"), st.just(0)),
     ),
@@ -136,7 +168,9 @@ def test_a_sequence_waits_or_runs_or_is_gone_and_no_more_run_than_there_are_plac
                 running = list(scheduler.running)
                 queue = sorted((s for s in here if s not in running), key=lambda s: s.urgency)
                 admitted = scheduler.admit()
-                assert admitted == queue[: len(admitted)]
+                firm = [s for s in queue if s.urgency != Urgency.SPECULATION]
+                placed = [s for s in admitted if s.urgency != Urgency.SPECULATION]
+                assert placed == firm[: len(placed)]
                 assert scheduler.running == running + admitted
                 less_urgent = sum(s.urgency > 0 for s in scheduler.running)
                 assert less_urgent <= max(1, places - 1)

@@ -14,6 +14,7 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.errors import BadInput, EngineFailure, RateLimited
+from voxtral_worker.sessions.answering import MAX_WAITING
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send
 from voxtral_worker.sessions.messages import (
@@ -24,7 +25,7 @@ from voxtral_worker.sessions.messages import (
     TextResponse,
     TranscriptPartial,
 )
-from voxtral_worker.sessions.session import MAX_WAITING, Session
+from voxtral_worker.sessions.session import Session
 
 FRAME_S = 0.032
 DONE = Finished("stop", Usage(10, 2, 4), Timings(0.0, 0.01, 0.02))
@@ -122,7 +123,8 @@ def test_silence_holds_no_more_than_the_pre_roll_in_memory() -> None:
 def test_a_text_is_answered_on_the_line_it_came_by_with_its_request_id() -> None:
     talk = Talk()
     effects = talk.session.text(LineName.CONTROL, TextInput("Hi", "mine"), 0.0)
-    assert effects[0] == Send(LineName.CONTROL, Status("processing", "1"))
+    processing = Status("processing", "1", {"request_id": "mine"})
+    assert effects[0] == Send(LineName.CONTROL, processing)
     assert requests(effects)["1"].conversation.user == UserTurn(("Hi",))
     assert talk.says("1", "Hel", 1) == [Send(LineName.CONTROL, TextDelta("Hel", "1", "mine"))]
     ended = talk.finishes("1")

@@ -46,7 +46,7 @@ def test_a_turn_is_its_speech_with_a_pre_roll_and_a_tail() -> None:
     events = hear(TurnDetector(), silence(50) + speech(30) + silence(50))
     assert events == [
         SpeechStarted(50 - PRE_ROLL_FRAMES),
-        SpeechPaused(80 + TAIL_FRAMES),
+        SpeechPaused(50 - PRE_ROLL_FRAMES, 80 + TAIL_FRAMES),
         TurnEnded(50 - PRE_ROLL_FRAMES, 80 + TAIL_FRAMES, 79, 30, "silence"),
     ]
 
@@ -71,7 +71,7 @@ def test_a_pause_shorter_than_the_endpoint_keeps_the_turn_open() -> None:
     detector = TurnDetector()
     hear(detector, speech(10))
     events = hear(detector, silence(ENDPOINT_FRAMES - 1) + speech(1))
-    assert events == [SpeechPaused(10 + TAIL_FRAMES), SpeechResumed()]
+    assert events == [SpeechPaused(0, 10 + TAIL_FRAMES), SpeechResumed()]
     assert detector.is_open
 
 
@@ -100,7 +100,7 @@ def test_the_same_audio_ends_the_turn_at_the_same_frame_however_long_the_silence
 
 def test_an_endpoint_shorter_than_the_tail_shortens_the_tail() -> None:
     events = hear(TurnDetector(silence_ms=100), speech(20) + silence(4))
-    assert events[1:] == [SpeechPaused(24), TurnEnded(0, 24, 19, 20, "silence")]
+    assert events[1:] == [SpeechPaused(0, 24), TurnEnded(0, 24, 19, 20, "silence")]
 
 
 def test_a_turn_that_goes_on_too_long_is_ended_there_and_the_next_takes_over() -> None:

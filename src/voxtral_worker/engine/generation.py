@@ -15,20 +15,26 @@ from voxtral_worker.engine.request import (
     GenerationEvent,
     GenerationRequest,
     Listener,
+    Urgency,
 )
 
 
 class Generation:
-    """One request under way in the engine; `cancel` may be called from any thread."""
+    """One request under way in the engine; its methods but `report` may be called anywhere."""
 
     def __init__(self, request: GenerationRequest, listener: Listener) -> None:
         self.request = request
+        self.urgency = request.urgency
         self._listener = listener
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
         """Ask the engine to stop; it ends with `Finished("interrupted")` within one step."""
         self._cancelled.set()
+
+    def commit(self) -> None:
+        """What was asked for ahead of time is wanted now: as urgent as any turn."""
+        self.urgency = Urgency.TURN
 
     @property
     def is_cancelled(self) -> bool:

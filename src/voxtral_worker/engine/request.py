@@ -13,8 +13,9 @@ class Urgency(IntEnum):
     """Who goes first when not all can: the lower number."""
 
     TURN = 0
-    PARTIAL = 1
+    SPECULATION = 1
     JOB = 2
+    PARTIAL = 3
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ Waiting sequences take free places by urgency, then in order of arrival. Sequenc
 run are never put back; every one of them makes a token at each step, so nobody starves.
 """
 
-import heapq
 import itertools
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+
+from voxtral_worker.engine.request import Urgency
 
 
 class Schedulable(Protocol):
@@ -15,7 +16,7 @@ class Schedulable(Protocol):
 
     @property
     def urgency(self) -> int:
-        """Lower goes first; only the most urgent class may take the last place."""
+        """Lower goes first, as it is now: a speculation that is committed becomes a turn."""
 
     @property
     def needs_prefill(self) -> bool:
@@ -32,7 +33,7 @@ class Scheduler(Generic[S]):
         """`place` gives a sequence what it needs to run, or says that it cannot now."""
         self._places = places
         self._place = place
-        self._waiting: list[tuple[int, int, S]] = []
+        self._waiting: list[tuple[int, S]] = []
         self._arrivals = itertools.count()
         self.running: list[S] = []
 
@@ -43,19 +44,25 @@ class Scheduler(Generic[S]):
 
     def add(self, sequence: S) -> None:
         """Let a sequence wait for its place."""
-        heapq.heappush(self._waiting, (sequence.urgency, next(self._arrivals), sequence))
+        self._waiting.append((next(self._arrivals), sequence))
 
     def admit(self) -> list[S]:
         """Move sequences to free places and return them.
 
         The head waits until it can be placed, and the others behind it: were they let past,
-        a large one might never get its turn.
+        a large one might never get its turn. Only a speculation lets others past: it may
+        never be needed.
         """
-        admitted = []
-        while self._waiting and len(self.running) < self._places_for(self._waiting[0][0]):
-            if not self._place(self._waiting[0][2]):
+        admitted: list[S] = []
+        for entry in self._in_order():
+            sequence = entry[1]
+            if sequence.urgency == Urgency.SPECULATION and self._is_busy():
+                continue
+            if len(self.running) >= self._places_for(sequence.urgency):
                 break
-            _, _, sequence = heapq.heappop(self._waiting)
+            if not self._place(sequence):
+                break
+            self._waiting.remove(entry)
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
@@ -74,13 +81,24 @@ class Scheduler(Generic[S]):
         if sequence in self.running:
             self.running.remove(sequence)
             return
-        self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
-        heapq.heapify(self._waiting)
+        self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
 
     def everyone(self) -> list[S]:
         """All sequences that run or wait."""
-        return self.running + [entry[2] for entry in sorted(self._waiting)]
+        return self.running + [sequence for _, sequence in self._in_order()]
+
+    def _in_order(self) -> list[tuple[int, S]]:
+        return sorted(self._waiting, key=lambda entry: (entry[1].urgency, entry[0]))
+
+    def _is_busy(self) -> bool:
+        """Whether there is too much to do for work that may be thrown away.
+
+        Prompts are the costly part, so a speculation waits for every prompt that is being
+        computed; half of the places stay free of it.
+        """
+        is_full = 2 * len(self.running) >= max(2, self._places)
+        return is_full or any(sequence.needs_prefill for sequence in self.running)
 
     def _places_for(self, urgency: int) -> int:
         # One place is kept for a user who waits: jobs and partials must not fill the house.
-        return self._places if urgency == 0 else max(1, self._places - 1)
+        return self._places if urgency == Urgency.TURN else max(1, self._places - 1)

@@ -39,7 +39,7 @@ class Sequence:
     @property
     def urgency(self) -> int:
         """See Schedulable."""
-        return self.generation.request.urgency
+        return self.generation.urgency
 
     @property
     def needs_prefill(self) -> bool:

@@ -20,7 +20,15 @@ from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationEvent
 from voxtral_worker.errors import BadInput, EngineFailure, WorkerError
 from voxtral_worker.server.connection import Connection
-from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send
+from voxtral_worker.sessions.effects import (
+    Cancel,
+    Commit,
+    Effect,
+    Generate,
+    LineName,
+    Send,
+    Settle,
+)
 from voxtral_worker.sessions.messages import (
     ClientMessage,
     ConfigUpdate,
@@ -258,6 +266,13 @@ class SessionDriver:
                     generation = self._generations.pop(generation_id, None)
                     if generation is not None:
                         generation.cancel()
+                case Commit(generation_id):
+                    # One that is finished already is no longer here.
+                    if generation_id in self._generations:
+                        self._generations[generation_id].commit()
+                case Settle(outcome, wasted_tokens):
+                    metrics.speculations.labels(outcome).inc()
+                    metrics.tokens_discarded.inc(wasted_tokens)
 
     def _generate(self, generation_id: str, effect: Generate) -> None:
         def listener(event: GenerationEvent) -> None:

@@ -120,7 +120,12 @@ class Service:
         """A new session. Raises NotReady or AtCapacity."""
         parts = self.require_ready()
         session = Session(
-            str(uuid.uuid4()), config, time.monotonic(), self.settings.max_turn_seconds
+            str(uuid.uuid4()),
+            config,
+            time.monotonic(),
+            self.settings.max_turn_seconds,
+            # With a single place a guess would stand in everybody's way.
+            speculates=self.settings.speculation and self.settings.max_batch_size > 1,
         )
         self.registry.add(session)
         self._drivers[session.session_id] = SessionDriver(session, parts.engine, parts.vad)

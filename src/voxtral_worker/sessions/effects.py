@@ -38,4 +38,19 @@ class Cancel:
     generation_id: str
 
 
-Effect: TypeAlias = Send | Generate | Cancel
+@dataclass(frozen=True)
+class Commit:
+    """A generation that was asked for ahead of time is now what a user waits for."""
+
+    generation_id: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Count a speculation: `committed`, `discarded` or `yielded`, and the tokens it wasted."""
+
+    outcome: str
+    wasted_tokens: int = 0
+
+
+Effect: TypeAlias = Send | Generate | Cancel | Commit | Settle

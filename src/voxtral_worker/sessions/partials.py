@@ -1,9 +1,26 @@
-"""Which words of a growing transcript will not change any more.
+"""Transcripts of what is being said, and which of their words will not change any more.
 
 Local agreement of two successive hypotheses, after Macháček, Dabre and Bojar 2023,
 "Turning Whisper into Real-Time Transcription System" (arXiv:2307.14743): the words that
 two hypotheses in a row share are stable, and stay.
 """
+
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    Sampling,
+    Urgency,
+)
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send
+from voxtral_worker.sessions.messages import TranscriptPartial
+
+# A transcript of what is being said is worth a look once a second.
+PARTIAL_EVERY_FRAMES = 31
 
 
 class StablePrefix:
@@ -26,3 +43,53 @@ class StablePrefix:
         self._last = words
         shown = self._stable + words[len(self._stable) :]
         return " ".join(shown), len(" ".join(self._stable))
+
+
+class Partials:
+    """At most one transcript is under way, of the turn that is open."""
+
+    def __init__(self) -> None:
+        self.generation_id: str | None = None
+        self._turn_id = ""
+        self._due_frame = 0
+        self._stable = StablePrefix()
+        self._texts: list[str] = []
+
+    def begin_turn(self, turn_id: str, frame: int) -> None:
+        """Somebody begins to speak."""
+        self._turn_id = turn_id
+        self._stable = StablePrefix()
+        self._due_frame = frame + PARTIAL_EVERY_FRAMES
+
+    def is_due(self, frame: int) -> bool:
+        """Whether it is time for the next one."""
+        return self.generation_id is None and frame >= self._due_frame
+
+    def ask(self, audio: Audio, config: SessionConfig, frame: int) -> list[Effect]:
+        """Ask for a transcript of the turn so far."""
+        self._due_frame = frame + PARTIAL_EVERY_FRAMES
+        self.generation_id = f"partial-{self._turn_id}-{frame}"
+        self._texts = []
+        conversation = Conversation(UserTurn((audio,)), transcribe=True, language=config.language)
+        sampling = Sampling(0.0, 1.0, config.max_length)
+        request = GenerationRequest(conversation, sampling, Urgency.PARTIAL)
+        return [Generate(self.generation_id, request)]
+
+    def on_event(self, event: GenerationEvent) -> list[Effect]:
+        """Take what the engine says of the one under way."""
+        match event:
+            case Delta():
+                self._texts.append(event.text)
+            case Finished():
+                self.generation_id = None
+                text, stable = self._stable.update("".join(self._texts))
+                return [Send(LineName.AUDIO, TranscriptPartial(text, stable, self._turn_id))]
+            case Failed():
+                # The next one is a second away, and the turn itself is told if it fails.
+                self.generation_id = None
+        return []
+
+    def drop(self) -> list[Effect]:
+        """Forget the one under way."""
+        generation_id, self.generation_id = self.generation_id, None
+        return [] if generation_id is None else [Cancel(generation_id)]

@@ -36,8 +36,9 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class SpeechPaused:
-    """Were the turn to end with this pause, its audio would end before `end_frame`."""
+    """Were the turn to end with this pause, its audio would be [`first_frame`, `end_frame`)."""
 
+    first_frame: int
     end_frame: int
 
 
@@ -141,7 +142,7 @@ class TurnDetector:
         events: tuple[TurnEvent, ...] = ()
         if self._state is _State.SPEAKING and silence >= self._tail():
             self._state = _State.PAUSED
-            events = (SpeechPaused(self._end_frame()),)
+            events = (SpeechPaused(self._first_frame, self._end_frame()),)
         if self.is_open and silence >= self._silence_frames:
             return (*events, self._end("silence"))
         return events
