@@ -9,6 +9,7 @@ PyTorch's choose another order of addition for each batch size.
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -29,6 +30,8 @@ STATE_SHAPE = (2, 128)
 MAX_FRAMES = 4096
 _RATE = np.array(SAMPLE_RATE, np.int64)
 IDLE_WAIT_S = 1.0
+# Frames of many sessions come one by one: those of so long share a tick.
+GATHER_S = 0.02
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -67,6 +70,7 @@ class Vad:
         self._tasks: dict[str, _Task] = {}
         self._wake = threading.Condition()
         self._is_stopping = False
+        self._gathered_s = 0.0
         self._thread = threading.Thread(target=self._serve, name="vad", daemon=True)
 
     def start(self) -> None:
@@ -102,7 +106,8 @@ class Vad:
             if key in self._tasks:
                 raise RuntimeError(f"two calls at once for {key}")
             self._tasks[key] = task
-            self._wake.notify()
+            if len(self._tasks) == 1:
+                self._wake.notify()
         return await asyncio.wrap_future(task.answer)
 
     def forget(self, key: str) -> None:
@@ -120,6 +125,7 @@ class Vad:
             with self._wake:
                 while not self._tasks and not self._is_stopping:
                     self._wake.wait(IDLE_WAIT_S)
+                self._gather()
                 if self._is_stopping:
                     break
                 tasks = list(self._tasks.values())
@@ -136,6 +142,14 @@ class Vad:
                     self._end(task, None)
         for task in list(self._tasks.values()):
             self._end(task, EngineFailure("the worker is stopping"))
+
+    def _gather(self) -> None:
+        """Let frames join that are about to come; a session alone is heard at once."""
+        if any(task.probabilities for task in self._tasks.values()):
+            return
+        ready_s = self._gathered_s + GATHER_S
+        self._wake.wait_for(lambda: self._is_stopping, max(0.0, ready_s - time.monotonic()))
+        self._gathered_s = time.monotonic()
 
     def _tick(self, tasks: list[_Task], memories: list[_Memory]) -> None:
         frames = np.stack([task.frames[len(task.probabilities)] for task in tasks])

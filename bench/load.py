@@ -1,0 +1,152 @@
+"""`make bench-load`: the worker under users who speak in real time, as tables."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+from bench import load_sounds
+from bench.load_speakers import (
+    Tally,
+    answers_alone,
+    clips,
+    crowd,
+    discarded_share,
+    lag_p95_ms,
+    scrape,
+    silence,
+    tally,
+)
+from bench.workers import running_worker
+from voxtral_worker.audio.stream import AudioStream
+from voxtral_worker.turns.vad import Vad
+
+SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
+LIMIT_MS = 250.0
+TRIAL_S = 20.0
+MOST_SESSIONS = 256
+
+
+async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: float = 0.3) -> Tally:
+    """Many sessions at once for a while: is every turn answered once with its own words?"""
+    alone = await answers_alone(url)
+    before = scrape(url)
+    result = tally(await crowd(url, sessions, seconds, share), alone)
+    after = scrape(url)
+    print(f"\n{sessions} sessions, {share:.0%} speech, {seconds:.0f} s\n")
+    print(
+        "| turns | answered once | same words as alone | decision → first delta p50 / p95 ms",
+        end="",
+    )
+    print(" | loop lag p95 ms (bucket) | speculative |\n| --- | --- | --- | --- | --- | --- |")
+    print(f"| {result.turns} | {result.answered} | {result.right} |", end=" ")
+    print(f"{result.first_p50:.0f} / {result.first_p95:.0f} |", end=" ")
+    print(f"{lag_p95_ms(before, after):.1f} | {result.speculative} |", flush=True)
+    return result
+
+
+async def hearing(sessions: int = 50, seconds: float = 15.0) -> float:
+    """CPU share of one core that decoding, framing and VAD of so many microphones take."""
+    vad = Vad()
+    vad.start()
+    audio = b"".join(clip + silence(30) for clip in clips().values())
+    step = 2 * 1024
+
+    async def microphone(key: str, offset: int) -> None:
+        stream = AudioStream("pcm_s16le", 16_000)
+        started_s = time.monotonic() + offset * 0.064 / sessions
+        for number in range(int(seconds / 0.064)):
+            await asyncio.sleep(max(0.0, started_s + number * 0.064 - time.monotonic()))
+            at = number * step % (len(audio) - step)
+            await vad.listen(key, stream.push(audio[at : at + step]))
+
+    wall_s, cpu_s, loop_s = time.monotonic(), time.process_time(), time.thread_time()
+    await asyncio.gather(*[microphone(str(number), number) for number in range(sessions)])
+    wall_s = time.monotonic() - wall_s
+    share = (time.process_time() - cpu_s) / wall_s
+    loop_share = (time.thread_time() - loop_s) / wall_s
+    vad.stop()
+    print(
+        f"\n{sessions} microphones: the VAD's thread takes {share - loop_share:.1%} of a core,",
+        end="",
+    )
+    print(f" decoding, framing and the benchmark's pacing {loop_share:.1%}", flush=True)
+    return share
+
+
+def speculation(seconds: float = 20.0) -> None:
+    """End of speech → first delta, with speculation and without."""
+    print("\n| sessions | speculation | end of speech → first delta p50 / p95 ms", end=" ")
+    print(
+        "| decision → first delta p50 / p95 ms | tokens discarded |\n"
+        "| --- | --- | --- | --- | --- |"
+    )
+    for flag in ("true", "false"):
+        with running_worker(**SETTINGS, SPECULATION=flag) as url:
+            for sessions in (1, 10, 25):
+                before = scrape(url)
+                result = tally(
+                    asyncio.run(crowd(url, sessions, seconds, 0.3)), dict.fromkeys(clips(), "")
+                )
+                wasted = discarded_share(before, scrape(url))
+                print(
+                    f"| {sessions} | {flag} | {result.heard_p50:.0f} / {result.heard_p95:.0f} |",
+                    end=" ",
+                )
+                print(
+                    f"{result.first_p50:.0f} / {result.first_p95:.0f} | {wasted:.1%} |", flush=True
+                )
+
+
+def capacity(shares: tuple[float, ...] = (0.3, 0.6, 1.0), seconds: float = TRIAL_S) -> None:
+    """The most sessions at which p95 of decision → first delta stays within the limit."""
+    print(f"\n| speech | sessions within {LIMIT_MS:.0f} ms at p95 | p95 there | first beyond |")
+    print("| --- | --- | --- | --- |")
+    nothing = dict.fromkeys(clips(), "")
+    for share in shares:
+        with running_worker(**SETTINGS) as url:
+
+            def p95(sessions: int, url: str = url, share: float = share) -> float:
+                result = tally(asyncio.run(crowd(url, sessions, seconds, share)), nothing)
+                return result.first_p95 if result.answered == result.turns else float("inf")
+
+            good, figure, bad = search(p95)
+        print(f"| {share:.0%} | {good} | {figure:.0f} ms | {bad} |", flush=True)
+
+
+def search(p95: Callable[[int], float]) -> tuple[int, float, int]:
+    """Sessions that are within the limit, their figure, and the least that were found not to be."""
+    good, figure, trial = 0, 0.0, 8
+    while trial <= MOST_SESSIONS and (found := p95(trial)) <= LIMIT_MS:
+        good, figure, trial = trial, found, trial * 2
+    bad = trial
+    while bad - good > max(1, good // 8):
+        middle = (good + bad) // 2
+        if (found := p95(middle)) <= LIMIT_MS:
+            good, figure = middle, found
+        else:
+            bad = middle
+    return good, figure, bad
+
+
+def main() -> None:
+    """Run what was named, or everything."""
+    for name in sys.argv[1:] or ["hearing", "sounds", "realtime", "speculation", "capacity"]:
+        match name:
+            case "hearing":
+                asyncio.run(hearing())
+            case "sounds":
+                load_sounds.run()
+            case "realtime":
+                with running_worker(**SETTINGS) as url:
+                    asyncio.run(realtime(url))
+            case "speculation":
+                speculation()
+            case "capacity":
+                capacity()
+            case _:
+                sys.exit(f"no load benchmark {name!r}")
+
+
+if __name__ == "__main__":
+    main()

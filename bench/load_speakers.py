@@ -1,0 +1,191 @@
+"""Paced clients: sessions that speak as a microphone does, and what they are answered.
+
+They live in the benchmark's process; the worker is a process of its own.
+"""
+
+import asyncio
+import json
+import random
+import re
+import statistics
+import time
+import urllib.request
+import wave
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+import websockets
+
+from voxtral_worker.settings import EMBEDDED_MODEL
+
+FRAME_SAMPLES = 512
+RATE = 16_000
+CHUNK_FRAMES = 2
+CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
+# More than the silence that ends a turn, so that turns stay apart however densely one speaks.
+LEAST_GAP_FRAMES = 20
+PATIENCE_S = 60.0
+CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
+
+
+def clips() -> dict[str, bytes]:
+    """The bundled sentences: words → 16-bit samples, whole frames."""
+    folder = EMBEDDED_MODEL / "clips"
+    found = {}
+    for name, words in json.loads((folder / "index.json").read_text()).items():
+        with wave.open(str(folder / name)) as file:
+            data = file.readframes(file.getnframes())
+        found[words] = data + bytes(-len(data) % (2 * FRAME_SAMPLES))
+    return found
+
+
+def silence(frames: int) -> bytes:
+    """A quiet room: digital silence is what no microphone gives."""
+    noise = 6 * np.random.default_rng(7).standard_normal(frames * FRAME_SAMPLES)
+    return noise.astype("<i2").tobytes()
+
+
+@dataclass
+class Talk:
+    """What one session says, and what it was answered."""
+
+    audio: bytes
+    words: list[str]
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def plan(seconds: float, share: float, rng: random.Random) -> Talk:
+    """A microphone's stream that holds speech for a share of the time."""
+    known = clips()
+    audio, words = bytearray(silence(rng.randint(10, 60))), []
+    while len(audio) < seconds * 2 * RATE:
+        said = rng.choice(list(known))
+        gap = int(len(known[said]) / (2 * FRAME_SAMPLES) * (1 / share - 1))
+        audio += known[said] + silence(max(LEAST_GAP_FRAMES, rng.randint(gap // 2, gap * 3 // 2)))
+        words.append(said)
+    return Talk(bytes(audio + silence(LEAST_GAP_FRAMES)), words)
+
+
+async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
+    """Say it all; returns when every turn is answered or patience is over."""
+    async with aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
+            session = await response.json()
+        address = url.replace("http", "ws", 1) + session["websocket_url"]
+        async with websockets.connect(address, max_size=None) as socket:
+            listening = asyncio.create_task(_listen(socket, talk))
+            await _speak(socket, talk.audio, is_paced=is_paced)
+            await asyncio.wait([listening], timeout=PATIENCE_S)
+            listening.cancel()
+        await http.delete(f"{url}/session/{session['session_id']}")
+    return talk
+
+
+async def _speak(socket: Any, audio: bytes, *, is_paced: bool) -> None:
+    step = CHUNK_FRAMES * FRAME_SAMPLES * 2
+    started_s = time.monotonic()
+    for number, start in enumerate(range(0, len(audio), step)):
+        if is_paced:
+            await asyncio.sleep(max(0.0, started_s + number * CHUNK_S - time.monotonic()))
+        await socket.send(audio[start : start + step])
+
+
+async def _listen(socket: Any, talk: Talk) -> None:
+    async for text in socket:
+        message = json.loads(text)
+        if message["type"] == "text_response":
+            talk.responses.append(message)
+        elif message["type"] == "error":
+            talk.errors.append(message["error"])
+        if len(talk.responses) >= len(talk.words):
+            return
+
+
+async def answers_alone(url: str) -> dict[str, str]:
+    """What the engine writes down for each sentence, said alone in a session of its own."""
+    alone = {}
+    for words, data in clips().items():
+        talk = Talk(silence(30) + data + silence(LEAST_GAP_FRAMES), [words])
+        await hold(url, talk)
+        alone[words] = talk.responses[0]["text"]
+    return alone
+
+
+async def crowd(url: str, sessions: int, seconds: float, share: float) -> list[Talk]:
+    """So many sessions at once, each with its own sentences."""
+    talks = [plan(seconds, share, random.Random(seed)) for seed in range(sessions)]
+    return await asyncio.gather(*[hold(url, talk) for talk in talks])
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What came of a crowd's turns; times in ms."""
+
+    turns: int
+    answered: int
+    right: int
+    first_p50: float
+    first_p95: float
+    heard_p50: float
+    heard_p95: float
+    speculative: int
+
+
+def tally(talks: list[Talk], alone: dict[str, str]) -> Tally:
+    """Count turns answered, answered with the right words in the right order, and how soon."""
+    metrics = [r["metrics"] for talk in talks for r in talk.responses]
+    first = [m["first_token_ms"] for m in metrics] or [float("inf")]
+    heard = [m["endpoint_ms"] + m["first_token_ms"] for m in metrics] or [float("inf")]
+    right = sum(
+        alone[words] == response["text"]
+        for talk in talks
+        for words, response in zip(talk.words, talk.responses, strict=False)
+    )
+    return Tally(
+        sum(len(talk.words) for talk in talks),
+        len(metrics),
+        right,
+        statistics.median(first),
+        percentile(first, 95),
+        statistics.median(heard),
+        percentile(heard, 95),
+        sum(bool(m["speculative"]) for m in metrics),
+    )
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The value that so many percent do not exceed."""
+    return float(np.percentile(np.array(values), percent, method="higher"))
+
+
+def scrape(url: str) -> dict[str, float]:
+    """Every sample of the worker's `/metrics`, by name and labels."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    samples = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in samples}
+
+
+def lag_p95_ms(before: dict[str, float], after: dict[str, float]) -> float:
+    """Upper bound of the bucket that holds the 95th percentile of the event loop's lag."""
+    name = r'voxtral_event_loop_lag_seconds_bucket\{le="(.+)"\}'
+    grown = {
+        float(match[1]): value - before.get(key, 0.0)
+        for key, value in after.items()
+        if (match := re.fullmatch(name, key))
+    }
+    total = max(grown.values())
+    return 1000 * min(bound for bound, count in grown.items() if count >= 0.95 * total)
+
+
+def discarded_share(before: dict[str, float], after: dict[str, float]) -> float:
+    """Of all tokens computed, those of speculations in vain."""
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    made = grown("voxtral_tokens_generated_total") + grown("voxtral_tokens_prefilled_total")
+    return grown("voxtral_speculation_discarded_tokens_total") / max(1.0, made)
