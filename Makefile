@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run test setup check format demo bench
+.PHONY: run test setup check format demo bench bench-load
 
 run: $(STAMP)
 	$(PY) -m voxtral_worker
@@ -39,3 +39,6 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m bench
+
+bench-load: $(STAMP)
+	$(PY) -m bench.load

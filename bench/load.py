@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import load_sounds
+from bench import load_cuts, load_sounds
 from bench.load_speakers import (
     Tally,
     answers_alone,
@@ -25,6 +25,7 @@ SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC":
 LIMIT_MS = 250.0
 TRIAL_S = 20.0
 MOST_SESSIONS = 256
+NAMES = ("hearing", "sounds", "cuts", "realtime", "speculation", "capacity")
 
 
 async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: float = 0.3) -> Tally:
@@ -131,12 +132,15 @@ def search(p95: Callable[[int], float]) -> tuple[int, float, int]:
 
 def main() -> None:
     """Run what was named, or everything."""
-    for name in sys.argv[1:] or ["hearing", "sounds", "realtime", "speculation", "capacity"]:
+    for name in sys.argv[1:] or NAMES:
         match name:
             case "hearing":
                 asyncio.run(hearing())
             case "sounds":
                 load_sounds.run()
+            case "cuts":
+                with running_worker(**SETTINGS) as url:
+                    load_cuts.run(url)
             case "realtime":
                 with running_worker(**SETTINGS) as url:
                     asyncio.run(realtime(url))
