@@ -128,6 +128,8 @@ class Vad:
                 self._gather()
                 if self._is_stopping:
                     break
+                if not self._tasks:  # forgotten while others were awaited
+                    continue
                 tasks = list(self._tasks.values())
                 memories = [self._memory.setdefault(task.key, _Memory()) for task in tasks]
             try:
