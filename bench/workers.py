@@ -26,7 +26,7 @@ def free_port() -> int:
 def running_worker(**settings: str) -> Iterator[str]:
     """The URL of a worker with the embedded model and no rate limits; stopped at the end.
 
-    Raises RuntimeError with its log when it does not become ready.
+    Raises RuntimeError with its log when it does not become ready, or does not end well.
     """
     port = free_port()
     given = {"HOST": "127.0.0.1", "PORT": str(port), "RATE_LIMIT_ENABLED": "false", "DEVICE": "cpu"}
@@ -46,6 +46,11 @@ def running_worker(**settings: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT_S)
+        if process.returncode != 0:
+            log.seek(0)
+            raise RuntimeError(
+                f"the worker exited with {process.returncode}: {log.read().decode()}"
+            )
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:

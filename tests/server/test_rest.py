@@ -224,3 +224,12 @@ async def test_a_call_refused_for_another_reason_tells_its_limit_and_does_not_co
         answered, _, headers = await call("POST", f"{server.url}/session/create", data=data)
         assert answered == status
         assert headers["X-RateLimit-Remaining"] == "4"
+
+
+@pytest.mark.parametrize("path", ["/", "/console/index.html"])
+async def test_a_browser_asks_anew_for_the_console(server: RunningServer, path: str) -> None:
+    status, _, headers = await call("GET", f"{server.url}{path}")
+    assert (status, headers["Cache-Control"]) == (200, "no-cache")
+    again = {"If-None-Match": headers["ETag"]}
+    status, _, headers = await call("GET", f"{server.url}{path}", headers=again)
+    assert (status, headers["Cache-Control"]) == (304, "no-cache")
