@@ -1,0 +1,109 @@
+"""The Python client against a real worker."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from bench.workers import free_port, running_worker
+from voxtral_worker.client import Delta, Response, Status, VoxtralClient, VoxtralError
+from voxtral_worker.settings import EMBEDDED_MODEL
+
+CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
+SAID = "You said: Turn on the kitchen light."
+KEY = "a-key"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[str]:
+    with running_worker(API_KEYS=KEY) as url:
+        yield url
+
+
+def audio() -> bytes:
+    with wave.open(str(CLIP)) as file:
+        return bytes(9600) + file.readframes(file.getnframes()) + bytes(9600)
+
+
+async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> AsyncIterator[bytes]:
+    data = audio()
+    for number, start in enumerate(range(0, len(data), 3200)):
+        if number == cut_after and client is not None and client._socket is not None:
+            client._socket.transport.abort()
+        yield data[start : start + 3200]
+        await asyncio.sleep(0.01)
+
+
+async def test_a_spoken_sentence_is_answered_word_by_word(worker: str) -> None:
+    async with VoxtralClient(worker, token=KEY, temperature=0) as voxtral:
+        events = [event async for event in voxtral.stream(chunks())]
+    [response] = [event for event in events if isinstance(event, Response)]
+    assert response.text == SAID
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == SAID
+    assert response.turn_id is not None
+
+
+async def test_a_cut_line_is_resumed_without_losing_or_doubling_audio(worker: str) -> None:
+    async with VoxtralClient(worker, token=KEY, temperature=0) as voxtral:
+        events = [event async for event in voxtral.stream(chunks(8, voxtral))]
+    resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
+    assert len(resumed) == 2
+    assert resumed[1].message["audio_bytes_received"] <= 8 * 3200
+    assert [event.text for event in events if isinstance(event, Response)] == [SAID]
+    numbers = [event.message["seq"] for event in events if "seq" in event.message]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_refusal_is_told_in_the_workers_words(worker: str) -> None:
+    with pytest.raises(VoxtralError, match="(?i)credential|key|token"):
+        async with VoxtralClient(worker, token="another"):
+            pass
+
+
+def test_the_client_needs_no_torch() -> None:
+    code = "import sys, voxtral_worker.client; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_source_of_audio_that_fails_ends_the_stream_with_its_error(worker: str) -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield bytes(3200)
+        raise OSError("no microphone")
+
+    async with VoxtralClient(worker, token=KEY) as voxtral:
+        with pytest.raises(OSError, match="no microphone"):
+            async for _ in voxtral.stream(failing()):
+                pass
+
+
+async def test_a_worker_that_is_not_there_is_told() -> None:
+    with pytest.raises(VoxtralError, match="cannot be reached"):
+        async with VoxtralClient(f"http://127.0.0.1:{free_port()}"):
+            pass
+
+
+def voxtral(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "voxtral_worker.client.command", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_sends_a_file_and_prints_the_answer(worker: str) -> None:
+    done = voxtral("send", str(CLIP), "--fast", "--url", worker, "--token", KEY)
+    assert (done.returncode, done.stdout.strip()) == (0, SAID)
+
+
+def test_the_command_tells_the_health_of_a_worker(worker: str) -> None:
+    done = voxtral("health", "--url", worker, "--token", KEY)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "healthy"
+
+
+def test_the_command_says_in_one_line_what_went_wrong(worker: str) -> None:
+    done = voxtral("send", "no-such.wav", "--url", worker)
+    assert done.returncode == 1
+    assert "no-such.wav" in done.stderr
+    assert "Traceback" not in done.stderr
