@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run test setup check format demo bench bench-load
+.PHONY: run test setup check format demo bench bench-load gpu-check
 
 run: $(STAMP)
 	$(PY) -m voxtral_worker
@@ -42,3 +42,6 @@ bench: $(STAMP)
 
 bench-load: $(STAMP)
 	$(PY) -m bench.load
+
+gpu-check: $(STAMP)
+	$(PY) -m bench.gpu_check

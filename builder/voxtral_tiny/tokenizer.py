@@ -26,22 +26,24 @@ class Tokenizer(Protocol):
         """Ids of a text; control strings in it are plain text."""
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(
+    folder: Path, bpe_tokens: int = BPE_TOKENS, special_tokens: int = SPECIAL_TOKENS
+) -> None:
     """Write `tekken.json`, version v7 with an audio section, as the released model has it."""
     source = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
     full = json.loads(source.read_text())
     small = {
         "config": {
             **full["config"],
-            "num_vocab_tokens": BPE_TOKENS,
-            "default_vocab_size": VOCABULARY,
-            "default_num_special_tokens": SPECIAL_TOKENS,
+            "num_vocab_tokens": bpe_tokens,
+            "default_vocab_size": bpe_tokens + special_tokens,
+            "default_num_special_tokens": special_tokens,
             "version": "v7",
         },
-        "vocab": full["vocab"][:BPE_TOKENS],
+        "vocab": full["vocab"][:bpe_tokens],
         "special_tokens": [
             {"rank": i, "token_str": _NAMED.get(i, f"<SPECIAL_{i}>"), "is_control": True}
-            for i in range(SPECIAL_TOKENS)
+            for i in range(special_tokens)
         ],
         "audio": {
             "sampling_rate": 16000,
