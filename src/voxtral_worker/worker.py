@@ -120,6 +120,15 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def most_jobs(settings: Settings) -> int:
+    """Jobs taken at once: as many as the engine has places, beside every possible lease.
+
+    One number for good: the SDK takes no job at all from a change until the last one under
+    way is over, and a lease may be under way for an hour.
+    """
+    return settings.max_batch_size + settings.max_sessions
+
+
 def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     """The server and RunPod's jobs, in one of the three ways they come."""
     # Until the SDK sets its own: as the container's first process, Python would ignore it.
@@ -135,7 +144,7 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
         return run_queue(
             handler,
             worker.begin_drain,
-            settings.max_batch_size,
+            most_jobs(settings),
             fitness_check=worker.check_fitness,
             is_healthy=lambda: worker.engine.is_healthy,
             settings=settings,

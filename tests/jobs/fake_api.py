@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,12 +76,12 @@ class FakeJobApi:
                 self.changed.notify_all()
                 return {}
             self.changed.wait_for(lambda: bool(self.jobs), self.poll_s)
-            jobs, self.jobs = self.jobs, []
+            is_batch = "/job-take-batch/" in path
+            asked = parse_qs(urlsplit(path).query).get("batch_size", ["1"])
+            size = int(asked[0]) if is_batch else 1
+            jobs, self.jobs = self.jobs[:size], self.jobs[size:]
             self.taken += [job["id"] for job in jobs]
-            if "/job-take-batch/" in path or not jobs:
-                return jobs or None
-            self.jobs = jobs[1:]
-            return jobs[0]
+            return (jobs if is_batch else jobs[0]) if jobs else None
 
     def _post(self, path: str, body: Any) -> None:
         *_, kind, _, job_id = urlsplit(path).path.split("/")

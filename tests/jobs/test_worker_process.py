@@ -185,3 +185,32 @@ def test_the_sdks_local_api_is_served_beside_the_streaming_server(tmp_path: Path
         assert not is_listening(worker.port)
     finally:
         worker.kill()
+
+
+def test_leases_leave_the_engines_places_to_other_jobs(api: FakeJobApi, tmp_path: Path) -> None:
+    leases = [f"lease-{number}" for number in range(20)]
+    worker = WorkerProcess.on_queue(
+        api, tmp_path / "log", MAX_BATCH_SIZE="4", DRAIN_TIMEOUT_SECONDS="5"
+    )
+    try:
+        for name in leases:
+            api.give(name, type="session", idle_seconds=60)
+        api.wait(lambda: all(name in api.streamed for name in leases), 60.0)
+        for number in range(50):
+            if number % 5 == 0:
+                api.give(f"job-{number}", type="health")
+            else:
+                api.give(f"job-{number}", type="text", text="hello", temperature=0, max_length=9)
+        answers = {f"job-{number}": api.result(f"job-{number}") for number in range(50)}
+        assert not set(leases) & set(api.done)
+        said = {answer["output"][0].get("text") for answer in answers.values()}
+        healthy = {answer["output"][0].get("status") for answer in answers.values()}
+        assert len(said - {None}) == 1
+        assert healthy == {"healthy", None}
+        sessions = [api.streamed[name][0]["output"]["session_id"] for name in leases]
+        for session in sessions:
+            url = f"http://127.0.0.1:{worker.port}/session/{session}"
+            urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10)
+        assert all("output" in api.result(name) for name in leases)
+    finally:
+        worker.kill()
