@@ -77,3 +77,35 @@ def test_a_server_drains_and_ends_with_0_on_sigterm(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
+
+
+def test_the_server_is_there_before_the_heavy_libraries() -> None:
+    code = (
+        "import sys, voxtral_worker.worker; "
+        "sys.exit(bool({'torch', 'transformers', 'torchaudio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_a_worker_that_is_told_to_stop_while_it_starts_goes_at_once(tmp_path: Path) -> None:
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "voxtral_worker"],
+            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "DEVICE": "cpu"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        while process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    said = (tmp_path / "log").read_text()
+    assert "ready after" not in said
+    assert "Traceback" not in said

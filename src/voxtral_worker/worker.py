@@ -1,6 +1,9 @@
 """The worker's life: cold start in named steps, then the same steps undone in reverse.
 
-server (/ping 204) → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
+server (/ping 204) → libraries → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
+
+What brings PyTorch and transformers in is imported by functions here, and only here: that
+takes seconds, in which the server should already say that the worker is starting.
 """
 
 import logging
@@ -12,18 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.model import load_model
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.mode import Mode, which_mode
-from voxtral_worker.jobs.runpod_loop import run_local, run_queue, run_serve_api
 from voxtral_worker.logs import set_up_logging
 from voxtral_worker.server.leases import SessionLeases
 from voxtral_worker.server.service import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings, SettingsError, read_settings
-from voxtral_worker.turns.vad import Vad
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +80,10 @@ def cold_start(settings: Settings) -> Worker:
 
 
 def _load(settings: Settings) -> Parts:
+    with _step("libraries"):
+        from voxtral_worker.engine.engine import Engine
+        from voxtral_worker.engine.model import load_model
+        from voxtral_worker.turns.vad import Vad
     with _step("model"):
         loaded = load_model(settings)
     with _step("vad"):
@@ -103,17 +105,21 @@ def _step(name: str) -> Iterator[None]:
 
 def serve(settings: Settings) -> int:
     """The streaming server alone, until SIGTERM or SIGINT. Returns the exit code."""
-    asked = threading.Event()
+    asked, is_up = threading.Event(), threading.Event()
 
     def hear(number: int, _: object) -> None:
         if asked.is_set():
             # A second signal means now.
             sys.exit(128 + number)
         asked.set()
+        if not is_up.is_set():
+            # Nobody is served yet, and a model may take a minute to load.
+            sys.exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hear)
     worker = cold_start(settings)
+    is_up.set()
     while not asked.wait(1.0):
         pass
     worker.stop()
@@ -134,6 +140,9 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     # Until the SDK sets its own: as the container's first process, Python would ignore it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = cold_start(settings)
+    from voxtral_worker.jobs.handler import JobHandler
+    from voxtral_worker.jobs.runpod_loop import run_local, run_queue, run_serve_api
+
     handler = JobHandler(worker.engine, worker.health, settings, worker.leases)
     try:
         match mode:

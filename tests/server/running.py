@@ -1,12 +1,12 @@
 """Servers under test, with an engine that says what it is told."""
 
 import socket
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Delta, Finished, GenerationRequest, Timings, Usage
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.service import Parts
@@ -64,9 +64,8 @@ class RunningServer:
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
 
     def become_ready(self) -> None:
-        loaded = SimpleNamespace(
-            model_id="fake", revision=None, device=torch.device("cpu"), dtype=torch.float32
-        )
+        cpu = torch.device("cpu")
+        loaded = LoadedModel(None, None, "fake", None, cpu, torch.float32)
         self.thread.become_ready(Parts(self.engine, self._vad, loaded))  # type: ignore[arg-type]
 
     def stop(self) -> None:

@@ -37,6 +37,18 @@ class LoadedModel:
         """mistral-common's Tekkenizer."""
         return self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
 
+    def gpu(self) -> dict[str, int]:
+        """The device's memory in bytes, as `GET /health` tells it; all 0 on a CPU."""
+        if self.device.type == "cpu":
+            names = ("gpu_count", "gpu_memory", "gpu_memory_allocated", "gpu_memory_cached")
+            return dict.fromkeys(names, 0)
+        return {
+            "gpu_count": torch.cuda.device_count(),
+            "gpu_memory": torch.cuda.get_device_properties(self.device).total_memory,
+            "gpu_memory_allocated": torch.cuda.memory_allocated(self.device),
+            "gpu_memory_cached": torch.cuda.memory_reserved(self.device),
+        }
+
     @property
     def context_tokens(self) -> int:
         """Longest sequence the positions were made for."""

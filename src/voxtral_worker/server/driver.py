@@ -8,14 +8,13 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtral_worker import metrics
 from voxtral_worker.audio.stream import AudioStream
-from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationEvent
 from voxtral_worker.errors import BadInput, EngineFailure, WorkerError
@@ -41,7 +40,11 @@ from voxtral_worker.sessions.messages import (
     TextResponse,
 )
 from voxtral_worker.sessions.session import Session
-from voxtral_worker.turns.vad import Vad
+
+if TYPE_CHECKING:
+    # The server listens before these bring PyTorch in.
+    from voxtral_worker.engine.engine import Engine
+    from voxtral_worker.turns.vad import Vad
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ Item: TypeAlias = bytes | ClientMessage | Attach
 class SessionDriver:
     """One task takes what both connections bring, in the order in which it came."""
 
-    def __init__(self, session: Session, engine: Engine, vad: Vad) -> None:
+    def __init__(self, session: Session, engine: "Engine", vad: "Vad") -> None:
         self.session = session
         self._engine = engine
         self._vad = vad

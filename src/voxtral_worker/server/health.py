@@ -4,10 +4,11 @@ import time
 from typing import Any
 
 import psutil
-import torch
 
 from voxtral_worker import __version__
 from voxtral_worker.server.service import Phase, Service
+
+NO_GPU = {"gpu_count": 0, "gpu_memory": 0, "gpu_memory_allocated": 0, "gpu_memory_cached": 0}
 
 
 def health(service: Service) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def health(service: Service) -> dict[str, Any]:
             "memory_percent": psutil.virtual_memory().percent,
             "disk_usage": psutil.disk_usage("/").percent,
         },
-        "gpu": _gpu(),
+        "gpu": service.parts.loaded.gpu() if service.parts else NO_GPU,
         "active_sessions": len(service.registry),
         "queue_size": engine.waiting if engine else 0,
         "model": service.model(),
@@ -34,14 +35,3 @@ def health(service: Service) -> dict[str, Any]:
 def is_healthy(service: Service) -> bool:
     """Whether `GET /health` answers 200."""
     return service.phase is Phase.READY
-
-
-def _gpu() -> dict[str, int]:
-    if not torch.cuda.is_available():
-        return {"gpu_count": 0, "gpu_memory": 0, "gpu_memory_allocated": 0, "gpu_memory_cached": 0}
-    return {
-        "gpu_count": torch.cuda.device_count(),
-        "gpu_memory": torch.cuda.get_device_properties(0).total_memory,
-        "gpu_memory_allocated": torch.cuda.memory_allocated(0),
-        "gpu_memory_cached": torch.cuda.memory_reserved(0),
-    }

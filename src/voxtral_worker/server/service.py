@@ -6,11 +6,9 @@ import time
 import uuid
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voxtral_worker import metrics
-from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
 from voxtral_worker.server.access import Credentials
 from voxtral_worker.server.driver import SessionDriver
@@ -20,7 +18,12 @@ from voxtral_worker.sessions.messages import Status
 from voxtral_worker.sessions.registry import Registry
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.settings import Settings
-from voxtral_worker.turns.vad import Vad
+
+if TYPE_CHECKING:
+    # The server listens before these bring PyTorch in.
+    from voxtral_worker.engine.engine import Engine
+    from voxtral_worker.engine.model import LoadedModel
+    from voxtral_worker.turns.vad import Vad
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,9 @@ class Phase(Enum):
 class Parts:
     """What cold start makes and the server needs."""
 
-    engine: Engine
-    vad: Vad
-    loaded: LoadedModel
+    engine: "Engine"
+    vad: "Vad"
+    loaded: "LoadedModel"
 
 
 @dataclass
