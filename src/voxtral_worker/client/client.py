@@ -177,12 +177,16 @@ class VoxtralClient:
         address += f"{'&' if '?' in address else '?'}last_seq={self._last_seq}"
         self._socket = await connect(address, additional_headers=self._headers)
         messages: list[dict[str, Any]] = []
-        async for message in self._receive():
-            messages.append(message)
-            if message.get("status") == "resumed":
-                await self._send_again(message["audio_bytes_received"])
-                self._is_open.set()
-                return messages
+        try:
+            async with asyncio.timeout(HTTP_TIMEOUT_S):
+                async for message in self._receive():
+                    messages.append(message)
+                    if message.get("status") == "resumed":
+                        await self._send_again(message["audio_bytes_received"])
+                        self._is_open.set()
+                        return messages
+        except TimeoutError:
+            raise ConnectionError("the worker did not resume the session in time") from None
         raise ConnectionError("the connection was lost before it was resumed")
 
     async def _send_again(self, received_bytes: int) -> None:
