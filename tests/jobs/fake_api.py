@@ -22,6 +22,9 @@ class FakeJobApi:
 
     def __init__(self, poll_s: float = 0.2) -> None:
         self.poll_s = poll_s
+        # What questions for jobs are answered with instead; 0 cuts the line.
+        self.failing: int | None = None
+        self.failures = 0
         self.jobs: list[dict[str, Any]] = []
         self.stops: list[str] = []
         self.taken: list[str] = []
@@ -83,6 +86,15 @@ class FakeJobApi:
             self.taken += [job["id"] for job in jobs]
             return (jobs if is_batch else jobs[0]) if jobs else None
 
+    def _failure(self, path: str) -> int | None:
+        """The status of a question for jobs that is to fail."""
+        with self.changed:
+            if self.failing is None or "/job-take" not in path:
+                return None
+            self.failures += 1
+            self.changed.notify_all()
+            return self.failing
+
     def _post(self, path: str, body: Any) -> None:
         *_, kind, _, job_id = urlsplit(path).path.split("/")
         with self.changed:
@@ -95,7 +107,13 @@ class FakeJobApi:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self.answer(api._take(self.path))
+                status = api._failure(self.path)
+                if status is None:
+                    self.answer(api._take(self.path))
+                elif status:
+                    self.send_error(status)
+                else:
+                    self.close_connection = True
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -1,18 +1,20 @@
 """The worker as RunPod runs it: the real SDK, the real process, a job API on loopback."""
 
 import asyncio
+import base64
 import json
 import signal
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.jobs.fake_api import FakeJobApi, WorkerProcess, free_port, is_listening
+from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, free_port, is_listening
 
 # One answer is short, so it takes many to last.
 LONG = {"type": "text", "texts": ["hello"] * 2000, "temperature": 2, "max_length": 4096}
@@ -212,5 +214,77 @@ def test_leases_leave_the_engines_places_to_other_jobs(api: FakeJobApi, tmp_path
             url = f"http://127.0.0.1:{worker.port}/session/{session}"
             urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10)
         assert all("output" in api.result(name) for name in leases)
+    finally:
+        worker.kill()
+
+
+@pytest.mark.parametrize("status", [500, 429, 0])
+def test_a_job_api_that_fails_for_a_while_is_asked_again(
+    api: FakeJobApi, worker: WorkerProcess, status: int
+) -> None:
+    api.give("before", type="text", text="hello", max_length=3)
+    api.result("before")
+    api.failing = status
+    api.wait(lambda: api.failures >= 2, 60.0)
+    api.give("after", type="text", text="hello", max_length=3)
+    api.failing = None
+    api.wait(lambda: "after" in api.done, 60.0)
+    assert api.result("after")["output"][0]["index"] == 0
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(20) == 0, worker.log
+
+
+def mixed_job(number: int, clip: str) -> dict[str, Any]:
+    """One of the kinds of job, and what its answers have in common is its kind's."""
+    options = {"temperature": 0, "max_length": 12}
+    kinds: list[dict[str, Any]] = [
+        {"type": "health"},
+        {"type": "text", "text": "hello", **options},
+        {"type": "text", "text": "hello", "stream": True, **options},
+        {"type": "text", "texts": ["hello", "good night"], **options},
+        {"type": "text", "messages": [{"role": "user", "content": "hello"}], **options},
+        {"type": "transcribe", "audio_base64": clip, "stream": number % 2 == 0},
+        {"type": "audio", "audio_base64": clip, "text": "What was said?", **options},
+        {"type": "session", "idle_seconds": 1},
+        {"type": "text", "texts": []},
+        {"type": "transcribe", "audio_base64": "bm8gYXVkaW8="},
+    ]
+    return kinds[number % len(kinds)]
+
+
+def without_identity(answer: Any) -> Any:
+    """What equal jobs are answered alike."""
+    if "error" in answer:
+        return answer["error"]
+    return [
+        (piece.get("index"), piece.get("text"), piece.get("status"))
+        for piece in answer["output"]
+        if "delta" not in piece
+    ]
+
+
+def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: Path) -> None:
+    path = REPOSITORY / "models" / "voxtral-tiny" / "clips" / "what-time-is-it.wav"
+    clip = base64.b64encode(path.read_bytes()).decode()
+    # Eight at once.
+    worker = WorkerProcess.on_queue(api, tmp_path / "log", MAX_BATCH_SIZE="7", MAX_SESSIONS="1")
+    try:
+        names = [f"job-{number}" for number in range(200)]
+        for number, name in enumerate(names):
+            api.give(name, **mixed_job(number, clip))
+        api.wait(lambda: len(api.done) == len(names), 240.0)
+        assert sorted(api.done) == sorted(names)
+        for kind in range(10):
+            answers = [without_identity(api.result(f"job-{n}")) for n in range(kind, 200, 10)]
+            if kind == 7:
+                # One session at a time: the others are told to come later.
+                assert all(
+                    answer == [(None, None, None)] * len(answer) or "AT_CAPACITY" in answer
+                    for answer in answers
+                )
+            else:
+                assert all(answer == answers[0] for answer in answers), answers
+        assert "What time is it?" in str(without_identity(api.result("job-5")))
+        assert "Traceback" not in worker.log
     finally:
         worker.kill()
