@@ -112,6 +112,10 @@ async def _read(
                 driver.session.session_id
             ):
                 connection.close(CLOSE_LIMITS_IGNORED, "limits ignored for too long")
+                # The library reads on until the client has answered the close, unless somebody
+                # else reads; a socket closed over what it has not read is reset, and the
+                # client might never see why.
+                return
 
 
 def _checked(
