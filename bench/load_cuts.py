@@ -74,6 +74,9 @@ async def converse(
             socket.transport.abort()
             heard.cuts += 1
             await asyncio.wait([reading])
+    # Once more: what was accepted in all, and whether anything came after the last answer.
+    async with websockets.connect(f"{address}?last_seq={len(heard.messages)}") as socket:
+        heard.audio_bytes_astray += abs(await _resumed(socket, heard) - len(audio))
     async with aiohttp.ClientSession() as http:
         await http.delete(f"{url}/session/{session['session_id']}")
     return heard

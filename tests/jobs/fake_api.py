@@ -17,6 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A worker that was killed hangs up in the middle of a question.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class FakeJobApi:
     """Hands out jobs, and keeps what is posted; `poll_s` is how long a question stays open."""
 
@@ -32,7 +39,7 @@ class FakeJobApi:
         self.done: dict[str, list[Any]] = {}
         self.pings: list[str] = []
         self.changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -211,6 +218,16 @@ class WorkerProcess:
                 continue
             if int(group) == self._process.pid and state != "Z":
                 alive.append(int(entry.parent.name))
+        return alive
+
+    def left_behind(self, timeout_s: float = 5.0) -> list[int]:
+        """Processes of the group that are still there after a while.
+
+        Python's resource tracker goes when it notices that its parent has gone.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while (alive := self.group()) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
         return alive
 
     def until_log_has(self, text: str, timeout_s: float = 20.0) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import random
 import signal
 import time
 import urllib.request
@@ -57,7 +58,7 @@ def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerPr
     assert worker.wait(10) == 0, worker.log
     assert time.monotonic() - began_s < 8
     assert not is_listening(worker.port)
-    assert worker.group() == []
+    assert worker.left_behind() == []
 
 
 def test_a_job_that_is_stopped_no_longer_uses_the_engine(
@@ -288,3 +289,48 @@ def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: P
         assert "Traceback" not in worker.log
     finally:
         worker.kill()
+
+
+async def talk_until_sent_away(address: str, is_open: asyncio.Event) -> tuple[list[str], int]:
+    """The statuses a talker sees until its socket is closed, and the code of the close."""
+    seen: list[str] = []
+    async with connect(address) as socket:
+        is_open.set()
+        await socket.send(json.dumps({"type": "text_input", "text": "hello"}))
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    seen.append(json.loads(await socket.recv()).get("status", ""))
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            return seen, closed.rcvd.code
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_sigterm_at_any_moment_loses_no_job_and_tells_talkers(
+    api: FakeJobApi, worker: WorkerProcess, seed: int
+) -> None:
+    api.give("lease", type="session")
+    api.wait(lambda: "lease" in api.streamed)
+    address = f"ws://127.0.0.1:{worker.port}/ws/audio/"
+    address += api.streamed["lease"][0]["output"]["session_id"]
+
+    async def terminate_while_talking() -> tuple[list[str], int]:
+        is_open = asyncio.Event()
+        talker = asyncio.create_task(talk_until_sent_away(address, is_open))
+        await is_open.wait()
+        for number in range(30):
+            api.give(f"job-{number}", type="text", text="hello", max_length=60, temperature=1.5)
+        await asyncio.sleep(random.Random(seed).uniform(0.0, 1.0))
+        worker.signal(signal.SIGTERM)
+        return await talker
+
+    seen, code = asyncio.run(terminate_while_talking())
+    assert "draining" in seen
+    assert code == 1012
+    assert worker.wait(30) == 0, worker.log
+    assert sorted(api.done) == sorted(api.taken)
+    assert all(len(answers) == 1 for answers in api.done.values())
+    assert not is_listening(worker.port)
+    assert worker.left_behind() == []
+    assert "Traceback" not in worker.log
