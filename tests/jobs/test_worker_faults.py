@@ -1,0 +1,135 @@
+"""What becomes of a real worker process whose jobs are stopped or whose model fails."""
+
+import base64
+import io
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess
+
+FAULTY = Path(__file__).parent / "faulty_handler.py"
+SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
+# Hot enough to go on and on, and never the same.
+LONG = {"type": "text", "texts": ["hello"] * 400, "temperature": 2, "max_length": 4096}
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[FakeJobApi]:
+    started = FakeJobApi()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def worker(api: FakeJobApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    started = WorkerProcess.on_queue(
+        api,
+        tmp_path_factory.mktemp("worker") / "log",
+        FAULTY,
+        MAX_BATCH_SIZE="4",
+        RESPONSE_CACHE_SIZE="0",
+    )
+    yield started
+    started.kill()
+
+
+@pytest.fixture(scope="module")
+def two_minutes() -> str:
+    """Speech in base64, of several windows."""
+    clips = sorted((REPOSITORY / "models" / "voxtral-tiny" / "clips").glob("*.wav"))
+    samples = np.concatenate([soundfile.read(clip)[0] for clip in clips])
+    file = io.BytesIO()
+    soundfile.write(file, np.tile(samples, 120 * 16_000 // len(samples) + 1), 16_000, format="WAV")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def kind_of_job(number: int, clip: str) -> dict[str, Any]:
+    kinds: list[dict[str, Any]] = [
+        {**LONG, "stream": True},
+        LONG,
+        {"type": "transcribe", "audio_base64": clip, "stream": True},
+        {"type": "session", "idle_seconds": 60},
+    ]
+    return kinds[number % len(kinds)]
+
+
+def test_jobs_stopped_at_any_moment_leave_the_engine_and_the_sessions_empty(
+    api: FakeJobApi, worker: WorkerProcess, two_minutes: str
+) -> None:
+    api.give("first", **SHORT)
+    expected = api.result("first")
+    moments = random.Random(7)
+    for number in range(12):
+        name = f"stopped-{number}"
+        api.give(name, **kind_of_job(number, two_minutes))
+        api.wait(lambda name=name: name in api.taken)
+        with api.changed:
+            # Nothing is awaited: the pause only spreads the stops over a job's life.
+            api.changed.wait_for(lambda: False, moments.uniform(0.0, 0.6))
+        api.stop(name)
+    api.give("after", **SHORT)
+    assert texts(api.result("after")) == texts(expected)
+    worker.until(worker.is_idle)
+    # Who was quicker than its stop was answered, once and with its output.
+    answered = [name for name in api.done if name.startswith("stopped-")]
+    assert all("output" in api.result(name) for name in answered)
+    assert len(answered) < 6
+    assert "Traceback" not in worker.log
+
+
+def texts(answer: Any) -> Any:
+    return [piece["text"] for piece in answer["output"]]
+
+
+def test_a_fault_in_mid_stream_fails_that_job_without_a_traceback(tmp_path: Path) -> None:
+    api = FakeJobApi()
+    worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY, MAX_BATCH_SIZE="1")
+    try:
+        fail_in_mid_stream(api, worker)
+    finally:
+        worker.kill()
+        api.close()
+
+
+def fail_in_mid_stream(api: FakeJobApi, worker: WorkerProcess) -> None:
+    api.give("before", **SHORT)
+    expected = api.result("before")
+    for number in range(3):
+        name = f"fails-{number}"
+        api.give(name, **LONG, stream=True)
+        api.wait(lambda name=name: name in api.streamed)
+        worker.signal(signal.SIGUSR1)
+        error = api.result(name).get("error")
+        assert error == "the model failed on this request (PROCESSING_ERROR)"
+        told = [piece["output"] for piece in api.streamed[name]]
+        assert told[-1] == {
+            "failed": "the model failed on this request",
+            "code": "PROCESSING_ERROR",
+        }
+        assert any("delta" in piece for piece in told)
+    api.give("after", **SHORT)
+    assert texts(api.result("after")) == texts(expected)
+    assert worker.figure("voxtral_engine_failures_total") == 3
+    worker.until(worker.is_idle)
+    assert '"status": "healthy"' in worker.get("/health")
+
+
+def test_a_fault_in_a_step_of_many_is_no_ones_loss(api: FakeJobApi, worker: WorkerProcess) -> None:
+    api.give("alone", **{**SHORT, "max_length": 40})
+    expected = texts(api.result("alone"))
+    many = [f"one-of-many-{number}" for number in range(4)]
+    for name in many:
+        api.give(name, type="text", texts=["hello"] * 40, temperature=0, max_length=40)
+    api.wait(lambda: set(many) <= set(api.taken))
+    worker.signal(signal.SIGUSR1)
+    answers = [texts(api.result(name)) for name in many]
+    assert answers == [expected * 40] * 4
+    assert worker.figure("voxtral_engine_failures_total") == 0
+    worker.until(worker.is_idle)
