@@ -104,7 +104,10 @@ def _step(name: str) -> Iterator[None]:
 
 
 def serve(settings: Settings) -> int:
-    """The streaming server alone, until SIGTERM or SIGINT. Returns the exit code."""
+    """The streaming server alone, until SIGTERM or SIGINT. Returns the exit code.
+
+    That is 1 when the engine was lost: a Pod then starts the worker anew.
+    """
     asked, is_up = threading.Event(), threading.Event()
 
     def hear(number: int, _: object) -> None:
@@ -120,10 +123,14 @@ def serve(settings: Settings) -> int:
         signal.signal(number, hear)
     worker = cold_start(settings)
     is_up.set()
-    while not asked.wait(1.0):
+    while not asked.wait(1.0) and worker.engine.is_healthy:
         pass
+    exit_code = 0
+    if not asked.is_set():
+        log.critical("worker: the engine is lost, leaving so that the worker is started anew")
+        exit_code = 1
     worker.stop()
-    return 0
+    return exit_code
 
 
 def most_jobs(settings: Settings) -> int:

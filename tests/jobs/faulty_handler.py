@@ -1,4 +1,4 @@
-"""`handler.py` with a model whose next layer fails whenever the process hears SIGUSR1."""
+"""`handler.py` with a model that fails when told: one layer at SIGUSR1, all for good at SIGUSR2."""
 
 import runpy
 import signal
@@ -8,12 +8,23 @@ if __name__ == "__main__":
     import torch
 
     faults: list[int] = []
+    ones = torch.ones
 
     def fail_when_told(layer: torch.nn.Module, _: object) -> None:
         if faults and type(layer).__name__ == "LlamaDecoderLayer":
-            faults.pop()
+            if faults.pop() == signal.SIGUSR2:
+                faults.append(signal.SIGUSR2)
             raise RuntimeError("injected: an illegal memory access in /opt/secret/kernel.cu")
 
+    def answer_unless_lost(*arguments: object, **options: object) -> torch.Tensor:
+        # What the engine asks of a device to see whether it still computes.
+        if signal.SIGUSR2 in faults:
+            raise RuntimeError("injected: the device is lost")
+        return ones(*arguments, **options)
+
+    torch.ones = answer_unless_lost
+
     torch.nn.modules.module.register_module_forward_pre_hook(fail_when_told)
-    signal.signal(signal.SIGUSR1, lambda *_: faults.append(1))
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: faults.append(number))
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "handler.py"), run_name="__main__")

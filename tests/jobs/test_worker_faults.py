@@ -1,9 +1,12 @@
 """What becomes of a real worker process whose jobs are stopped or whose model fails."""
 
+import asyncio
 import base64
 import io
+import json
 import random
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
-from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess
+from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, is_listening
 
 FAULTY = Path(__file__).parent / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
@@ -133,3 +138,58 @@ def test_a_fault_in_a_step_of_many_is_no_ones_loss(api: FakeJobApi, worker: Work
     assert answers == [expected * 40] * 4
     assert worker.figure("voxtral_engine_failures_total") == 0
     worker.until(worker.is_idle)
+
+
+def test_a_lost_device_ends_a_queue_worker_which_takes_no_more_jobs(tmp_path: Path) -> None:
+    api = FakeJobApi()
+    worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY)
+    try:
+        api.give("before", **SHORT)
+        api.result("before")
+        worker.signal(signal.SIGUSR2)
+        api.give("meets-the-loss", type="text", text="good night")
+        assert "error" in api.result("meets-the-loss")
+        assert worker.wait(60) == 1
+        api.give("too-late", **SHORT)
+        assert "too-late" not in api.taken
+        assert not is_listening(worker.port)
+    finally:
+        worker.kill()
+        api.close()
+
+
+def test_a_lost_device_ends_a_pods_worker_and_tells_who_talks(tmp_path: Path) -> None:
+    worker = WorkerProcess(
+        tmp_path / "log", script=FAULTY, RUNPOD_POD_ID="pod-test", RATE_LIMIT_ENABLED="false"
+    )
+    try:
+        worker.until_log_has("worker: ready")
+        assert asyncio.run(talk_until_lost(worker)) == 1012
+        assert worker.wait(60) == 1
+        assert not is_listening(worker.port)
+    finally:
+        worker.kill()
+
+
+def new_session(worker: WorkerProcess) -> str:
+    """The address of a session's audio socket."""
+    address = f"127.0.0.1:{worker.port}"
+    create = urllib.request.Request(f"http://{address}/session/create", method="POST")
+    with urllib.request.urlopen(create, timeout=10) as answer:
+        return f"ws://{address}{json.load(answer)['websocket_url']}"
+
+
+async def talk_until_lost(worker: WorkerProcess) -> int:
+    """The code that a talker's socket is closed with."""
+    async with connect(await asyncio.to_thread(new_session, worker)) as socket:
+        worker.signal(signal.SIGUSR2)
+        await socket.send(json.dumps({"type": "text_input", "text": "hello"}))
+        codes = []
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    codes.append(json.loads(await socket.recv()).get("code"))
+        except ConnectionClosed as closed:
+            assert "PROCESSING_ERROR" in codes
+            assert closed.rcvd is not None
+            return closed.rcvd.code
