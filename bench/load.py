@@ -2,10 +2,9 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable
 
-from bench import load_cuts, load_sounds
+from bench import load_cuts, load_hearing, load_sounds
 from bench.load_speakers import (
     Tally,
     answers_alone,
@@ -14,12 +13,9 @@ from bench.load_speakers import (
     discarded_share,
     lag_p95_ms,
     scrape,
-    silence,
     tally,
 )
 from bench.workers import running_worker
-from voxtral_worker.audio.stream import AudioStream
-from voxtral_worker.turns.vad import Vad
 
 SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
 LIMIT_MS = 250.0
@@ -44,35 +40,6 @@ async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: fl
     print(f"{result.first_p50:.0f} / {result.first_p95:.0f} |", end=" ")
     print(f"{lag_p95_ms(before, after):.1f} | {result.speculative} |", flush=True)
     return result
-
-
-async def hearing(sessions: int = 50, seconds: float = 15.0) -> float:
-    """CPU share of one core that decoding, framing and VAD of so many microphones take."""
-    vad = Vad()
-    vad.start()
-    audio = b"".join(clip + silence(30) for clip in clips().values())
-    step = 2 * 1024
-
-    async def microphone(key: str, offset: int) -> None:
-        stream = AudioStream("pcm_s16le", 16_000)
-        started_s = time.monotonic() + offset * 0.064 / sessions
-        for number in range(int(seconds / 0.064)):
-            await asyncio.sleep(max(0.0, started_s + number * 0.064 - time.monotonic()))
-            at = number * step % (len(audio) - step)
-            await vad.listen(key, stream.push(audio[at : at + step]))
-
-    wall_s, cpu_s, loop_s = time.monotonic(), time.process_time(), time.thread_time()
-    await asyncio.gather(*[microphone(str(number), number) for number in range(sessions)])
-    wall_s = time.monotonic() - wall_s
-    share = (time.process_time() - cpu_s) / wall_s
-    loop_share = (time.thread_time() - loop_s) / wall_s
-    vad.stop()
-    print(
-        f"\n{sessions} microphones: the VAD's thread takes {share - loop_share:.1%} of a core,",
-        end="",
-    )
-    print(f" decoding, framing and the benchmark's pacing {loop_share:.1%}", flush=True)
-    return share
 
 
 def speculation(seconds: float = 20.0) -> None:
@@ -135,7 +102,7 @@ def main() -> None:
     for name in sys.argv[1:] or NAMES:
         match name:
             case "hearing":
-                asyncio.run(hearing())
+                load_hearing.run()
             case "sounds":
                 load_sounds.run()
             case "cuts":

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -50,7 +50,7 @@ class _Task:
 
     key: str
     frames: Samples
-    answer: "Future[Samples]"
+    answer: "asyncio.Future[Samples]"
     probabilities: list[float] = field(default_factory=list)
 
     @property
@@ -99,7 +99,7 @@ class Vad:
             raise ValueError(f"frames of shape {frames.shape}")
         if not len(frames):
             return np.zeros(0, np.float32)
-        task = _Task(key, frames, Future())
+        task = _Task(key, frames, asyncio.get_running_loop().create_future())
         with self._wake:
             if self._is_stopping or not self.is_alive:
                 raise EngineFailure("the VAD does not run")
@@ -108,7 +108,7 @@ class Vad:
             self._tasks[key] = task
             if len(self._tasks) == 1:
                 self._wake.notify()
-        return await asyncio.wrap_future(task.answer)
+        return await task.answer
 
     def forget(self, key: str) -> None:
         """Wipe what is remembered of a session; heard again, it starts anew."""
@@ -136,14 +136,10 @@ class Vad:
                 self._tick(tasks, memories)
             except Exception as error:  # a broken VAD must not look like a silent user
                 log.exception("vad: a tick failed")
-                for task in tasks:
-                    self._end(task, error)
+                self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
                 continue
-            for task in tasks:
-                if task.is_done or task.answer.cancelled():
-                    self._end(task, None)
-        for task in list(self._tasks.values()):
-            self._end(task, EngineFailure("the worker is stopping"))
+            self._end([task for task in tasks if task.is_done or task.answer.cancelled()])
+        self._end(list(self._tasks.values()), EngineFailure("the worker is stopping"))
 
     def _gather(self) -> None:
         """Let frames join that are about to come; a session alone is heard at once."""
@@ -171,13 +167,24 @@ class Vad:
         probabilities, after = self._session.run(None, feeds)
         return probabilities, after
 
-    def _end(self, task: _Task, error: Exception | None) -> None:
+    def _end(self, tasks: list[_Task], error: EngineFailure | None = None) -> None:
         with self._wake:
-            if self._tasks.get(task.key) is task:
-                del self._tasks[task.key]
-        if not task.answer.set_running_or_notify_cancel():
-            return
+            for task in tasks:
+                if self._tasks.get(task.key) is task:
+                    del self._tasks[task.key]
+        # One call for all tasks of a loop: each of them wakes it by writing to a socket.
+        for loop in {task.answer.get_loop() for task in tasks}:
+            own = [task for task in tasks if task.answer.get_loop() is loop]
+            # The loop is closed when the worker stops while frames are still heard.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_answer, own, error)
+
+
+def _answer(tasks: Iterable[_Task], error: EngineFailure | None) -> None:
+    for task in tasks:
+        if task.answer.done():  # whoever asked is gone
+            continue
         if error is None:
             task.answer.set_result(np.array(task.probabilities, np.float32))
         else:
-            task.answer.set_exception(EngineFailure(f"the VAD failed: {type(error).__name__}"))
+            task.answer.set_exception(error)
