@@ -4,10 +4,11 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from bench import load_cuts, load_hearing, load_sounds
+from bench import load_bargein, load_cuts, load_hearing, load_sounds
 from bench.load_speakers import (
     Tally,
     answers_alone,
+    answers_in_real_time,
     clips,
     crowd,
     discarded_share,
@@ -21,7 +22,7 @@ SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC":
 LIMIT_MS = 250.0
 TRIAL_S = 20.0
 MOST_SESSIONS = 256
-NAMES = ("hearing", "sounds", "cuts", "realtime", "speculation", "capacity")
+NAMES = ("hearing", "sounds", "cuts", "bargein", "realtime", "speculation", "capacity")
 
 
 async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: float = 0.3) -> Tally:
@@ -31,12 +32,11 @@ async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: fl
     result = tally(await crowd(url, sessions, seconds, share), alone)
     after = scrape(url)
     print(f"\n{sessions} sessions, {share:.0%} speech, {seconds:.0f} s\n")
-    print(
-        "| turns | answered once | same words as alone | decision → first delta p50 / p95 ms",
-        end="",
-    )
-    print(" | loop lag p95 ms (bucket) | speculative |\n| --- | --- | --- | --- | --- | --- |")
-    print(f"| {result.turns} | {result.answered} | {result.right} |", end=" ")
+    print("| turns | answered | answers too many | errors | same words as alone", end=" ")
+    print("| decision → first delta p50 / p95 ms | loop lag p95 ms (bucket) | speculative |")
+    print(f"| {'--- | ' * 8}")
+    print(f"| {result.turns} | {result.answered} | {result.extra} | {result.errors}", end=" ")
+    print(f"| {result.right} |", end=" ")
     print(f"{result.first_p50:.0f} / {result.first_p95:.0f} |", end=" ")
     print(f"{lag_p95_ms(before, after):.1f} | {result.speculative} |", flush=True)
     return result
@@ -49,8 +49,11 @@ def speculation(seconds: float = 20.0) -> None:
         "| decision → first delta p50 / p95 ms | tokens discarded |\n"
         "| --- | --- | --- | --- | --- |"
     )
+    texts = []
     for flag in ("true", "false"):
         with running_worker(**SETTINGS, SPECULATION=flag) as url:
+            responses = asyncio.run(answers_in_real_time(url, clips()))
+            texts.append([response["text"] for response in responses])
             for sessions in (1, 10, 25):
                 before = scrape(url)
                 result = tally(
@@ -64,6 +67,8 @@ def speculation(seconds: float = 20.0) -> None:
                 print(
                     f"{result.first_p50:.0f} / {result.first_p95:.0f} | {wasted:.1%} |", flush=True
                 )
+    same = sum(on == off for on, off in zip(*texts, strict=True))
+    print(f"\nSame text at temperature 0 with speculation and without: {same} of {len(texts[0])}")
 
 
 def capacity(shares: tuple[float, ...] = (0.3, 0.6, 1.0), seconds: float = TRIAL_S) -> None:
@@ -108,6 +113,8 @@ def main() -> None:
             case "cuts":
                 with running_worker(**SETTINGS) as url:
                     load_cuts.run(url)
+            case "bargein":
+                load_bargein.run()
             case "realtime":
                 with running_worker(**SETTINGS) as url:
                     asyncio.run(realtime(url))

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import struct
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,7 @@ class Heard:
     doubled: int = 0
     audio_bytes_astray: int = 0
     cuts: int = 0
+    cuts_in_a_frame: int = 0
 
     def take(self, message: dict[str, Any]) -> None:
         """Count a numbered message."""
@@ -34,10 +37,28 @@ class Heard:
         self.lost += max(0, seq - len(self.messages) - 1)
         self.messages[seq] = json.dumps(message)
 
+    def in_order(self) -> list[dict[str, Any]]:
+        """The messages by their numbers."""
+        return [json.loads(self.messages[seq]) for seq in sorted(self.messages)]
+
     def texts(self) -> list[str]:
         """The responses, in the order of their numbers."""
-        messages = [json.loads(self.messages[seq]) for seq in sorted(self.messages)]
-        return [m["text"] for m in messages if m["type"] == "text_response"]
+        return [m["text"] for m in self.in_order() if m["type"] == "text_response"]
+
+    def interrupted(self) -> int:
+        """Responses that speech has ended."""
+        return sum(m.get("finish_reason") == "interrupted" for m in self.in_order())
+
+    def broken(self) -> int:
+        """Turns whose deltas are not, joined, their one final text."""
+        deltas: dict[str, str] = defaultdict(str)
+        finals: dict[str, list[str]] = defaultdict(list)
+        for message in self.in_order():
+            if message["type"] == "text_delta":
+                deltas[message["turn_id"]] += message["text"]
+            elif message["type"] == "text_response":
+                finals[message["turn_id"]].append(message["text"])
+        return sum(finals[turn] != [deltas[turn]] for turn in {*deltas, *finals})
 
 
 def stream(sentences: int, rng: random.Random) -> bytes:
@@ -47,13 +68,21 @@ def stream(sentences: int, rng: random.Random) -> bytes:
 
 
 async def converse(
-    url: str, audio: bytes, turns: int, cut_at: list[int], rng: random.Random
+    url: str,
+    audio: bytes,
+    turns: int,
+    cut_at: list[int],
+    rng: random.Random,
+    *,
+    barge_in: bool = False,
 ) -> Heard:
     """Send it all, cut at those bytes; returns when every turn is answered."""
     heard, at = Heard(), 0
     async with (
         aiohttp.ClientSession() as http,
-        http.post(f"{url}/session/create", json={"config": CONFIG}) as created,
+        http.post(
+            f"{url}/session/create", json={"config": {**CONFIG, "barge_in": barge_in}}
+        ) as created,
     ):
         session = await created.json()
     address = url.replace("http", "ws", 1) + session["websocket_url"]
@@ -69,10 +98,7 @@ async def converse(
             if stop is None:
                 await asyncio.wait_for(reading, TIMEOUT_S)
                 break
-            # Messages are on their way meanwhile: the cut falls anywhere among them.
-            await asyncio.sleep(rng.uniform(0, 0.3))
-            socket.transport.abort()
-            heard.cuts += 1
+            await _cut(socket, heard, rng)
             await asyncio.wait([reading])
     # Once more: what was accepted in all, and whether anything came after the last answer.
     async with websockets.connect(f"{address}?last_seq={len(heard.messages)}") as socket:
@@ -80,6 +106,19 @@ async def converse(
     async with aiohttp.ClientSession() as http:
         await http.delete(f"{url}/session/{session['session_id']}")
     return heard
+
+
+async def _cut(socket: Any, heard: Heard, rng: random.Random) -> None:
+    heard.cuts += 1
+    if rng.random() < 0.5:
+        # A binary frame of which the header says more than ever comes.
+        heard.cuts_in_a_frame += 1
+        mask = rng.randbytes(4)
+        header = struct.pack("!BBH", 0x82, 0x80 | 126, CHUNK_BYTES) + mask
+        socket.transport.write(header + rng.randbytes(rng.randrange(CHUNK_BYTES)))
+    # Messages are on their way meanwhile: the cut falls anywhere among them.
+    await asyncio.sleep(rng.uniform(0, 0.3))
+    socket.transport.abort()
 
 
 async def _resumed(socket: Any, heard: Heard) -> int:
@@ -111,28 +150,72 @@ async def _read(socket: Any, heard: Heard, turns: int) -> None:
         return
 
 
-async def compare(url: str, cuts: int, rng: random.Random) -> tuple[Heard, bool]:
-    """One session cut so often beside the same session whole; whether their texts are equal."""
+async def compare(url: str, cuts: int, rng: random.Random, *, barge_in: bool) -> tuple[Heard, bool]:
+    """One session cut so often, and whether it was told what it would have been told uncut.
+
+    With barge-in the moment decides how far a response comes; the same is then asked of each
+    turn by itself: that its deltas, joined, are its one final text.
+    """
     turns = 3
     audio = stream(turns, rng)
     cut_at = sorted(2 * rng.randrange(len(audio) // 2) for _ in range(cuts))
+    cut = await converse(url, audio, turns, cut_at, rng, barge_in=barge_in)
+    if barge_in:
+        return cut, not cut.broken() and len(cut.texts()) == turns
     whole = await converse(url, audio, turns, [], rng)
-    cut = await converse(url, audio, turns, cut_at, rng)
-    return cut, cut.texts() == whole.texts()
+    return cut, cut.texts() == whole.texts() and not cut.broken()
 
 
-def run(url: str, cuts: int = CUTS) -> None:
+@dataclass(frozen=True)
+class Sum:
+    """All sessions of one kind."""
+
+    cuts: int
+    in_a_frame: int
+    messages: int
+    lost: int
+    doubled: int
+    astray: int
+    interrupted: int
+    right: int
+    sessions: int
+
+    def row(self) -> str:
+        """A line of the table."""
+        return (
+            f"{self.cuts}, {self.in_a_frame} | {self.messages} | {self.lost} | {self.doubled} "
+            f"| {self.astray} | {self.interrupted} | {self.right} of {self.sessions}"
+        )
+
+
+def cut(url: str, cuts: int, rng: random.Random, *, barge_in: bool) -> Sum:
+    """Sessions one after the other until there were so many cuts."""
+    several = min(cuts, CUTS_PER_SESSION)
+    sessions = [
+        asyncio.run(compare(url, several, rng, barge_in=barge_in)) for _ in range(cuts // several)
+    ]
+    all_heard = [heard for heard, _ in sessions]
+    return Sum(
+        sum(heard.cuts for heard in all_heard),
+        sum(heard.cuts_in_a_frame for heard in all_heard),
+        sum(len(heard.messages) for heard in all_heard),
+        sum(heard.lost for heard in all_heard),
+        sum(heard.doubled for heard in all_heard),
+        sum(heard.audio_bytes_astray for heard in all_heard),
+        sum(heard.interrupted() for heard in all_heard),
+        sum(is_right for _, is_right in sessions),
+        len(sessions),
+    )
+
+
+def run(url: str, cuts: int = CUTS) -> list[Sum]:
     """Print the table."""
     rng = random.Random(11)
-    sessions = [
-        asyncio.run(compare(url, CUTS_PER_SESSION, rng)) for _ in range(cuts // CUTS_PER_SESSION)
-    ]
-    lost = sum(heard.lost for heard, _ in sessions)
-    doubled = sum(heard.doubled for heard, _ in sessions)
-    astray = sum(heard.audio_bytes_astray for heard, _ in sessions)
-    messages = sum(len(heard.messages) for heard, _ in sessions)
-    equal = sum(is_equal for _, is_equal in sessions)
-    print("\n| cuts | messages | lost | doubled | audio bytes astray | sessions with equal text |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    total = sum(heard.cuts for heard, _ in sessions)
-    print(f"| {total} | {messages} | {lost} | {doubled} | {astray} | {equal} of {len(sessions)} |")
+    print("\n| barge-in | cuts, of them in a frame | messages | lost | doubled", end=" ")
+    print("| audio bytes astray | responses interrupted | sessions told the same |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    sums = []
+    for barge_in in (False, True):
+        sums.append(cut(url, cuts // 2, rng, barge_in=barge_in))
+        print(f"| {'on' if barge_in else 'off'} | {sums[-1].row()} |", flush=True)
+    return sums

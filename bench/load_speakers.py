@@ -11,6 +11,7 @@ import statistics
 import time
 import urllib.request
 import wave
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
 # More than the silence that ends a turn, so that turns stay apart however densely one speaks.
 LEAST_GAP_FRAMES = 20
 PATIENCE_S = 60.0
+# Something that comes after the last answer would come within this.
+AFTERMATH_S = 1.0
 CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
 
 
@@ -76,9 +79,13 @@ async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
             session = await response.json()
         address = url.replace("http", "ws", 1) + session["websocket_url"]
         async with websockets.connect(address, max_size=None) as socket:
-            listening = asyncio.create_task(_listen(socket, talk))
+            listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
             await _speak(socket, talk.audio, is_paced=is_paced)
             await asyncio.wait([listening], timeout=PATIENCE_S)
+            if listening.done() and is_paced:
+                # Whatever else comes is one too many.
+                listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
+                await asyncio.wait([listening], timeout=AFTERMATH_S)
             listening.cancel()
         await http.delete(f"{url}/session/{session['session_id']}")
     return talk
@@ -93,25 +100,31 @@ async def _speak(socket: Any, audio: bytes, *, is_paced: bool) -> None:
         await socket.send(audio[start : start + step])
 
 
-async def _listen(socket: Any, talk: Talk) -> None:
+async def _listen(socket: Any, talk: Talk, responses: int) -> None:
     async for text in socket:
         message = json.loads(text)
         if message["type"] == "text_response":
             talk.responses.append(message)
         elif message["type"] == "error":
             talk.errors.append(message["error"])
-        if len(talk.responses) >= len(talk.words):
+        if len(talk.responses) >= responses:
             return
 
 
 async def answers_alone(url: str) -> dict[str, str]:
     """What the engine writes down for each sentence, said alone in a session of its own."""
-    alone = {}
-    for words, data in clips().items():
-        talk = Talk(silence(30) + data + silence(LEAST_GAP_FRAMES), [words])
-        await hold(url, talk)
-        alone[words] = talk.responses[0]["text"]
-    return alone
+    return {words: (await _say(url, words, is_paced=False))["text"] for words in clips()}
+
+
+async def answers_in_real_time(url: str, sentences: Iterable[str]) -> list[dict[str, Any]]:
+    """Responses to sentences that are spoken at the same time, each in a session of its own."""
+    return await asyncio.gather(*[_say(url, words, is_paced=True) for words in sentences])
+
+
+async def _say(url: str, words: str, *, is_paced: bool) -> dict[str, Any]:
+    talk = Talk(silence(30) + clips()[words] + silence(LEAST_GAP_FRAMES), [words])
+    await hold(url, talk, is_paced=is_paced)
+    return talk.responses[0]
 
 
 async def crowd(url: str, sessions: int, seconds: float, share: float) -> list[Talk]:
@@ -132,6 +145,8 @@ class Tally:
     heard_p50: float
     heard_p95: float
     speculative: int
+    extra: int
+    errors: int
 
 
 def tally(talks: list[Talk], alone: dict[str, str]) -> Tally:
@@ -146,13 +161,15 @@ def tally(talks: list[Talk], alone: dict[str, str]) -> Tally:
     )
     return Tally(
         sum(len(talk.words) for talk in talks),
-        len(metrics),
+        sum(min(len(talk.responses), len(talk.words)) for talk in talks),
         right,
         statistics.median(first),
         percentile(first, 95),
         statistics.median(heard),
         percentile(heard, 95),
         sum(bool(m["speculative"]) for m in metrics),
+        sum(max(0, len(talk.responses) - len(talk.words)) for talk in talks),
+        sum(len(talk.errors) for talk in talks),
     )
 
 

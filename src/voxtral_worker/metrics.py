@@ -42,6 +42,11 @@ stage_seconds = Histogram(
 )
 generations_running = Gauge("voxtral_generations_running", "Responses being made")
 generations_waiting = Gauge("voxtral_generations_waiting", "Requests that wait for the engine")
+cancel_seconds = Histogram(
+    "voxtral_cancel_seconds",
+    "Time from a cancel until the sequence has left the batch",
+    buckets=(0.001, 0.0025, *_LATENCY_BUCKETS_S),
+)
 tokens_generated = Counter("voxtral_tokens_generated_total", "Tokens made")
 tokens_prefilled = Counter("voxtral_tokens_prefilled_total", "Prompt tokens computed")
 tokens_cached = Counter("voxtral_tokens_cached_total", "Prompt tokens found in the KV cache")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Delta, Finished, GenerationRequest, Timings, Usage
@@ -23,6 +24,8 @@ class FakeEngine:
         self.running = 0
         self.waiting = 0
         self.words = ("You ", "said ", "so.")
+        # Answers with what tells one sound from every other, instead of with `words`.
+        self.names_sounds = False
         self.holds = False
         self.refuses: WorkerError | None = None
         self.requests: list[GenerationRequest] = []
@@ -38,8 +41,14 @@ class FakeEngine:
             self.held.append(generation)
             generation.report(Delta(self.words[0], (100,)))
         else:
-            self.finish(generation, self.words)
+            self.finish(generation, self._answer(request))
         return generation
+
+    def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        sounds = [part for part in request.conversation.user.parts if isinstance(part, Audio)]
+        if not (self.names_sounds and sounds):
+            return self.words
+        return tuple(f"{sound.digest.hex()} " for sound in sounds)
 
     def forget(self, owner: str) -> None:
         self.forgotten.append(owner)

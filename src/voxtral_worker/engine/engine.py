@@ -334,6 +334,8 @@ class Engine:
                 CachedResponse(tuple(sequence.deltas), finish_reason, len(sequence.token_ids)),
             )
         self._release(sequence)
+        if finish_reason == "interrupted" and sequence.generation.cancelled_s is not None:
+            metrics.cancel_seconds.observe(time.monotonic() - sequence.generation.cancelled_s)
         sequence.generation.report(Finished(finish_reason, sequence.usage(), sequence.timings()))
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:

@@ -5,7 +5,7 @@ caller's event loop. After `Finished` or `Failed` nothing follows.
 """
 
 import asyncio
-import threading
+import time
 from collections.abc import AsyncIterator
 
 from voxtral_worker.engine.request import (
@@ -26,11 +26,12 @@ class Generation:
         self.request = request
         self.urgency = request.urgency
         self._listener = listener
-        self._cancelled = threading.Event()
+        self.cancelled_s: float | None = None
 
     def cancel(self) -> None:
         """Ask the engine to stop; it ends with `Finished("interrupted")` within one step."""
-        self._cancelled.set()
+        if self.cancelled_s is None:
+            self.cancelled_s = time.monotonic()
 
     def commit(self) -> None:
         """What was asked for ahead of time is wanted now: as urgent as any turn."""
@@ -39,7 +40,7 @@ class Generation:
     @property
     def is_cancelled(self) -> bool:
         """Whether somebody asked for an end."""
-        return self._cancelled.is_set()
+        return self.cancelled_s is not None
 
     def report(self, event: GenerationEvent) -> None:
         """Engine thread only: tell the listener, which must not block."""

@@ -1,0 +1,216 @@
+"""Speech start until the interrupted sequence has left the batch, whether its client reads or not.
+
+The model has random weights and many tokens, because its responses hardly ever end by
+themselves: each utterance interrupts the response to the one before.
+"""
+
+import asyncio
+import json
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+import torch
+import websockets
+
+from bench.load_speakers import FRAME_SAMPLES, RATE, clips, percentile, silence
+from bench.random_model import Shape, write_random_model
+from bench.workers import running_worker
+
+# The numbers of the embedded model, but for the tokens.
+SHAPE = Shape(128, 4, 4, 192, 512, 4, 6, 2, 32, 20_000, 36, "50MB")
+CONFIG = {"temperature": 2, "top_p": 1, "max_length": 1500, "silence_ms": 300}
+FRAME_BYTES = 2 * FRAME_SAMPLES
+TIMEOUT_S = 60.0
+# Answers that nobody reads fill what lies between worker and client: 300 bytes each, some MB.
+FLOOD = 1500
+GONE = "voxtral_cancel_seconds_count"
+TOOK = "voxtral_cancel_seconds_sum"
+# A sentence lasts two seconds.
+PATIENCE_S = 5.0
+
+
+def utterance() -> tuple[bytes, int]:
+    """A sentence with quiet before it, and the frame in which the sound begins."""
+    audio = silence(8) + clips()["turn on the kitchen light"] + silence(14)
+    frames = np.frombuffer(audio, "<i2").astype(np.float32).reshape(-1, FRAME_SAMPLES)
+    loudness = np.sqrt((frames**2).mean(axis=1))
+    return audio, int(np.argmax(loudness > 0.1 * loudness.max()))
+
+
+@dataclass
+class Talker:
+    """One session."""
+
+    websocket: Any
+    told_s: list[float] = field(default_factory=list)
+
+    async def read(self) -> None:
+        """Note when a response was interrupted; one that ends by itself is asked for again."""
+        async for text in self.websocket:
+            message = json.loads(text)
+            if message.get("status") == "interrupted":
+                self.told_s.append(time.monotonic())
+            elif message.get("finish_reason") in ("stop", "length"):
+                await self.ask()
+
+    async def ask(self) -> None:
+        """Have a response made that has no history."""
+        await self.websocket.send('{"type": "control", "control_type": "clear_history"}')
+        await self.websocket.send('{"type": "text_input", "text": "hello"}')
+
+    async def flood(self) -> None:
+        """Ask for more than the line can hold, and read none of it."""
+        for _ in range(FLOOD):
+            await self.websocket.send('{"type": "control", "control_type": "get_stats"}')
+
+    async def speak(self) -> float:
+        """Say a sentence as a microphone does; returns when its sound was sent."""
+        audio, onset = utterance()
+        started_s, spoken_s = time.monotonic(), 0.0
+        for number in range(len(audio) // FRAME_BYTES):
+            # A frame is sent when it has been spoken.
+            due_s = started_s + (number + 1) * FRAME_SAMPLES / RATE
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await self.websocket.send(audio[number * FRAME_BYTES : (number + 1) * FRAME_BYTES])
+            if number == onset:
+                spoken_s = time.monotonic() - FRAME_SAMPLES / RATE
+        return spoken_s
+
+
+class Watch:
+    """Sees within some milliseconds that a sequence has left the batch."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+        self._http = http
+        self._url = f"{url}/metrics"
+
+    async def figures(self) -> dict[str, float]:
+        """The worker's metrics."""
+        async with self._http.get(self._url) as response:
+            lines = (await response.text()).splitlines()
+        pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in pairs}
+
+    async def until(self, name: str, least: float, timeout_s: float = TIMEOUT_S) -> float:
+        """When a metric has come that far; the time between two looks is in it."""
+        async with asyncio.timeout(timeout_s):
+            while (await self.figures()).get(name, 0.0) < least:
+                await asyncio.sleep(0.002)
+        return time.monotonic()
+
+
+@dataclass
+class Result:
+    """What was measured of one kind of client; in ms."""
+
+    gone_ms: list[float]
+    told_ms: list[float]
+    engine_ms: list[float]
+    cut_off: int
+
+
+class Stage:
+    """Sessions on one worker."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+        self._http = http
+        self._url = url
+
+    @asynccontextmanager
+    async def talker(self, *, reads: bool) -> AsyncIterator[Talker]:
+        """A session that is being answered; who does not read has little room for unread bytes."""
+        async with self._http.post(
+            f"{self._url}/session/create", json={"config": CONFIG}
+        ) as response:
+            session = await response.json()
+        address = urlsplit(self._url)
+        line = socket.socket()
+        if not reads:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect((address.hostname, address.port))
+        path = "ws://" + address.netloc + session["websocket_url"]
+        async with websockets.connect(
+            path, sock=line, max_queue=16, ping_interval=None, close_timeout=0.1
+        ) as opened:
+            one = Talker(opened)
+            reading = asyncio.create_task(one.read()) if reads else None
+            await one.ask()
+            if not reads:
+                await one.flood()
+            yield one
+            if reading is not None:
+                reading.cancel()
+            await self._http.delete(f"{self._url}/session/{session['session_id']}")
+
+
+async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Result:
+    """Somebody speaks over the response, each time in a new session, while others are answered."""
+    result = Result([], [], [], 0)
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        watch, stage = Watch(http, url), Stage(http, url)
+        for _ in range(sessions - 1):
+            await stack.enter_async_context(stage.talker(reads=True))
+        while len(result.gone_ms) < rounds:
+            async with stage.talker(reads=reads) as one:
+                await watch.until("voxtral_generations_running", sessions)
+                await _speak_over(watch, one, result, reads=reads)
+        result.cut_off = int((await watch.figures())["voxtral_slow_clients_total"])
+    return result
+
+
+async def _speak_over(watch: Watch, one: Talker, result: Result, *, reads: bool) -> None:
+    before = await watch.figures()
+    speaking = asyncio.create_task(one.speak())
+    try:
+        gone_s = await watch.until(GONE, before.get(GONE, 0.0) + 1, PATIENCE_S)
+    except TimeoutError:
+        # The response had ended by itself.
+        await speaking
+        return
+    after = await watch.figures()
+    spoken_s = await speaking
+    result.gone_ms.append(1000 * (gone_s - spoken_s))
+    result.engine_ms.append(1000 * (after[TOOK] - before.get(TOOK, 0.0)))
+    if reads:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not one.told_s:
+                await asyncio.sleep(0.01)
+        result.told_ms.append(1000 * (one.told_s[0] - spoken_s))
+
+
+def run(sessions: tuple[int, ...] = (1, 8), rounds: int = 20) -> list[Result]:
+    """Print the table."""
+    print("\n| sessions | the client | speech start → told, p50 / p95 ms", end=" ")
+    print("| speech start → sequence gone, p50 / p95 ms | of it cancel → gone, p50 / p95 ms |")
+    print("| --- | --- | --- | --- | --- |")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_model(Path(folder), SHAPE, torch.device("cpu"))
+        for count in sessions:
+            for reads in (True, False):
+                # A worker each, so that nothing that one left behind is in the next one's figures.
+                settings = {"MODEL_ID": folder, "DTYPE": "float32", "METRICS_PUBLIC": "true"}
+                with running_worker(**settings) as url:
+                    result = asyncio.run(interrupt(url, count, rounds, reads=reads))
+                results.append(result)
+                told = " / ".join(_both(result.told_ms)) if reads else "–"
+                print(
+                    f"| {count} | {'reads' if reads else 'has stopped reading'} | {told} |", end=" "
+                )
+                print(f"{' / '.join(_both(result.gone_ms))} |", end=" ")
+                print(f"{' / '.join(_both(result.engine_ms))} |", flush=True)
+    return results
+
+
+def _both(values: list[float]) -> list[str]:
+    return [f"{percentile(values, percent):.0f}" for percent in (50, 95)]

@@ -1,0 +1,92 @@
+"""Short forms of what `make bench-load` measures with a real engine, over real sockets."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.load import realtime
+from bench.load_bargein import SHAPE, interrupt
+from bench.load_speakers import answers_in_real_time, clips
+from bench.random_model import write_random_model
+from bench.workers import free_port
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import LoadedModel, load_model
+from voxtral_worker.server.service import Parts
+from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.settings import EMBEDDED_MODEL, Settings
+from voxtral_worker.turns.vad import Vad
+
+SETTINGS = Settings(
+    host="127.0.0.1",
+    device="cpu",
+    dtype="float32",
+    response_cache_size=0,
+    rate_limit_enabled=False,
+    metrics_public=True,
+)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[str, tuple[Settings, ...]], list[str]]]:
+    """Starts servers, one for each settings, over one engine with the model of a folder."""
+    stops: list[Callable[[], None]] = []
+
+    def start(folder: str, wanted: tuple[Settings, ...]) -> list[str]:
+        settings = replace(SETTINGS, model_id=folder)
+        loaded: LoadedModel = load_model(settings)
+        vad, engine = Vad(), Engine(loaded, settings)
+        vad.start()
+        engine.start()
+        engine.warm_up()
+        stops.extend([vad.stop, engine.stop])
+        urls = []
+        for one in wanted:
+            port = free_port()
+            server = ServerThread(replace(one, port=port, model_id=folder))
+            server.start()
+            server.become_ready(Parts(engine, vad, loaded))
+            stops.append(server.stop)
+            urls.append(f"http://127.0.0.1:{port}")
+        return urls
+
+    yield start
+    for stop in reversed(stops):
+        stop()
+
+
+def test_several_who_speak_in_real_time_are_each_answered_once_with_their_own_words(
+    serve: Callable[..., list[str]],
+) -> None:
+    (url,) = serve(str(EMBEDDED_MODEL), (SETTINGS,))
+    result = asyncio.run(realtime(url, sessions=4, seconds=8.0, share=0.3))
+    assert result.turns >= 6
+    assert result.answered == result.right == result.turns
+    assert (result.extra, result.errors) == (0, 0)
+
+
+def test_a_turn_is_answered_with_the_same_text_with_speculation_and_without(
+    serve: Callable[..., list[str]],
+) -> None:
+    urls = serve(str(EMBEDDED_MODEL), (SETTINGS, replace(SETTINGS, speculation=False)))
+    few = list(clips())[:4]
+    ahead, not_ahead = [asyncio.run(answers_in_real_time(url, few)) for url in urls]
+    assert [one["text"] for one in ahead] == [one["text"] for one in not_ahead]
+    assert len({one["text"] for one in ahead}) == 4
+    assert any(one["metrics"]["speculative"] for one in ahead)
+    assert not any(one["metrics"]["speculative"] for one in not_ahead)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_speech_takes_the_response_out_of_the_batch_whether_its_client_reads_or_not(
+    serve: Callable[..., list[str]], tmp_path: Path, reads: bool
+) -> None:
+    write_random_model(tmp_path, SHAPE, torch.device("cpu"))
+    (url,) = serve(str(tmp_path), (SETTINGS,))
+    result = asyncio.run(interrupt(url, 2, 1, reads=reads))
+    assert len(result.gone_ms) == 1
+    assert len(result.told_ms) == reads
+    assert result.cut_off == 0
