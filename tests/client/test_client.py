@@ -1,27 +1,21 @@
 """The Python client against a real worker."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import wave
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from bench.workers import free_port, running_worker
-from voxtral_worker.client import Delta, Response, Status, VoxtralClient, VoxtralError
+from bench.workers import free_port
+from tests.client.conftest import KEY
+from tests.cuttable_line import CuttableLine
+from voxtral_worker.client import Delta, Response, Retry, Status, VoxtralClient, VoxtralError
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
 SAID = "You said: Turn on the kitchen light."
-KEY = "a-key"
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[str]:
-    with running_worker(API_KEYS=KEY) as url:
-        yield url
 
 
 def audio() -> bytes:
@@ -82,28 +76,23 @@ async def test_a_source_of_audio_that_fails_ends_the_stream_with_its_error(worke
 
 async def test_a_worker_that_is_not_there_is_told() -> None:
     with pytest.raises(VoxtralError, match="cannot be reached"):
-        async with VoxtralClient(f"http://127.0.0.1:{free_port()}"):
+        async with VoxtralClient(f"http://127.0.0.1:{free_port()}", retry=Retry(most=0)):
             pass
 
 
-def voxtral(*words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "voxtral_worker.client.command", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+async def test_a_worker_that_stays_away_is_given_up(worker: str) -> None:
+    line = CuttableLine(int(worker.rsplit(":", 1)[1]))
+    retry = Retry(most=2, first_ms=1)
+    async with VoxtralClient(await line.listen(), token=KEY, retry=retry) as voxtral:
+        with pytest.raises(VoxtralError, match="gave up after 2 retries: .* cannot be reached"):
+            async for _ in voxtral.stream(chunks()):
+                await line.close()
 
 
-def test_the_command_sends_a_file_and_prints_the_answer(worker: str) -> None:
-    done = voxtral("send", str(CLIP), "--fast", "--url", worker, "--token", KEY)
-    assert (done.returncode, done.stdout.strip()) == (0, SAID)
-
-
-def test_the_command_tells_the_health_of_a_worker(worker: str) -> None:
-    done = voxtral("health", "--url", worker, "--token", KEY)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["status"] == "healthy"
-
-
-def test_the_command_says_in_one_line_what_went_wrong(worker: str) -> None:
-    done = voxtral("send", "no-such.wav", "--url", worker)
-    assert done.returncode == 1
-    assert "no-such.wav" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://localhost", "http://", "http://a b", "http://[::1", "http://a:x"],
+)
+def test_what_is_no_address_is_told_before_it_is_called(url: str) -> None:
+    with pytest.raises(VoxtralError, match="is no address of a worker"):
+        VoxtralClient(url)

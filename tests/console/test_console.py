@@ -1,7 +1,6 @@
 """The page at `/` in a real browser: press, talk, see the words."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +10,7 @@ import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from bench.workers import running_worker
+from tests.cuttable_line import CuttableLine
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
@@ -195,44 +195,6 @@ async def test_words_spoken_while_the_line_is_cut_are_not_lost(worker: str) -> N
 async def test_the_page_says_that_the_tiny_model_runs(worker: str) -> None:
     async with open_page(worker) as page:
         await expect(page.locator("#tiny")).to_be_visible(timeout=WAIT_MS)
-
-
-class CuttableLine:
-    """A TCP proxy on loopback whose connections can all be cut at once."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writers: list[asyncio.StreamWriter] = []
-        self._pipes: set[asyncio.Task[None]] = set()
-
-    async def listen(self) -> str:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._pipes, return_exceptions=True)
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers += [writer, back]
-        for source, sink in ((reader, back), (there, writer)):
-            pipe = asyncio.create_task(self._pipe(source, sink))
-            self._pipes.add(pipe)
-            pipe.add_done_callback(self._pipes.discard)
-
-    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(65_536):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
 
 
 async def test_a_dropped_connection_is_taken_up_again(worker: str) -> None:

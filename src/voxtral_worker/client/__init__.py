@@ -1,6 +1,33 @@
 """A Python client of the streaming API, which loads no model and needs no torch."""
 
-from voxtral_worker.client.client import VoxtralClient, VoxtralError
-from voxtral_worker.client.events import Delta, Event, Failure, Response, Status
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.errors import VoxtralError
+from voxtral_worker.client.events import (
+    Delta,
+    Event,
+    Failure,
+    Heartbeat,
+    Partial,
+    Pong,
+    Response,
+    Stats,
+    Status,
+)
+from voxtral_worker.client.retry import Retry
+from voxtral_worker.client.sync import Voxtral
 
-__all__ = ["Delta", "Event", "Failure", "Response", "Status", "VoxtralClient", "VoxtralError"]
+__all__ = [
+    "Delta",
+    "Event",
+    "Failure",
+    "Heartbeat",
+    "Partial",
+    "Pong",
+    "Response",
+    "Retry",
+    "Stats",
+    "Status",
+    "Voxtral",
+    "VoxtralClient",
+    "VoxtralError",
+]

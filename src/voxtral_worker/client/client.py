@@ -3,22 +3,21 @@
 import asyncio
 import contextlib
 import json
-import random
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, Self
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from voxtral_worker.client.errors import VoxtralError
 from voxtral_worker.client.events import Event, read_event
+from voxtral_worker.client.rest import Rest, refusal, unreachable
+from voxtral_worker.client.retry import Retry
 
-HTTP_TIMEOUT_S = 30.0
+RESUME_TIMEOUT_S = 30.0
 # What was sent is kept for so long, in bytes, to be sent again after a lost connection.
 MOST_HELD_BYTES = 8 << 20
 STATS_EVERY_S = 0.2
-FIRST_DELAY_S = 0.25
 # The close codes after which the worker has nothing more to say to this session.
 FINAL_CODES = {
     1000: "the session was ended",
@@ -28,22 +27,16 @@ FINAL_CODES = {
     4409: "another connection took the session over",
     4429: "limits were ignored for too long",
 }
-TRY_AGAIN = {429, 502, 503, 504}
-
-
-class VoxtralError(Exception):
-    """The worker refused, or cannot be reached any more."""
 
 
 class VoxtralClient:
     """One session with a worker; audio is neither lost nor doubled when its connection drops."""
 
     def __init__(
-        self, url: str, *, token: str | None = None, retries: int = 5, **config: Any
+        self, url: str, *, token: str | None = None, retry: Retry | None = None, **config: Any
     ) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._retries = retries
+        self._rest = Rest(url, token)
+        self._retry = retry or Retry()
         self._config = config
         self._path = ""
         self._socket: ClientConnection | None = None
@@ -55,7 +48,7 @@ class VoxtralClient:
         self._has_ended = False
 
     async def __aenter__(self) -> Self:
-        session = await self._call("POST", "/session/create", {"config": self._config})
+        session = await self._retry.run(self._create)
         self._path = session["websocket_url"]
         self._id = session["session_id"]
         return self
@@ -64,7 +57,7 @@ class VoxtralClient:
         if self._socket is not None:
             await self._socket.close()
         with contextlib.suppress(VoxtralError):
-            await self._call("DELETE", f"/session/{self._id}", None)
+            await self._rest.call("DELETE", f"/session/{self._id}")
 
     async def stream(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Event]:
         """Send audio (16-bit mono PCM, 16 kHz); yields events until all of it is answered.
@@ -77,9 +70,12 @@ class VoxtralClient:
         is_done = False
         try:
             while not is_done:
-                messages = await self._reconnect() if not self._is_open.is_set() else []
+                messages = [] if self._is_open.is_set() else await self._retry.run(self._reopen)
                 for message in messages:
                     yield self._noted(message)
+                # What it failed for while the line was down has nobody else to tell it.
+                if feeding.done():
+                    feeding.result()
                 async for message in self._receive():
                     if "stats" in message:
                         is_done = self._has_ended and message["stats"]["queue_size"] == 0
@@ -104,7 +100,10 @@ class VoxtralClient:
 
     async def health(self) -> dict[str, Any]:
         """The worker's `GET /health`; needs no session."""
-        return await self._call("GET", "/health", None)
+        return await self._rest.health()
+
+    async def _create(self) -> dict[str, Any]:
+        return await self._rest.call("POST", "/session/create", {"config": self._config})
 
     async def _feed(self, chunks: AsyncIterable[bytes]) -> None:
         async for chunk in chunks:
@@ -153,32 +152,27 @@ class VoxtralClient:
             self._last_seq = max(self._last_seq, message.get("seq", 0))
         if message.get("code") == "RATE_LIMITED":
             # What was over the limit is gone, and with it the count that a resume relies on.
-            raise VoxtralError(message["error"])
+            raise VoxtralError(message["error"], code="RATE_LIMITED")
         return read_event(message)
 
-    async def _reconnect(self) -> list[dict[str, Any]]:
-        """Open the line, again and again; what came until it was resumed."""
-        for attempt in range(self._retries + 1):
-            try:
-                async with self._sending:
-                    return await self._open()
-            except websockets.InvalidStatus as refused:
-                if refused.response.status_code not in TRY_AGAIN or attempt == self._retries:
-                    raise VoxtralError(_sentence(refused.response.body or b"")) from refused
-            except (OSError, TimeoutError, websockets.WebSocketException) as error:
-                if attempt == self._retries:
-                    raise VoxtralError(f"the worker cannot be reached: {error}") from error
-            # Spread out, so that clients cut off together do not all come back together.
-            await asyncio.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.0))
-        raise VoxtralError("the worker cannot be reached")
+    async def _reopen(self) -> list[dict[str, Any]]:
+        """Open the line once; what came until it was resumed. Raises VoxtralError."""
+        try:
+            async with self._sending:
+                return await self._open()
+        except websockets.InvalidStatus as refused:
+            answer = refused.response
+            raise refusal(answer.status_code, answer.headers, answer.body or b"") from refused
+        except (OSError, TimeoutError, websockets.WebSocketException) as error:
+            raise unreachable(error) from error
 
     async def _open(self) -> list[dict[str, Any]]:
-        address = self._url.replace("http", "ws", 1) + self._path
+        address = self._rest.url.replace("http", "ws", 1) + self._path
         address += f"{'&' if '?' in address else '?'}last_seq={self._last_seq}"
-        self._socket = await connect(address, additional_headers=self._headers)
+        self._socket = await connect(address, additional_headers=self._rest.headers)
         messages: list[dict[str, Any]] = []
         try:
-            async with asyncio.timeout(HTTP_TIMEOUT_S):
+            async with asyncio.timeout(RESUME_TIMEOUT_S):
                 async for message in self._receive():
                     messages.append(message)
                     if message.get("status") == "resumed":
@@ -200,30 +194,3 @@ class VoxtralClient:
                 await self._socket.send(again[start : start + 32_000])
         # The end may have been lost with the audio; said twice, it does no harm.
         self._has_ended = False
-
-    async def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
-        return await asyncio.to_thread(self._request, method, path, body)
-
-    def _request(self, method: str, path: str, body: object) -> dict[str, Any]:
-        request = urllib.request.Request(
-            self._url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={**self._headers, "Content-Type": "application/json"},
-            method=method,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_S) as response:
-                answer: dict[str, Any] = json.loads(response.read() or b"{}")
-        except urllib.error.HTTPError as refused:
-            with refused:
-                raise VoxtralError(_sentence(refused.read())) from refused
-        except OSError as error:
-            raise VoxtralError(f"the worker cannot be reached: {error}") from error
-        return answer
-
-
-def _sentence(body: bytes | bytearray) -> str:
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return "the worker refused"

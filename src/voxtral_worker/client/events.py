@@ -26,11 +26,21 @@ class Delta(Event):
 
 @dataclass(frozen=True)
 class Response(Event):
-    """A whole response, the last event of its turn."""
+    """A whole response, the last event of its turn; `metrics` is in ms."""
 
     text: str
     finish_reason: str | None
     metrics: dict[str, Any]
+    usage: dict[str, int]
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Partial(Event):
+    """What the user seems to be saying; the first `stable_chars` characters stay."""
+
+    text: str
+    stable_chars: int
 
 
 @dataclass(frozen=True)
@@ -41,23 +51,62 @@ class Status(Event):
 
 
 @dataclass(frozen=True)
+class Stats(Event):
+    """The session's statistics, as asked for with `get_stats`."""
+
+    stats: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Heartbeat(Event):
+    """The connection lives; `seq` is the number of the last message of the conversation."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Pong(Event):
+    """The answer to `ping`."""
+
+
+@dataclass(frozen=True)
 class Failure(Event):
     """Something was not taken, or a turn failed."""
 
     error: str
     code: str
+    retry_after_s: float | None
 
 
 def read_event(message: dict[str, Any]) -> Event:
     """The event a message tells; a kind this client does not know is a plain Event."""
-    match message.get("type"):
-        case "text_delta":
-            return Delta(message, message["text"])
-        case "text_response":
-            reason = message.get("finish_reason")
-            return Response(message, message["text"], reason, message.get("metrics") or {})
-        case "status" if "status" in message:
-            return Status(message, message["status"])
-        case "error":
-            return Failure(message, message["error"], message.get("code", ""))
+    match message:
+        case {"type": "text_delta", "text": text}:
+            return Delta(message, text)
+        case {"type": "text_response", "text": text}:
+            return _response(message, text)
+        case {"type": "transcript_partial", "text": text}:
+            return Partial(message, text, message.get("stable_chars", 0))
+        case {"type": "status", "status": status}:
+            return Status(message, status)
+        case {"type": "status", "stats": stats}:
+            return Stats(message, stats)
+        case {"type": "heartbeat"}:
+            return Heartbeat(message, message.get("seq", 0))
+        case {"type": "control", "control_type": "pong"}:
+            return Pong(message)
+        case {"type": "error", "error": error}:
+            return Failure(message, error, message.get("code", ""), message.get("retry_after"))
     return Event(message)
+
+
+def _response(message: dict[str, Any], text: str) -> Response:
+    # A server of the bare documented API says the text alone.
+    return Response(
+        message,
+        text,
+        message.get("finish_reason"),
+        message.get("metrics") or {},
+        message.get("usage") or {},
+        message.get("source"),
+    )

@@ -1,0 +1,85 @@
+"""The client without asyncio, against a real worker."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bench.workers import free_port
+from tests.client.conftest import KEY
+from tests.client.test_client import SAID, audio
+from voxtral_worker.client import Delta, Response, Retry, Status, Voxtral, VoxtralError
+
+
+def pieces() -> Iterator[bytes]:
+    data = audio()
+    for start in range(0, len(data), 9600):
+        yield data[start : start + 9600]
+
+
+def test_a_spoken_sentence_is_answered_without_asyncio(worker: str) -> None:
+    with Voxtral(worker, token=KEY, temperature=0) as voxtral:
+        assert voxtral.health()["status"] == "healthy"
+        events = list(voxtral.stream(pieces()))
+    assert [event.text for event in events if isinstance(event, Response)] == [SAID]
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == SAID
+    assert "voxtral" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
+    def cut_in_the_middle() -> Iterator[bytes]:
+        for number, piece in enumerate(pieces()):
+            if number == 3 and voxtral._client._socket is not None:
+                transport = voxtral._client._socket.transport
+                voxtral._loop.call_soon_threadsafe(transport.abort)
+            yield piece
+
+    with Voxtral(worker, token=KEY, temperature=0) as voxtral:
+        events = list(voxtral.stream(cut_in_the_middle()))
+    resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
+    assert len(resumed) == 2
+    assert [event.text for event in events if isinstance(event, Response)] == [SAID]
+
+
+def test_a_caller_may_leave_in_the_middle(worker: str) -> None:
+    with Voxtral(worker, token=KEY) as voxtral:
+        for event in voxtral.stream(pieces()):
+            if isinstance(event, Status):
+                break
+
+
+INTERRUPTED = """
+import sys, time
+from voxtral_worker.client import Voxtral
+
+def microphone():
+    while True:
+        time.sleep(0.01)
+        yield bytes(320)
+
+with Voxtral(sys.argv[1], token=sys.argv[2]) as voxtral:
+    for event in voxtral.stream(microphone()):
+        print("event", flush=True)
+"""
+
+
+def test_a_program_that_is_interrupted_ends(worker: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, worker, KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"event\n"
+        program.send_signal(signal.SIGINT)
+        _, complaint = program.communicate(timeout=60)
+    assert complaint.rstrip().endswith(b"KeyboardInterrupt")
+    assert program.returncode == -signal.SIGINT
+
+
+def test_a_worker_that_is_not_there_is_told_without_asyncio() -> None:
+    with (
+        pytest.raises(VoxtralError, match="cannot be reached"),
+        Voxtral(f"http://127.0.0.1:{free_port()}", retry=Retry(most=0)),
+    ):
+        pass
