@@ -16,9 +16,12 @@ from voxtral_worker.server.middleware import (
     tell_errors,
 )
 from voxtral_worker.server.service import Service
+from voxtral_worker.settings import EMBEDDED_MODEL
 
 MAX_BODY_BYTES = 1 << 20
 CONSOLE = Path(__file__).parent / "console"
+# For those without a microphone; not there where the package is installed without its folder.
+CLIPS = EMBEDDED_MODEL / "clips"
 
 
 def make_app(service: Service) -> web.Application:
@@ -40,6 +43,7 @@ def make_app(service: Service) -> web.Application:
             web.get("/ws/audio/{session_id}", sockets.audio_socket, allow_head=False),
             web.get("/ws/control/{session_id}", sockets.control_socket, allow_head=False),
             web.get("/", _console_page),
+            *([web.static("/console/clips/", CLIPS)] if CLIPS.is_dir() else []),
             web.static("/console/", CONSOLE),
         ]
     )

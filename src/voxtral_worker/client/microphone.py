@@ -1,0 +1,71 @@
+"""The microphone, as chunks of audio."""
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from voxtral_worker.client.errors import VoxtralError
+from voxtral_worker.client.sound import CHUNK_MS, RATE
+
+# A minute of speech may wait while a lost connection comes back.
+MOST_WAITING = 60_000 // CHUNK_MS
+NO_LIBRARY = "the microphone needs the library sounddevice: pip install sounddevice"
+NO_PORTAUDIO = "the microphone needs PortAudio: apt-get install libportaudio2"
+TOO_SLOW = "the audio cannot be sent as fast as it is spoken"
+GONE = "the microphone was taken away"
+
+
+def open_library(load: Callable[[str], Any] = importlib.import_module) -> Any:
+    """The module `sounddevice`. Raises VoxtralError that says what to install."""
+    try:
+        return load("sounddevice")
+    except ImportError as error:
+        raise VoxtralError(NO_LIBRARY) from error
+    except OSError as error:
+        # The library finds PortAudio when it is imported.
+        raise VoxtralError(NO_PORTAUDIO) from error
+
+
+async def listen(library: Any) -> AsyncIterator[bytes]:
+    """16-bit mono PCM at 16 kHz from the default microphone, without end. Raises VoxtralError."""
+    loop = asyncio.get_running_loop()
+    # The place beyond the last is for the reason why nothing more comes.
+    waiting: asyncio.Queue[bytes | VoxtralError] = asyncio.Queue(MOST_WAITING + 1)
+
+    def put(item: bytes | VoxtralError) -> None:
+        if waiting.qsize() < MOST_WAITING:
+            waiting.put_nowait(item)
+        elif not waiting.full():
+            waiting.put_nowait(VoxtralError(TOO_SLOW))
+
+    def hear(item: bytes | VoxtralError) -> None:
+        # Called by PortAudio's thread, also once more while the loop ends.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(put, item)
+
+    with _open(library, hear):
+        while not isinstance(item := await waiting.get(), VoxtralError):
+            yield item
+    raise item
+
+
+@contextlib.contextmanager
+def _open(library: Any, hear: Callable[[bytes | VoxtralError], None]) -> Iterator[None]:
+    try:
+        stream = library.RawInputStream(
+            samplerate=RATE,
+            channels=1,
+            dtype="int16",
+            blocksize=RATE * CHUNK_MS // 1000,
+            callback=lambda data, *_: hear(bytes(data)),
+            finished_callback=lambda: hear(VoxtralError(GONE)),
+        )
+        stream.start()
+    except library.PortAudioError as error:
+        raise VoxtralError(f"no microphone can be opened: {error}") from error
+    try:
+        yield
+    finally:
+        stream.close()

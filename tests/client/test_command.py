@@ -1,0 +1,155 @@
+"""The command `voxtral` as a person types it."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from bench.workers import free_port
+from tests.client.conftest import KEY
+from tests.client.test_client import CLIP, SAID
+from voxtral_worker.client import VoxtralClient
+
+NOBODY = f"http://127.0.0.1:{free_port()}"
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "voxtral_worker.client.command", *words]
+
+
+def voxtral(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_file_is_sent_and_its_answer_printed(worker: str) -> None:
+    done = voxtral("send", str(CLIP), "--fast", "--url", worker, "--token", KEY)
+    assert (done.returncode, done.stdout, done.stderr) == (0, SAID + "\n", "")
+
+
+def test_a_recording_of_another_kind_is_sent_as_well(worker: str, tmp_path: Path) -> None:
+    samples, rate = soundfile.read(CLIP)
+    path = tmp_path / "stereo.flac"
+    soundfile.write(path, samples[:, None].repeat(2, axis=1), rate)
+    done = voxtral(
+        "send", str(path), "--fast", "--mode", "transcribe", "--url", worker, "--token", KEY
+    )
+    assert (done.returncode, done.stdout) == (0, "Turn on the kitchen light.\n")
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is(worker: str) -> None:
+    seen, given = pty.openpty()
+    termios.tcsetwinsize(given, (24, 80))
+    done = subprocess.run(
+        command("send", str(CLIP), "--fast", "--url", worker, "--token", KEY),
+        stdout=subprocess.PIPE,
+        stderr=given,
+        timeout=60,
+        check=False,
+    )
+    os.set_blocking(seen, False)
+    progress = os.read(seen, 65536).decode()
+    os.close(given)
+    os.close(seen)
+    assert (done.returncode, done.stdout.decode()) == (0, SAID + "\n")
+    assert "sending" in progress
+    assert "100%" in progress
+
+
+def test_the_health_of_a_worker_is_printed(worker: str) -> None:
+    done = voxtral("health", "--url", worker, "--token", KEY)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "healthy"
+
+
+def test_many_users_are_measured(worker: str) -> None:
+    words = ("--token", KEY, "--sessions", "2", "--seconds", "1", "--pause", "0.8")
+    done = voxtral("bench", worker, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sessions 2, sentences spoken 2\nturns answered 2, errors 0\n" in done.stdout
+    figures = {line[:27].strip(): line.split()[-3:] for line in done.stdout.splitlines()}
+    assert figures["ms"] == ["p50", "p95", "p99"]
+    for row in ("end of speech → first delta", "decision → first delta"):
+        assert all(float(figure) >= 0 for figure in figures[row])
+
+
+def test_what_goes_wrong_under_many_users_is_listed() -> None:
+    done = voxtral("bench", NOBODY, "--clip", str(CLIP), "--seconds", "1", "--sessions", "2")
+    assert done.returncode == 1
+    assert "errors 2" in done.stdout
+    assert "2 × the worker cannot be reached" in done.stdout
+
+
+def await_session(worker: str) -> None:
+    deadline_s = time.monotonic() + 30
+    while not asyncio.run(VoxtralClient(worker, token=KEY).health())["active_sessions"]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_a_measurement_that_is_interrupted_shows_what_it_has(worker: str) -> None:
+    words = ("--token", KEY, "--sessions", "1", "--seconds", "600", "--pause", "0")
+    with subprocess.Popen(
+        command("bench", worker, *words, "--clip", str(CLIP)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        await_session(worker)
+        program.send_signal(signal.SIGINT)
+        printed, complaint = program.communicate(timeout=60)
+    assert (program.returncode, complaint) == (130, "")
+    assert "sessions 1" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("send", "no-such.wav"), "no-such.wav: No such file or directory"),
+        (("send", __file__), "no sound that can be read"),
+        (("send", str(CLIP), "--url", NOBODY), "the worker cannot be reached"),
+        (("health", "--url", NOBODY), "the worker cannot be reached"),
+        (("bench", NOBODY), "the worker cannot be reached"),
+    ],
+)
+def test_what_went_wrong_is_told_in_one_line(words: tuple[str, ...], line: str) -> None:
+    done = voxtral(*words)
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_wrong_credentials_are_told_in_one_line(worker: str) -> None:
+    for words in (("send", str(CLIP)), ("health",)):
+        done = voxtral(*words, "--url", worker, "--token", "another")
+        assert done.returncode == 1
+        assert done.stderr.startswith("voxtral: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("sing",),
+        ("send",),
+        ("send", "a.wav", "--url", "localhost:8000"),
+        ("send", "a.wav", "--retries", "-1"),
+        ("bench",),
+        ("bench", "http://localhost:8000", "--sessions", "0"),
+        ("bench", "http://localhost:8000", "--pause", "nan"),
+    ],
+)
+def test_a_wrong_use_ends_with_2(words: tuple[str, ...]) -> None:
+    done = voxtral(*words)
+    assert done.returncode == 2
+    assert "usage: voxtral" in done.stderr
