@@ -29,7 +29,7 @@ MOST_PAUSE_S = 60
 def main() -> None:
     """Run one command. Exits 0 when it went well, 1 with one line when not, 2 for a wrong use."""
     logging.basicConfig(format="voxtral: %(message)s", level=logging.WARNING)
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     try:
         sys.exit(asyncio.run(arguments.run(arguments)))
     except VoxtralError as error:
@@ -43,8 +43,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="voxtral", description="Talk with a Voxtral worker.")
+def make_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(prog="voxtral", description="Talk with a Voxtral worker.")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--token", help="an API key or a JWT, where the worker asks for one")
     reached = argparse.ArgumentParser(add_help=False, parents=[shared])
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     talking.add_argument("--mode", choices=("chat", "transcribe"), default="chat")
     talking.add_argument("--language", help="what is spoken, like en; unset: found out")
     talking.add_argument("--retries", type=_whole, default=5, help="after a refusal or a lost line")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
     send = commands.add_parser(
         "send", parents=[talking], help="send a sound file, print the answer"
     )
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
     health = commands.add_parser("health", parents=[reached], help="print the worker's health")
     health.set_defaults(run=_health)
-    return parser
+    return top
 
 
 def _url(text: str) -> str:
