@@ -37,6 +37,10 @@ export function latencyBar(metrics) {
   const list = element("ul", "latency-numbers");
   list.setAttribute("aria-label", "Time this turn took");
   list.append(element("li", "latency-total", `${shown(metrics.total_ms)} in all`));
+  const firstMs = (metrics.endpoint_ms ?? 0) + (metrics.first_token_ms ?? 0);
+  const first = element("li", "latency-first", `first word after ${shown(firstMs)}`);
+  first.title = "from the end of speech to the first piece of the answer";
+  list.append(first);
   for (const { key, name, title, ms } of stages) {
     const part = element("span", `stage-${key}`);
     part.style.flexGrow = ms / whole;

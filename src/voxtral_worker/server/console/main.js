@@ -1,5 +1,6 @@
 // The page: what the person does goes to the connection, what comes back goes to the views.
 
+import { ClipPlayer } from "./clips.js";
 import { Connection, NeedsKey } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { LevelView } from "./level.js";
@@ -34,6 +35,11 @@ const microphone = new Microphone({
   onLevel: (value) => level.add(value, floor.isSpeaking),
   onLost: () => stopTalking("The microphone was taken away."),
 });
+const clips = new ClipPlayer({
+  onChunk: (pcm) => connection.sendAudio(pcm),
+  onLevel: (value) => level.add(value, floor.isSpeaking),
+  onEnd: showPlaying,
+});
 
 function announce(text) {
   $("announcer").textContent = text;
@@ -45,7 +51,7 @@ function notice(text) {
 }
 
 function showFloor() {
-  let name = microphone.isOn ? "listening" : "off";
+  let name = microphone.isOn || clips.isOn ? "listening" : "off";
   if (floor.busy) name = floor.isAnswering ? "answering" : "thinking";
   if (floor.isSpeaking) name = "speaking";
   document.body.dataset.floor = name;
@@ -62,6 +68,7 @@ function onState(state, detail) {
   if (state === "off") {
     Object.assign(floor, { isSpeaking: false, busy: null, isAnswering: false });
     stopTalking();
+    stopPlaying();
   }
   showFloor();
 }
@@ -98,6 +105,7 @@ function askForKey() {
 
 async function startTalking() {
   $("talk").disabled = true;
+  stopPlaying();
   try {
     notice("");
     await microphone.start();
@@ -125,6 +133,39 @@ function showTalking() {
   $("talk-name").textContent = isOn ? "Stop talking" : "Talk";
   document.body.classList.toggle("is-talking", isOn);
   showFloor();
+}
+
+async function startPlaying() {
+  await stopTalking();
+  notice("");
+  connection.open();
+  const isPlaying = clips.play($("clip").value);
+  showPlaying();
+  try {
+    await isPlaying;
+  } catch (error) {
+    notice(`The clip cannot be played: ${error.message}`);
+  }
+  showPlaying();
+}
+
+function stopPlaying() {
+  if (!clips.isOn) return;
+  clips.stop();
+  if (floor.isSpeaking) connection.control("end_turn");
+  level.clear();
+  showPlaying();
+}
+
+function showPlaying() {
+  $("play").textContent = clips.isOn ? "Stop clip" : "Play clip";
+  showFloor();
+}
+
+async function showClips() {
+  const known = await clips.list().catch(() => ({}));
+  for (const [name, words] of Object.entries(known)) $("clip").add(new Option(words, name));
+  $("clips").hidden = !$("clip").options.length;
 }
 
 function sendTyped(event) {
@@ -164,6 +205,7 @@ async function showModel() {
 }
 
 $("talk").addEventListener("click", () => (microphone.isOn ? stopTalking() : startTalking()));
+$("play").addEventListener("click", () => (clips.isOn ? stopPlaying() : startPlaying()));
 $("cancel").addEventListener("click", () => connection.control("cancel"));
 $("clear").addEventListener("click", () => {
   connection.startOver();
@@ -177,6 +219,7 @@ document.addEventListener("keydown", ({ key }) => {
 });
 
 // On a narrow screen the conversation comes first.
-$("panel").open = window.matchMedia("(min-width: 861px)").matches;
+for (const id of ["panel", "clips"]) $(id).open = window.matchMedia("(min-width: 861px)").matches;
 showFloor();
+showClips();
 showModel();
