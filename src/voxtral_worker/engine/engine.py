@@ -115,7 +115,7 @@ class Engine:
             self._inbox.put_nowait(_Forget(owner))
         except queue.Full:
             # Its blocks are the first to go when others need them.
-            log.warning("engine: the inbox is full, %s is forgotten later", owner)
+            log.warning("engine: the inbox is full, an owner is forgotten later")
 
     def warm_up(self, timeout_s: float = 300.0) -> None:
         """Answer a text and a sound, so that the first caller does not pay for first times.
@@ -369,7 +369,8 @@ class Engine:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - the engine step: one of the named places
-            told = _as_told(error)
+            asked = sequences[0].generation if sequences else generation
+            told = asked.context.run(_as_told, error) if asked else _as_told(error)
             for sequence in sequences:
                 self._fail(sequence, told)
             if generation is not None:

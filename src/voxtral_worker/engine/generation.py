@@ -5,6 +5,7 @@ caller's event loop. After `Finished` or `Failed` nothing follows.
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator
 
@@ -27,6 +28,8 @@ class Generation:
         self.urgency = request.urgency
         self._listener = listener
         self.cancelled_s: float | None = None
+        # Lines that the engine logs about it carry the ids of whoever asked.
+        self.context = contextvars.copy_context()
 
     def cancel(self) -> None:
         """Ask the engine to stop; it ends with `Finished("interrupted")` within one step."""

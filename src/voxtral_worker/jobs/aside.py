@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -34,7 +35,9 @@ async def run_aside(work: Callable[[threading.Event], T]) -> T:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, settler, value)
 
-    threading.Thread(target=run, name="aside", daemon=True).start()
+    # Lines it logs are about the same job.
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(run,), name="aside", daemon=True).start()
     try:
         return await result
     finally:

@@ -8,6 +8,7 @@ exception would take a traceback along.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -74,7 +75,8 @@ class JobHandler:
         """Pieces of a job's output. Never raises: an error is the last piece."""
         job_id, value = str(job.get("id", "unknown")), job.get("input")
         self._remember_reader()
-        outcome = "stopped"
+        outcome, code = "stopped", None
+        started_s = time.monotonic()
         run: JobRun | None = None
         try:
             run = self._begin(job_id, read_input(value))
@@ -85,7 +87,9 @@ class JobHandler:
             outcome = "finished"
         except WorkerError as error:
             outcome = "refused" if isinstance(error, BadInput) else "failed"
-            log.info("job %s: %s: %s", job_id, error.code, error.message)
+            code = error.code
+            # Its sentence may quote the input.
+            log.debug("job not done: %s", error.message, extra={"job_id": job_id})
             metrics.errors_sent.labels(error.code).inc()
             if run is not None and run.streams:
                 # The SDK streams no errors, so who reads the stream only is told here.
@@ -93,6 +97,9 @@ class JobHandler:
             yield {"error": f"{error.message} ({error.code})"}
         finally:
             metrics.jobs_total.labels(_kind(value), outcome).inc()
+            fields = {"job_id": job_id, "job_type": _kind(value), "outcome": outcome, "code": code}
+            seconds = round(time.monotonic() - started_s, 3)
+            log.info("job over", extra={**fields, "seconds": seconds})
             if run is not None:
                 self._runs.discard(run)
                 run.stop()

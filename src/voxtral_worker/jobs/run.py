@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from voxtral_worker.errors import EngineFailure, WorkerError
 from voxtral_worker.jobs.outlet import Outlet
+from voxtral_worker.logs import context_about
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class JobRun:
         self._reader = asyncio.current_task()
         if self._reader is not None:
             self._reader.add_done_callback(self._reader_is_gone)
-        self._owner = asyncio.create_task(self._do(work), name=f"job {job_id}")
+        self._owner = asyncio.create_task(
+            self._do(work), name=f"job {job_id}", context=context_about(job_id=job_id)
+        )
 
     @property
     def is_working(self) -> bool:
@@ -79,12 +82,14 @@ class JobRun:
         except WorkerError as told:
             error = told
         except Exception:  # noqa: BLE001 - the job boundary: one of the named places
-            log.exception("job %s: failed", self.job_id)
+            log.exception("a job failed")
             error = EngineFailure("the worker failed on this job")
         self.outlet.end(error)
 
     def _stalled(self) -> None:
-        log.warning("job %s: a piece was not taken for %g s", self.job_id, self._stall_s)
+        log.warning(
+            "a piece was not taken", extra={"job_id": self.job_id, "seconds": self._stall_s}
+        )
         self.fail(EngineFailure(f"the output was not taken for {self._stall_s:g} s"))
 
     def _reader_is_gone(self, _: object) -> None:

@@ -8,13 +8,8 @@ from pathlib import Path
 from aiohttp import web
 
 from voxtral_worker.server import rest, sockets
-from voxtral_worker.server.middleware import (
-    SERVICE,
-    allow_origins,
-    check_access,
-    log_access,
-    tell_errors,
-)
+from voxtral_worker.server.access_log import name_lines, tell_request_id
+from voxtral_worker.server.middleware import SERVICE, allow_origins, check_access, tell_errors
 from voxtral_worker.server.service import Service
 from voxtral_worker.settings import EMBEDDED_MODEL
 
@@ -27,7 +22,7 @@ CLIPS = EMBEDDED_MODEL / "clips"
 def make_app(service: Service) -> web.Application:
     """The whole API on one application."""
     app = web.Application(
-        middlewares=[log_access, allow_origins, tell_errors, check_access],
+        middlewares=[name_lines, allow_origins, tell_errors, check_access],
         client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
@@ -47,6 +42,7 @@ def make_app(service: Service) -> web.Application:
             web.static("/console/", CONSOLE),
         ]
     )
+    app.on_response_prepare.append(tell_request_id)
     app.on_response_prepare.append(_revalidate_console)
     app.cleanup_ctx.append(_keep_house)
     return app
@@ -57,6 +53,7 @@ def make_ping_app(service: Service) -> web.Application:
     app = web.Application()
     app[SERVICE] = service
     app.add_routes([web.get("/ping", rest.ping)])
+    app.on_response_prepare.append(tell_request_id)
     return app
 
 

@@ -18,6 +18,7 @@ from voxtral_worker.audio.stream import AudioStream
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationEvent
 from voxtral_worker.errors import BadInput, EngineFailure, WorkerError
+from voxtral_worker.logs import context_about
 from voxtral_worker.server.connection import Connection
 from voxtral_worker.sessions.effects import (
     Cancel,
@@ -81,7 +82,11 @@ class SessionDriver:
         self._stream = AudioStream(session.config.encoding, session.config.sample_rate)
         self._stream_format = (session.config.encoding, session.config.sample_rate)
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.create_task(self._run(), name=f"session {session.session_id}")
+        # What the session does is logged as its own, whoever's call began it.
+        self._context = context_about(session_id=session.session_id)
+        self._task = asyncio.create_task(
+            self._run(), name=f"session {session.session_id}", context=self._context
+        )
 
     # Connections.
 
@@ -174,7 +179,7 @@ class SessionDriver:
             except WorkerError as error:
                 self.refuse(line, error)
             except Exception:  # the socket driver: one of the named places
-                log.exception("session %s: a message failed", self.session.session_id)
+                log.exception("a message failed")
                 self.refuse(line, EngineFailure("the message could not be processed"))
 
     async def _handle(self, line: LineName, item: Item) -> None:
@@ -183,6 +188,7 @@ class SessionDriver:
             case bytes():
                 await self._hear(item)
             case TextInput():
+                log.debug("text received", extra={"text": item.text})
                 self.perform(self.session.text(line, item, now_s))
             case ConfigUpdate(changes):
                 self.perform(self.session.update_config(line, changes))
@@ -234,7 +240,9 @@ class SessionDriver:
             self._stall_timer.cancel()
             self._stall_timer = None
         if self.session.has_open_turn and LineName.AUDIO in self._connections:
-            self._stall_timer = self._loop.call_later(self.session.stall_s, self._stall)
+            self._stall_timer = self._loop.call_later(
+                self.session.stall_s, self._stall, context=self._context
+            )
 
     def _stall(self) -> None:
         if self._inbox.empty():
@@ -281,12 +289,16 @@ class SessionDriver:
         def listener(event: GenerationEvent) -> None:
             # The loop is closed when the worker stops while the engine still speaks.
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._on_event, generation_id, event)
+                self._loop.call_soon_threadsafe(
+                    self._on_event, generation_id, event, context=self._context
+                )
 
         try:
             self._generations[generation_id] = self._engine.submit(effect.request, listener)
         except WorkerError as error:
-            self._loop.call_soon(self._on_event, generation_id, Failed(error))
+            self._loop.call_soon(
+                self._on_event, generation_id, Failed(error), context=self._context
+            )
 
     def _on_event(self, generation_id: str, event: GenerationEvent) -> None:
         if isinstance(event, Finished | Failed):
@@ -319,11 +331,28 @@ def _count(session: Session, message: ServerMessage) -> None:
             metrics.errors_sent.labels(error.code).inc()
         case TextResponse():
             metrics.turns_total.labels(message.source, message.finish_reason).inc()
+            _log_turn(message)
             for stage in ("endpoint", "queue", "encode", "prefill", "first_token", "total"):
                 seconds = float(message.metrics[f"{stage}_ms"]) / 1000
                 metrics.stage_seconds.labels(stage).observe(seconds)
         case Status("no_speech"):
             metrics.turns_without_speech.inc()
+
+
+def _log_turn(response: TextResponse) -> None:
+    log.info(
+        "turn answered",
+        extra={
+            "turn_id": response.turn_id,
+            "source": response.source,
+            "finish_reason": response.finish_reason,
+            "tokens": response.metrics["tokens"],
+            "first_token_ms": response.metrics["first_token_ms"],
+            "total_ms": response.metrics["total_ms"],
+        },
+    )
+    # What people say is for the eyes of whoever asks for this level.
+    log.debug("text answered", extra={"turn_id": response.turn_id, "text": response.text})
 
 
 def parse_last_seq(text: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What every call passes on its way in: log, errors, origins, addresses, credentials."""
+"""What every call passes on its way in: errors, origins, addresses, credentials."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ from voxtral_worker.errors import (
     WorkerError,
 )
 from voxtral_worker.server.access import check_address, client_address, is_allowed_origin
+from voxtral_worker.server.access_log import ADDRESS, REQUEST_ID_HEADER
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.limits import Verdict
 
 log = logging.getLogger(__name__)
 
 SERVICE = web.AppKey("service", Service)
-ADDRESS = web.RequestKey("client_address", str)
 LIMITS = web.RequestKey("limit_headers", dict[str, str])
 
 # Open without credentials; /metrics only by setting.
@@ -73,24 +73,6 @@ def error_response(error: WorkerError, headers: dict[str, str] | None = None) ->
 
 
 @web.middleware
-async def log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """One line for every call, refused or not."""
-    started_s = time.monotonic()
-    response = await handler(request)
-    level = logging.DEBUG if request.path in ("/ping", "/metrics") else logging.INFO
-    log.log(
-        level,
-        "access %s %s %d %.0f ms %s",
-        request.method,
-        request.path,
-        response.status,
-        (time.monotonic() - started_s) * 1000,
-        request.get(ADDRESS, "-"),
-    )
-    return response
-
-
-@web.middleware
 async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Translate every failure into the contract's body, once."""
     try:
@@ -107,7 +89,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         headers = request.get(LIMITS, {}) | ({hdrs.ALLOW: allowed} if allowed else {})
         return error_response(told, headers)
     except Exception:  # the REST middleware: one of the named places
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("a call failed", extra={"method": request.method, "path": request.path})
         return error_response(EngineFailure("the worker failed to answer this call"))
 
 
@@ -142,12 +124,13 @@ async def allow_origins(request: web.Request, handler: Handler) -> web.StreamRes
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         response.headers[hdrs.VARY] = hdrs.ORIGIN
         response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = (
-            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, "
+            + REQUEST_ID_HEADER
         )
         if is_preflight:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, DELETE"
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = (
-                "Content-Type, Authorization, X-API-Key"
+                "Content-Type, Authorization, X-API-Key, " + REQUEST_ID_HEADER
             )
             response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
     return response

@@ -139,7 +139,7 @@ class Service:
         )
         metrics.sessions_total.inc()
         metrics.sessions_active.set(len(self.registry))
-        log.info("session %s: created", session.session_id)
+        log.info("session created", extra={"session_id": session.session_id})
         return session
 
     def has(self, session_id: str) -> bool:
@@ -159,7 +159,7 @@ class Service:
         self.credentials.revoke(session_id)
         metrics.sessions_active.set(len(self.registry))
         await driver.close(code, reason)
-        log.info("session %s: ended: %s", session_id, reason)
+        log.info("session ended", extra={"session_id": session_id, "reason": reason})
 
     async def sweep(self) -> None:
         """End sessions that have been quiet for too long; runs until cancelled."""

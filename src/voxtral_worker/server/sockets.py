@@ -7,6 +7,7 @@ from aiohttp import WSMsgType, web
 
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
+from voxtral_worker.server.access_log import CONNECTION, log_opening
 from voxtral_worker.server.connection import CLOSE_TIMEOUT_S, Connection
 from voxtral_worker.server.driver import Attach, SessionDriver, parse_last_seq
 from voxtral_worker.server.middleware import SERVICE, count_call
@@ -51,7 +52,8 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()
-    connection = Connection(socket, request.transport)
+    connection = request[CONNECTION] = Connection(socket, request.transport)
+    log_opening(request)
     try:
         await _converse(request, line, socket, connection, last_seq)
     finally:
@@ -97,10 +99,12 @@ async def _read(
     async for frame in socket:
         if frame.type not in (WSMsgType.TEXT, WSMsgType.BINARY) or connection.is_closing:
             continue
+        size = _bytes_of(frame.data)
+        connection.received_bytes += size
         driver.session.message_count += 1
         metrics.messages_received.inc()
         try:
-            item = _checked(service, driver, line, frame.data)
+            item = _checked(service, driver, line, frame.data, size)
             if not await driver.take(line, connection, item):
                 await _read_until_closed(socket)
                 return
@@ -118,11 +122,14 @@ async def _read(
                 return
 
 
+def _bytes_of(data: str | bytes) -> int:
+    return len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
+
+
 def _checked(
-    service: Service, driver: SessionDriver, line: LineName, data: str | bytes
+    service: Service, driver: SessionDriver, line: LineName, data: str | bytes, size: int
 ) -> bytes | ClientMessage:
     session = driver.session
-    size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
     if size > MAX_FRAME_BYTES:
         raise TooLarge(f"a frame may have at most {MAX_FRAME_BYTES} bytes, this one has {size}")
     if isinstance(data, bytes):

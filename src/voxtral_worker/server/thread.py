@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from voxtral_worker.server.access_log import AccessLog, is_no_noise
 from voxtral_worker.server.app import make_app, make_ping_app
 from voxtral_worker.server.health import health
 from voxtral_worker.server.service import Parts, Service
@@ -101,12 +102,15 @@ class ServerThread:
         await self._serve(make_app(service), settings.port, _tls(settings))
         if settings.port_health not in (None, settings.port):
             await self._serve(make_ping_app(service), settings.port_health, None)
-        log.info("listening on %s:%d", settings.host, settings.port)
+        log.info("listening", extra={"host": settings.host, "port": settings.port})
 
     async def _serve(
         self, app: web.Application, port: int | None, tls: ssl.SSLContext | None
     ) -> None:
-        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=10.0)
+        logging.getLogger("aiohttp.server").addFilter(is_no_noise)
+        runner = web.AppRunner(
+            app, handle_signals=False, access_log_class=AccessLog, shutdown_timeout=10.0
+        )
         await runner.setup()
         self._runners.append(runner)
         # Whoever shuts a worker down has drained it first: what is left is not waited for.

@@ -1,0 +1,101 @@
+"""The access log: one line for every call, refusal and socket, and the id each goes by."""
+
+import logging
+import re
+import uuid
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from voxtral_worker.logs import about
+from voxtral_worker.server.connection import Connection
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+ADDRESS = web.RequestKey("client_address", str)
+CONNECTION = web.RequestKey("connection", Connection)
+_REQUEST_ID = web.RequestKey("request_id", str)
+_SESSION_ID = web.RequestKey("session_id", str)
+
+# What a client may call its request: nothing that could be taken for more than an id.
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_MOST_CHARACTERS = 200
+# Asked for every few seconds by machines.
+_QUIET_PATHS = frozenset({"/ping", "/metrics"})
+
+
+def request_id_of(request: web.Request) -> str:
+    """The client's own id of a request if it is sane, or one made here; always the same."""
+    if _REQUEST_ID not in request:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        request[_REQUEST_ID] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return request[_REQUEST_ID]
+
+
+@web.middleware
+async def name_lines(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lines logged on behalf of a request carry its id, and the session's it asks for."""
+    session_id = request.match_info.get("session_id")
+    if session_id is not None:
+        request[_SESSION_ID] = session_id[:_MOST_CHARACTERS]
+    with about(**_ids(request)):
+        return await handler(request)
+
+
+async def tell_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer names the request it belongs to."""
+    response.headers[REQUEST_ID_HEADER] = request_id_of(request)
+
+
+def log_opening(request: web.Request) -> None:
+    """One line for a socket that is open now; its access line comes when it is closed."""
+    log.info("socket opened", extra={"path": _path(request), "client": request[ADDRESS]})
+
+
+class AccessLog(AbstractAccessLogger):
+    """Told by the library of every answer, also of what never was a request.
+
+    Queries are not logged: they may carry a token.
+    """
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """One line."""
+        fields: dict[str, object] = {"method": request.method[:20], "path": _path(request)}
+        if isinstance(request, web.Request):
+            fields |= _ids(request)
+        connection = request.get(CONNECTION)
+        if connection is None:
+            fields |= {"status": response.status, "bytes_sent": response.body_length}
+        else:
+            fields |= {
+                "close_code": connection.close_code,
+                "bytes_received": connection.received_bytes,
+                "bytes_sent": connection.sent_bytes,
+            }
+        fields["duration_ms"] = round(time * 1000, 1)
+        fields["client"] = request.get(ADDRESS, request.remote)
+        level = logging.DEBUG if request.path in _QUIET_PATHS else logging.INFO
+        log.log(level, "access", extra=fields)
+
+    @property
+    def enabled(self) -> bool:
+        """Asked once, when a client connects."""
+        return log.isEnabledFor(logging.INFO)
+
+
+def is_no_noise(record: logging.LogRecord) -> bool:
+    """A filter for aiohttp's own lines: what is no HTTP has its access line, not a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+def _ids(request: web.Request) -> dict[str, str]:
+    ids = {"request_id": request_id_of(request)}
+    return {**ids, "session_id": request[_SESSION_ID]} if _SESSION_ID in request else ids
+
+
+def _path(request: web.BaseRequest) -> str:
+    return request.path[:_MOST_CHARACTERS]

@@ -1,0 +1,109 @@
+"""Every line can be read by a machine or a person, and says what it is about."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from voxtral_worker.engine.conversation import Conversation, UserTurn
+from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.request import GenerationRequest
+from voxtral_worker.logs import about, context_about, set_up_logging
+from voxtral_worker.settings import Settings
+
+log = logging.getLogger("voxtral_worker.test")
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What is logged; the set-up of the tests' own logging is put back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    # Were they still there, setting up would close them.
+    root.handlers[:] = []
+    yield stream
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_json_line_is_one_object_with_its_fields_and_ids(written: io.StringIO) -> None:
+    set_up_logging(Settings(log_format="json"), written)
+    with about(request_id="r1"), about(session_id="s1"):
+        log.info("one\ntwo\u2028%s", "three", extra={"bytes": 3, "odd": {1}})
+    log.info("after")
+    try:
+        raise ValueError("in\nside")
+    except ValueError:
+        log.exception("failed")
+    first, after, failed = lines(written)
+    assert first["message"] == "one\ntwo\u2028three"
+    assert datetime.fromisoformat(first["time"]).tzinfo is UTC
+    assert (first["level"], first["logger"]) == ("INFO", "voxtral_worker.test")
+    assert (first["request_id"], first["session_id"], first["bytes"]) == ("r1", "s1", 3)
+    assert first["odd"] == "{1}"
+    assert "request_id" not in after
+    assert failed["traceback"].endswith("ValueError: in\nside")
+
+
+def test_a_text_line_quotes_what_could_break_it(written: io.StringIO) -> None:
+    set_up_logging(Settings(), written)
+    with about(session_id="s1 level=ERROR\n"):
+        log.warning("one\r\ntwo\x1b[31m", extra={"path": 'a"=é', "count": 2, "empty": ""})
+    (line,) = written.getvalue().splitlines()
+    assert line.partition(" ")[2] == (
+        r"WARNING one\x0d\x0atwo\x1b[31m "
+        r'path="a\"=\u00e9" count=2 empty="" session_id="s1 level=ERROR\n"'
+    )
+
+
+def test_a_field_given_with_a_line_goes_before_an_id(written: io.StringIO) -> None:
+    set_up_logging(Settings(log_format="json"), written)
+    with about(session_id="around"):
+        log.info("said", extra={"session_id": "given"})
+    assert lines(written)[0]["session_id"] == "given"
+
+
+def test_lines_below_the_level_are_not_written(written: io.StringIO) -> None:
+    set_up_logging(Settings(log_level="WARNING"), written)
+    log.info("said")
+    logging.getLogger("httpx").info("said")
+    assert written.getvalue() == ""
+
+
+async def test_a_task_with_a_context_of_its_own_is_about_nothing_else(
+    written: io.StringIO,
+) -> None:
+    set_up_logging(Settings(log_format="json"), written)
+
+    async def work() -> None:
+        log.info("said")
+
+    with about(request_id="r1"):
+        await asyncio.create_task(work())
+        await asyncio.create_task(work(), context=context_about(job_id="j1"))
+    of_the_request, of_the_job = lines(written)
+    assert of_the_request["request_id"] == "r1"
+    assert of_the_job["job_id"] == "j1"
+    assert "request_id" not in of_the_job
+
+
+def test_what_the_engine_logs_of_a_generation_is_about_whoever_asked(
+    written: io.StringIO,
+) -> None:
+    set_up_logging(Settings(log_format="json"), written)
+    request = GenerationRequest(Conversation(UserTurn(("hello",))))
+    with about(session_id="s1"):
+        generation = Generation(request, lambda _: None)
+    generation.context.run(log.error, "failed")
+    assert lines(written)[0]["session_id"] == "s1"
