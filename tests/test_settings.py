@@ -37,6 +37,8 @@ DOCUMENTED: dict[str, Any] = {
     "TLS_KEY_FILE": None,
     "LOG_LEVEL": "INFO",
     "LOG_FORMAT": "text",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": None,
+    "OTEL_SERVICE_NAME": "voxtral-worker",
     "PORT_HEALTH": None,
 }
 BAD: dict[str, list[str]] = {
@@ -62,6 +64,7 @@ BAD: dict[str, list[str]] = {
     "MAX_TURN_SECONDS": ["1"],
     "LOG_LEVEL": ["LOUD"],
     "LOG_FORMAT": ["xml"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4317", "http://", "grpc://collector:4317"],
 }
 
 

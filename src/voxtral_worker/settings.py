@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDED_MODEL = REPOSITORY / "models" / "voxtral-tiny"
@@ -84,7 +85,15 @@ def _read_file(text: str) -> Path:
     return path
 
 
+def _read_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(text)
+    return text
+
+
 TEXT = Kind(str, "a text")
+ADDRESS = Kind(_read_address, "an http or https address")
 BOOL = Kind(_read_bool, "true or false")
 LIST = Kind(_read_list, "a comma-separated list")
 NETWORKS = Kind(_read_networks, "a comma-separated list of addresses or CIDR networks")
@@ -187,6 +196,10 @@ class Settings:
         _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Least severe line that is logged."
     )
     log_format: str = _setting(_one_of("text", "json"), "text", "Form of the log lines.")
+    otel_exporter_otlp_endpoint: str | None = _setting(
+        ADDRESS, None, "OpenTelemetry collector (OTLP over HTTP) for traces of turns; unset: none."
+    )
+    otel_service_name: str = _setting(TEXT, "voxtral-worker", "Name of the worker in traces.")
 
     runpod_pod_id: str | None = _setting(TEXT, None, "Set by RunPod.")
     runpod_webhook_get_job: str | None = _setting(TEXT, None, "Set by RunPod on queue workers.")

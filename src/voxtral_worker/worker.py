@@ -22,6 +22,7 @@ from voxtral_worker.server.leases import SessionLeases
 from voxtral_worker.server.service import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings, SettingsError, read_settings
+from voxtral_worker.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Worker:
         self.engine = parts.engine
         self.leases = SessionLeases(server)
         self._vad = parts.vad
+        self._tracing = parts.tracing
 
     def health(self) -> dict[str, Any]:
         """What `GET /health` says."""
@@ -54,6 +56,8 @@ class Worker:
         self.engine.stop()
         self._vad.stop()
         self.server.stop()
+        if self._tracing is not None:
+            self._tracing.stop()
         log.info("worker: stopped")
 
 
@@ -93,7 +97,7 @@ def _load(settings: Settings) -> Parts:
         engine = Engine(loaded, settings)
         engine.start()
         engine.warm_up()
-    return Parts(engine, vad, loaded)
+    return Parts(engine, vad, loaded, open_tracing(settings))
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from voxtral_worker.sessions.messages import (
     TextResponse,
 )
 from voxtral_worker.sessions.session import Session
+from voxtral_worker.tracing import Tracing
 
 if TYPE_CHECKING:
     # The server listens before these bring PyTorch in.
@@ -69,8 +70,13 @@ Item: TypeAlias = bytes | ClientMessage | Attach
 class SessionDriver:
     """One task takes what both connections bring, in the order in which it came."""
 
-    def __init__(self, session: Session, engine: "Engine", vad: "Vad") -> None:
+    def __init__(
+        self, session: Session, engine: "Engine", vad: "Vad", tracing: Tracing | None = None
+    ) -> None:
         self.session = session
+        self._tracing = tracing
+        # When turns were over that have no answer yet; at most as many as may wait.
+        self._decided_s: dict[str, float] = {}
         self._engine = engine
         self._vad = vad
         self._loop = asyncio.get_running_loop()
@@ -321,7 +327,21 @@ class SessionDriver:
 
     def _write(self, line: LineName, message: ServerMessage) -> str:
         _count(self.session, message)
+        if self._tracing is not None:
+            self._trace(self._tracing, message)
         return self.session.lines[line].write(message, time.time())
+
+    def _trace(self, tracing: Tracing, message: ServerMessage) -> None:
+        now_s, session_id = time.monotonic(), self.session.session_id
+        match message:
+            case Status("processing", str(turn_id)):
+                self._decided_s[turn_id] = now_s
+            case TextResponse():
+                self._decided_s.pop(message.turn_id, None)
+                tracing.answered(session_id, message.fields(), time.time_ns())
+            case ErrorMessage(error, str(turn_id)):
+                waited_s = now_s - self._decided_s.pop(turn_id, now_s)
+                tracing.failed(session_id, turn_id, error.code, waited_s, time.time_ns())
 
 
 def _count(session: Session, message: ServerMessage) -> None:

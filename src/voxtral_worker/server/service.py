@@ -18,6 +18,7 @@ from voxtral_worker.sessions.messages import Status
 from voxtral_worker.sessions.registry import Registry
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.settings import Settings
+from voxtral_worker.tracing import Tracing
 
 if TYPE_CHECKING:
     # The server listens before these bring PyTorch in.
@@ -49,6 +50,7 @@ class Parts:
     engine: "Engine"
     vad: "Vad"
     loaded: "LoadedModel"
+    tracing: Tracing | None = None
 
 
 @dataclass
@@ -131,7 +133,9 @@ class Service:
             speculates=self.settings.speculation and self.settings.max_batch_size > 1,
         )
         self.registry.add(session)
-        self._drivers[session.session_id] = SessionDriver(session, parts.engine, parts.vad)
+        self._drivers[session.session_id] = SessionDriver(
+            session, parts.engine, parts.vad, parts.tracing
+        )
         self._limits[session.session_id] = SessionLimits(
             RollingLimit(self.settings.rate_limit_audio_bytes_per_second, 1.0),
             RollingLimit(self.settings.rate_limit_text_per_minute, 60.0),
