@@ -1,4 +1,4 @@
-"""Environment variables become one frozen `Settings`; nobody else reads the environment.
+"""Environment variables become one frozen `Settings`; nobody else reads or sets them.
 
 A value that cannot be used stops the start with one message that names every bad variable,
 what it was and what it may be.
@@ -224,6 +224,15 @@ class Settings:
     def needs_credentials(self) -> bool:
         """Whether calls must carry an API key, a JWT or a session token."""
         return bool(self.api_keys or self.jwt_secret or self.jwt_public_key)
+
+
+def opt_out_of_telemetry() -> None:
+    """Tell libraries that report to their makers not to; only before they are imported.
+
+    ONNX Runtime would keep a file that names the machine, and call home.
+    """
+    for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
 
 
 def variable_of(field: "dataclasses.Field[Any]") -> str:

@@ -1,5 +1,6 @@
-"""The servers of tests/server, for tests that attack them."""
+"""The servers of tests/server and the model of tests/engine, for tests that attack them."""
 
-from tests.server.conftest import server, start_server, vad
+from tests.engine.conftest import loaded
+from tests.server.conftest import clip, server, start_server, vad
 
-__all__ = ["server", "start_server", "vad"]
+__all__ = ["clip", "loaded", "server", "start_server", "vad"]

@@ -121,25 +121,28 @@ class Vad:
     # What follows runs on the VAD's thread.
 
     def _serve(self) -> None:
-        while True:
-            with self._wake:
-                while not self._tasks and not self._is_stopping:
-                    self._wake.wait(IDLE_WAIT_S)
-                self._gather()
-                if self._is_stopping:
-                    break
-                if not self._tasks:  # forgotten while others were awaited
-                    continue
-                tasks = list(self._tasks.values())
-                memories = [self._memory.setdefault(task.key, _Memory()) for task in tasks]
-            try:
-                self._tick(tasks, memories)
-            except Exception as error:  # a broken VAD must not look like a silent user
-                log.exception("vad: a tick failed")
-                self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
-                continue
-            self._end([task for task in tasks if task.is_done or task.answer.cancelled()])
+        while not self._is_stopping:
+            self._hear_next()
         self._end(list(self._tasks.values()), EngineFailure("the worker is stopping"))
+
+    def _hear_next(self) -> None:
+        """Wait for frames and hear one of each session; a return leaves no sound behind."""
+        with self._wake:
+            if not self._tasks and not self._is_stopping:
+                self._wake.wait(IDLE_WAIT_S)
+            if self._tasks:
+                self._gather()
+            if self._is_stopping or not self._tasks:  # forgotten while others were awaited
+                return
+            tasks = list(self._tasks.values())
+            memories = [self._memory.setdefault(task.key, _Memory()) for task in tasks]
+        try:
+            self._tick(tasks, memories)
+        except Exception as error:  # a broken VAD must not look like a silent user
+            log.exception("vad: a tick failed")
+            self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
+            return
+        self._end([task for task in tasks if task.is_done or task.answer.cancelled()])
 
     def _gather(self) -> None:
         """Let frames join that are about to come; a session alone is heard at once."""
@@ -156,8 +159,9 @@ class Vad:
         inputs = np.concatenate([contexts, frames], axis=1)
         probabilities, states = self._model(inputs, states)
         for i, (task, memory) in enumerate(zip(tasks, memories, strict=True)):
-            memory.context = inputs[i, -CONTEXT_SAMPLES:]
-            memory.state = states[:, i]
+            # Copies: a view would hold the frames of all these sessions.
+            memory.context = inputs[i, -CONTEXT_SAMPLES:].copy()
+            memory.state = states[:, i].copy()
             task.probabilities.append(float(probabilities[i, 0]))
         metrics.vad_frames.inc(len(tasks))
 
