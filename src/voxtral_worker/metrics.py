@@ -27,6 +27,13 @@ audio_processing = Histogram(
 
 sessions_active = Gauge("voxtral_sessions_active", "Sessions that exist")
 sessions_total = Counter("voxtral_sessions_total", "Sessions created")
+capacity_sessions = Gauge(
+    "voxtral_capacity_sessions", "Sessions that may talk at once, as measured at the start"
+)
+sessions_talking = Gauge("voxtral_sessions_talking", "Sessions that talk, of that capacity")
+latency_goal = Gauge(
+    "voxtral_latency_goal_seconds", "Goal for the end of a turn to its first delta; 0: none"
+)
 turns_total = Counter("voxtral_turns_total", "Turns answered", ["source", "finish_reason"])
 turns_without_speech = Counter(
     "voxtral_turns_without_speech_total", "Turns found to hold no speech"

@@ -132,6 +132,12 @@ class Settings:
         BOOL, False, "Compile the audio encoder with `torch.compile` (CUDA only)."
     )
     max_sessions: int = _setting(_whole(1, 100_000), 50, "Sessions that may exist at once.")
+    latency_goal_ms: int | None = _setting(
+        _whole(0, 60_000),
+        None,
+        "Goal for the end of a turn to its first delta, for 95 % of turns: more sessions than can "
+        "keep it, as measured at the start, are refused. 0: none; unset: 250 on a GPU, else none.",
+    )
     max_batch_size: int = _setting(_whole(1, 1024), 32, "Responses made side by side.")
     max_context_tokens: int | None = _setting(
         _whole(512, 1_000_000), None, "Longest prompt plus response; unset: what the model allows."

@@ -1,6 +1,7 @@
 """The worker's life: cold start in named steps, then the same steps undone in reverse.
 
-server (/ping 204) → libraries → model → VAD → engine → warm-up (/ping 200) → RunPod's loop
+server (/ping 204) → libraries → model → VAD → engine → warm-up → calibration (/ping 200)
+→ RunPod's loop
 
 What brings PyTorch and transformers in is imported by functions here, and only here: that
 takes seconds, in which the server should already say that the worker is starting.
@@ -13,18 +14,25 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from voxtral_worker import metrics
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.jobs.mode import Mode, which_mode
 from voxtral_worker.logs import set_up_logging
 from voxtral_worker.server.leases import SessionLeases
 from voxtral_worker.server.service import Parts
 from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.settings import Settings, SettingsError, read_settings
 from voxtral_worker.tracing import open_tracing
 
+if TYPE_CHECKING:
+    from voxtral_worker.engine.engine import Engine
+
 log = logging.getLogger(__name__)
+
+GPU_LATENCY_GOAL_MS = 250
 
 
 class Worker:
@@ -97,7 +105,37 @@ def _load(settings: Settings) -> Parts:
         engine = Engine(loaded, settings)
         engine.start()
         engine.warm_up()
-    return Parts(engine, vad, loaded, open_tracing(settings))
+    admission = _measure_capacity(engine, settings, loaded.device.type)
+    return Parts(engine, vad, loaded, open_tracing(settings), admission)
+
+
+def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admission | None:
+    """Who may come in; None, and nothing measured, where no latency is aimed at."""
+    goal_ms = settings.latency_goal_ms
+    if goal_ms is None:
+        # A CPU serves people who try things out, and would refuse most of them.
+        goal_ms = GPU_LATENCY_GOAL_MS if device == "cuda" else 0
+    metrics.latency_goal.set(goal_ms / 1000)
+    metrics.capacity_sessions.set(settings.max_sessions)
+    if goal_ms == 0:
+        return None
+    with _step("calibration"):
+        from voxtral_worker.engine.calibration import calibrate
+
+        measured = calibrate(engine, goal_ms / 1000)
+    capacity = min(measured.sessions, settings.max_sessions)
+    metrics.capacity_sessions.set(capacity)
+    log.info(
+        "worker: %d sessions may talk: first delta of a turn alone after %.0f ms, "
+        "%.1f turns a second, KV cache of %d sessions",
+        capacity,
+        1000 * measured.first_delta_s,
+        measured.turns_per_s,
+        measured.sessions_in_memory,
+    )
+    if measured.first_delta_s * 1000 > goal_ms:
+        log.warning("worker: the goal of %d ms is missed even by one session alone", goal_ms)
+    return Admission(capacity, goal_ms)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from voxtral_worker.engine.request import Delta, Finished, GenerationRequest, Ti
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.service import Parts
 from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.settings import Settings
 from voxtral_worker.turns.vad import Vad
 
@@ -72,10 +73,11 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
 
-    def become_ready(self) -> None:
+    def become_ready(self, admission: Admission | None = None) -> None:
         cpu = torch.device("cpu")
         loaded = LoadedModel(None, None, "fake", None, cpu, torch.float32)
-        self.thread.become_ready(Parts(self.engine, self._vad, loaded))  # type: ignore[arg-type]
+        parts = Parts(self.engine, self._vad, loaded, None, admission)  # type: ignore[arg-type]
+        self.thread.become_ready(parts)
 
     def stop(self) -> None:
         self.thread.stop()

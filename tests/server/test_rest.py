@@ -9,6 +9,8 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.server.running import RunningServer, free_port
+from tests.server.talking import create, talk
+from voxtral_worker.sessions.admission import Admission
 
 Start = Callable[..., RunningServer]
 
@@ -233,3 +235,33 @@ async def test_a_browser_asks_anew_for_the_console(server: RunningServer, path: 
     again = {"If-None-Match": headers["ETag"]}
     status, _, headers = await call("GET", f"{server.url}{path}", headers=again)
     assert (status, headers["Cache-Control"]) == (304, "no-cache")
+
+
+async def test_newcomers_are_refused_while_as_many_talk_as_can_be_answered_in_time(
+    start_server: Start,
+) -> None:
+    server = start_server(ready=False)
+    server.become_ready(Admission(2, goal_ms=250))
+    sessions = [(await create(server.url))["session_id"] for _ in range(2)]
+    _, health, _ = await call("GET", f"{server.url}/health")
+    assert health["capacity"] == {"max_sessions": 50, "available": 0}
+    status, body, headers = await call("POST", f"{server.url}/session/create")
+    assert (status, body["code"], headers["Retry-After"]) == (503, "AT_CAPACITY", "2")
+    # Who is in may go on talking.
+    async with talk(server, sessions[0]) as talker:
+        await talker.text("hello")
+        await talker.until("text_response")
+    await call("DELETE", f"{server.url}/session/{sessions[0]}")
+    await create(server.url)
+
+
+async def test_newcomers_are_refused_while_answers_are_late(start_server: Start) -> None:
+    server = start_server(ready=False)
+    server.become_ready(Admission(40, goal_ms=0.0))
+    async with talk(server) as talker:
+        for _ in range(12):
+            await talker.text("hello")
+            await talker.until("text_response")
+    status, body, _ = await call("POST", f"{server.url}/session/create")
+    assert (status, body["code"]) == (503, "AT_CAPACITY")
+    assert "at the moment" in body["error"]

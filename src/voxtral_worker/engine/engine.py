@@ -95,6 +95,16 @@ class Engine:
         """Whether requests will be answered."""
         return self._thread.is_alive() and not self._device_is_lost
 
+    @property
+    def most_side_by_side(self) -> int:
+        """Responses that are made at the same time."""
+        return self._scheduler.places
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit into the KV cache."""
+        return self._cache.total * BLOCK_TOKENS
+
     def submit(self, request: GenerationRequest, listener: Listener) -> Generation:
         """Ask for a response; `listener` is called on the engine's thread and must not block.
 

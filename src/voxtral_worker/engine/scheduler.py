@@ -31,7 +31,7 @@ class Scheduler(Generic[S]):
 
     def __init__(self, places: int, place: Callable[[S], bool] = lambda _: True) -> None:
         """`place` gives a sequence what it needs to run, or says that it cannot now."""
-        self._places = places
+        self.places = places
         self._place = place
         self._waiting: list[tuple[int, S]] = []
         self._arrivals = itertools.count()
@@ -96,9 +96,9 @@ class Scheduler(Generic[S]):
         Prompts are the costly part, so a speculation waits for every prompt that is being
         computed; half of the places stay free of it.
         """
-        is_full = 2 * len(self.running) >= max(2, self._places)
+        is_full = 2 * len(self.running) >= max(2, self.places)
         return is_full or any(sequence.needs_prefill for sequence in self.running)
 
     def _places_for(self, urgency: int) -> int:
         # One place is kept for a user who waits: jobs and partials must not fill the house.
-        return self._places if urgency == Urgency.TURN else max(1, self._places - 1)
+        return self.places if urgency == Urgency.TURN else max(1, self.places - 1)

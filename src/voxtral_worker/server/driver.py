@@ -20,6 +20,7 @@ from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationEve
 from voxtral_worker.errors import BadInput, EngineFailure, WorkerError
 from voxtral_worker.logs import context_about
 from voxtral_worker.server.connection import Connection
+from voxtral_worker.server.observer import Observer
 from voxtral_worker.sessions.effects import (
     Cancel,
     Commit,
@@ -38,10 +39,8 @@ from voxtral_worker.sessions.messages import (
     ServerMessage,
     Status,
     TextInput,
-    TextResponse,
 )
 from voxtral_worker.sessions.session import Session
-from voxtral_worker.tracing import Tracing
 
 if TYPE_CHECKING:
     # The server listens before these bring PyTorch in.
@@ -70,13 +69,9 @@ Item: TypeAlias = bytes | ClientMessage | Attach
 class SessionDriver:
     """One task takes what both connections bring, in the order in which it came."""
 
-    def __init__(
-        self, session: Session, engine: "Engine", vad: "Vad", tracing: Tracing | None = None
-    ) -> None:
+    def __init__(self, session: Session, engine: "Engine", vad: "Vad", observer: Observer) -> None:
         self.session = session
-        self._tracing = tracing
-        # When turns were over that have no answer yet; at most as many as may wait.
-        self._decided_s: dict[str, float] = {}
+        self._observer = observer
         self._engine = engine
         self._vad = vad
         self._loop = asyncio.get_running_loop()
@@ -326,53 +321,10 @@ class SessionDriver:
         connection.send(self._write(line, message))
 
     def _write(self, line: LineName, message: ServerMessage) -> str:
-        _count(self.session, message)
-        if self._tracing is not None:
-            self._trace(self._tracing, message)
+        if isinstance(message, ErrorMessage):
+            self.session.error_count += 1
+        self._observer.see(message, time.monotonic())
         return self.session.lines[line].write(message, time.time())
-
-    def _trace(self, tracing: Tracing, message: ServerMessage) -> None:
-        now_s, session_id = time.monotonic(), self.session.session_id
-        match message:
-            case Status("processing", str(turn_id)):
-                self._decided_s[turn_id] = now_s
-            case TextResponse():
-                self._decided_s.pop(message.turn_id, None)
-                tracing.answered(session_id, message.fields(), time.time_ns())
-            case ErrorMessage(error, str(turn_id)):
-                waited_s = now_s - self._decided_s.pop(turn_id, now_s)
-                tracing.failed(session_id, turn_id, error.code, waited_s, time.time_ns())
-
-
-def _count(session: Session, message: ServerMessage) -> None:
-    match message:
-        case ErrorMessage(error):
-            session.error_count += 1
-            metrics.errors_sent.labels(error.code).inc()
-        case TextResponse():
-            metrics.turns_total.labels(message.source, message.finish_reason).inc()
-            _log_turn(message)
-            for stage in ("endpoint", "queue", "encode", "prefill", "first_token", "total"):
-                seconds = float(message.metrics[f"{stage}_ms"]) / 1000
-                metrics.stage_seconds.labels(stage).observe(seconds)
-        case Status("no_speech"):
-            metrics.turns_without_speech.inc()
-
-
-def _log_turn(response: TextResponse) -> None:
-    log.info(
-        "turn answered",
-        extra={
-            "turn_id": response.turn_id,
-            "source": response.source,
-            "finish_reason": response.finish_reason,
-            "tokens": response.metrics["tokens"],
-            "first_token_ms": response.metrics["first_token_ms"],
-            "total_ms": response.metrics["total_ms"],
-        },
-    )
-    # What people say is for the eyes of whoever asks for this level.
-    log.debug("text answered", extra={"turn_id": response.turn_id, "text": response.text})
 
 
 def parse_last_seq(text: str | None) -> int | None:

@@ -12,6 +12,8 @@ from voxtral_worker import metrics
 from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
 from voxtral_worker.server.access import Credentials
 from voxtral_worker.server.driver import SessionDriver
+from voxtral_worker.server.observer import Observer
+from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.limits import KeyedLimit, RollingLimit, Verdict
 from voxtral_worker.sessions.messages import Status
@@ -51,6 +53,7 @@ class Parts:
     vad: "Vad"
     loaded: "LoadedModel"
     tracing: Tracing | None = None
+    admission: Admission | None = None
 
 
 @dataclass
@@ -132,9 +135,17 @@ class Service:
             # With a single place a guess would stand in everybody's way.
             speculates=self.settings.speculation and self.settings.max_batch_size > 1,
         )
+        self.registry.require_room()
+        if parts.admission is not None:
+            parts.admission.require_room(session.created_s)
         self.registry.add(session)
+        admission = parts.admission
+        if admission is not None:
+            admission.talks(session.session_id, session.created_s)
+            metrics.sessions_talking.set(admission.talking(session.created_s))
+        observer = Observer(session.session_id, parts.tracing, admission)
         self._drivers[session.session_id] = SessionDriver(
-            session, parts.engine, parts.vad, parts.tracing
+            session, parts.engine, parts.vad, observer
         )
         self._limits[session.session_id] = SessionLimits(
             RollingLimit(self.settings.rate_limit_audio_bytes_per_second, 1.0),
@@ -161,6 +172,8 @@ class Service:
         driver = self._drivers.pop(session_id)
         self._limits.pop(session_id)
         self.credentials.revoke(session_id)
+        if self.parts is not None and self.parts.admission is not None:
+            self.parts.admission.leaves(session_id)
         metrics.sessions_active.set(len(self.registry))
         await driver.close(code, reason)
         log.info("session ended", extra={"session_id": session_id, "reason": reason})
@@ -225,7 +238,10 @@ class Service:
     def capacity(self) -> dict[str, int]:
         """How many sessions fit, and how many more."""
         limit = self.registry.max_sessions
-        return {"max_sessions": limit, "available": max(0, limit - len(self.registry))}
+        available = max(0, limit - len(self.registry))
+        if self.parts is not None and self.parts.admission is not None:
+            available = min(available, self.parts.admission.room(time.monotonic()))
+        return {"max_sessions": limit, "available": available}
 
     def model(self) -> dict[str, Any]:
         """What is served, as far as it is loaded."""
