@@ -73,22 +73,27 @@ def plan(seconds: float, share: float, rng: random.Random) -> Talk:
 
 
 async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
-    """Say it all; returns when every turn is answered or patience is over."""
+    """Say it all in a session of its own."""
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
             session = await response.json()
-        address = url.replace("http", "ws", 1) + session["websocket_url"]
-        async with websockets.connect(address, max_size=None) as socket:
-            listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
-            await _speak(socket, talk.audio, is_paced=is_paced)
-            await asyncio.wait([listening], timeout=PATIENCE_S)
-            if listening.done() and is_paced:
-                # Whatever else comes is one too many.
-                listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
-                await asyncio.wait([listening], timeout=AFTERMATH_S)
-            listening.cancel()
+        await converse(url, session, talk, is_paced=is_paced)
         await http.delete(f"{url}/session/{session['session_id']}")
     return talk
+
+
+async def converse(url: str, session: dict[str, Any], talk: Talk, *, is_paced: bool = True) -> None:
+    """Say it all; returns when every turn is answered or patience is over."""
+    address = url.replace("http", "ws", 1) + session["websocket_url"]
+    async with websockets.connect(address, max_size=None) as socket:
+        listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
+        await _speak(socket, talk.audio, is_paced=is_paced)
+        await asyncio.wait([listening], timeout=PATIENCE_S)
+        if listening.done() and is_paced:
+            # Whatever else comes is one too many.
+            listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
+            await asyncio.wait([listening], timeout=AFTERMATH_S)
+        listening.cancel()
 
 
 async def _speak(socket: Any, audio: bytes, *, is_paced: bool) -> None:

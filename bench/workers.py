@@ -1,6 +1,7 @@
 """A worker process of one's own, on a free loopback port."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,8 +9,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtral_worker.settings import EMBEDDED_MODEL
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -22,24 +27,51 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+FAULTY = Path(__file__).with_name("faulty_handler.py")
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A worker that is ready."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def break_something(self) -> None:
+        """Have the model's next layer fail; for a worker that was started with `is_faulty`."""
+        self.process.send_signal(signal.SIGUSR1)
+
+
 @contextmanager
 def running_worker(**settings: str) -> Iterator[str]:
     """The URL of a worker with the embedded model and no rate limits; stopped at the end.
 
     Raises RuntimeError with its log when it does not become ready, or does not end well.
     """
+    with running_process(settings) as worker:
+        yield worker.url
+
+
+@contextmanager
+def running_process(
+    settings: Mapping[str, str], *, is_faulty: bool = False
+) -> Iterator[RunningWorker]:
+    """As `running_worker`; one that `is_faulty` can be told to fail."""
     port = free_port()
     given = {"HOST": "127.0.0.1", "PORT": str(port), "RATE_LIMIT_ENABLED": "false", "DEVICE": "cpu"}
+    if is_faulty:
+        # On a Pod the way in serves, and does nothing else.
+        given |= {"RUNPOD_POD_ID": "pod", "MODEL_ID": str(EMBEDDED_MODEL)}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "voxtral_worker"],
+            [sys.executable, *([str(FAULTY)] if is_faulty else ["-m", "voxtral_worker"])],
             env={**os.environ, **given, **settings},
             stdout=log,
             stderr=log,
         )
         try:
             wait_until_ready(f"http://127.0.0.1:{port}/ping", process)
-            yield f"http://127.0.0.1:{port}"
+            yield RunningWorker(f"http://127.0.0.1:{port}", process)
         except TimeoutError as error:
             log.seek(0)
             raise RuntimeError(log.read().decode()) from error

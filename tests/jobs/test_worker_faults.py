@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, is_listening
 
-FAULTY = Path(__file__).parent / "faulty_handler.py"
+FAULTY = REPOSITORY / "bench" / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
 # Hot enough to go on and on, and never the same.
 LONG = {"type": "text", "texts": ["hello"] * 400, "temperature": 2, "max_length": 4096}
