@@ -155,6 +155,42 @@ def test_secrets_are_not_shown() -> None:
     assert "opensesame" not in repr(settings)
 
 
+REDIS_SETTINGS = ("RATE_LIMIT_STORE",)
+
+
+@pytest.mark.parametrize("name", REDIS_SETTINGS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory",
+        "redis",
+        "http://host:6379",
+        "redis://",
+        "redis://:6379",
+        "redis://host:port",
+        "redis://host:70000",
+        "redis://host:0",
+        "redis://host/name",
+        "redis://host?db=1",
+        "redis://opensesame@host:port",
+    ],
+)
+def test_a_redis_that_cannot_be_meant_stops_the_start(name: str, url: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is .*redis://") as refused:
+        read_settings({name: url})
+    assert "opensesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", REDIS_SETTINGS)
+@pytest.mark.parametrize(
+    "url", ["redis://host", "redis://:opensesame@host:6380/3", "rediss://u:p@[::1]:6379/"]
+)
+def test_a_redis_is_named_by_its_url_and_its_password_not_shown(name: str, url: str) -> None:
+    settings = read_settings({name: url})
+    assert getattr(settings, name.lower()) == url
+    assert url not in repr(settings)
+
+
 @pytest.mark.parametrize("name", ["API_KEYS", "ALLOWED_IPS", "ALLOWED_ORIGINS"])
 def test_a_list_of_nothing_does_not_open_the_worker(name: str) -> None:
     with pytest.raises(SettingsError) as refused:

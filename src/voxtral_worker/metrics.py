@@ -42,6 +42,9 @@ messages_received = Counter("voxtral_messages_received_total", "Frames received 
 errors_sent = Counter("voxtral_errors_total", "Errors told to callers", ["code"])
 refusals = Counter("voxtral_refusals_total", "Calls refused", ["code"])
 audio_bytes = Counter("voxtral_audio_bytes_total", "Audio bytes accepted")
+redis_failures = Counter(
+    "voxtral_redis_failures_total", "Calls that a shared Redis did not answer", ["use"]
+)
 slow_clients = Counter("voxtral_slow_clients_total", "Connections closed because nobody read them")
 
 stage_seconds = Histogram(

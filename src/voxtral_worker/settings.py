@@ -78,6 +78,16 @@ def _read_networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(item, strict=False) for item in _read_list(text))
 
 
+def _read_redis_url(text: str) -> str:
+    url = urlsplit(text)
+    is_plain = not url.query and not url.fragment
+    if url.scheme not in ("redis", "rediss") or not url.hostname or url.port == 0 or not is_plain:
+        raise ValueError(text)
+    if url.path not in ("", "/"):
+        int(url.path[1:], 10)
+    return text
+
+
 def _read_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
@@ -98,6 +108,7 @@ BOOL = Kind(_read_bool, "true or false")
 LIST = Kind(_read_list, "a comma-separated list")
 NETWORKS = Kind(_read_networks, "a comma-separated list of addresses or CIDR networks")
 FILE = Kind(_read_file, "the path of a file that exists")
+REDIS_URL = Kind(_read_redis_url, "a URL like redis://[user:password@]host[:port][/number]")
 PORT_NUMBER = _whole(1, 65535)
 
 
@@ -169,6 +180,13 @@ class Settings:
     )
     rate_limit_text_per_minute: int = _setting(
         _whole(1, 1_000_000), 60, "Text messages per minute and session."
+    )
+    rate_limit_store: str | None = _setting(
+        REDIS_URL,
+        None,
+        "A Redis in which several workers count the calls of an address together; "
+        "unset: each counts in its memory.",
+        is_secret=True,
     )
     api_keys: tuple[str, ...] = _setting(
         LIST, (), "Keys that open the API; none and no JWT setting: open to all.", is_secret=True

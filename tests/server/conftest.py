@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.redis_server import RedisServer
 from tests.server.running import RunningServer, free_port
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad
@@ -43,6 +44,15 @@ def start_server(vad: Vad) -> Iterator[Callable[..., RunningServer]]:
 @pytest.fixture
 def server(start_server: Callable[..., RunningServer]) -> RunningServer:
     return start_server()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own, empty."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxtral_worker.sessions.limits import KeyedLimit, RollingLimit, Verdict
+from voxtral_worker.sessions.limits import RollingLimit, Verdict
 
 # Sums of powers of two are exact, so that a window's edge is where it seems to be.
 PERIOD_S = 16.0
@@ -75,32 +75,3 @@ def test_entries_do_not_grow_with_the_number_of_calls() -> None:
     for i in range(5000):
         limit.take(i / 2048)
     assert len(limit._entries) <= 1001
-
-
-def test_a_key_does_not_use_up_the_limit_of_another() -> None:
-    limit = KeyedLimit(1, 60.0)
-    assert limit.take("a", 0.0).allowed
-    assert limit.take("b", 0.0).allowed
-    assert not limit.take("a", 1.0).allowed
-    assert limit.take("a", 60.0).allowed
-
-
-def test_keys_that_do_not_count_any_more_are_forgotten() -> None:
-    limit = KeyedLimit(1, 60.0)
-    for i in range(1000):
-        limit.take(i, 0.0)
-    for i in range(1000, 1024):
-        limit.take(i, 59.0)
-    assert limit.take("new", 60.0).allowed
-    assert len(limit._by_key) == 25
-    assert not limit.take(1000, 61.0).allowed
-
-
-def test_looking_at_a_limit_does_not_count() -> None:
-    limit = KeyedLimit(2, 60.0)
-    assert limit.look("a", 0.0).remaining == 2
-    assert limit.take("a", 0.0).remaining == 1
-    assert limit.look("a", 1.0).remaining == 1
-    limit.take("a", 1.0)
-    assert not limit.look("a", 2.0).allowed
-    assert limit.look("a", 2.0).retry_after_s == 58.0

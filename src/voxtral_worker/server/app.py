@@ -78,3 +78,4 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    await service.close()

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import time
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -42,12 +41,12 @@ def limit_headers(verdict: Verdict) -> dict[str, str]:
     }
 
 
-def count_call(request: web.Request, what: str) -> dict[str, str]:
+async def count_call(request: web.Request, what: str) -> dict[str, str]:
     """Count a limited call; its headers. Raises RateLimited when it is one too many."""
     limit = request.app[SERVICE].limit_of(request.path)
     if limit is None:
         return {}
-    verdict = limit.take(request[ADDRESS], time.time())
+    verdict = await limit.take(request[ADDRESS])
     request[LIMITS] = limit_headers(verdict)
     if not verdict.allowed:
         raise RateLimited(
@@ -79,18 +78,27 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except WorkerError as error:
         metrics.refusals.labels(error.code).inc()
-        return error_response(error, request.get(LIMITS))
+        return error_response(error, await _limits_of(request))
     except web.HTTPException as error:
         if error.status < 400:
             raise
         told = _translate(error)
         metrics.refusals.labels(told.code).inc()
         allowed = error.headers.get(hdrs.ALLOW)
-        headers = request.get(LIMITS, {}) | ({hdrs.ALLOW: allowed} if allowed else {})
+        headers = await _limits_of(request) | ({hdrs.ALLOW: allowed} if allowed else {})
         return error_response(told, headers)
     except Exception:  # the REST middleware: one of the named places
         log.exception("a call failed", extra={"method": request.method, "path": request.path})
         return error_response(EngineFailure("the worker failed to answer this call"))
+
+
+async def _limits_of(request: web.Request) -> dict[str, str]:
+    """The headers of a limited call that is refused for another reason, and does not count."""
+    limit = request.app[SERVICE].limit_of(request.path)
+    if limit is not None and LIMITS not in request and ADDRESS in request:
+        request[LIMITS] = limit_headers(await limit.look(request[ADDRESS]))
+    told: dict[str, str] = request.get(LIMITS, {})
+    return told
 
 
 def _translate(error: web.HTTPException) -> WorkerError:
@@ -143,9 +151,6 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     settings = service.settings
     address = client_address(request, settings.trusted_proxies)
     request[ADDRESS] = address
-    if limit := service.limit_of(request.path):
-        # Refusals for other reasons tell the limit too, and do not count.
-        request[LIMITS] = limit_headers(limit.look(address, time.time()))
     if request.path != "/ping":
         check_address(address, settings)
     if request.path.startswith("/ws/") and not is_allowed_origin(request, settings):

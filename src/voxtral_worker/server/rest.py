@@ -44,7 +44,7 @@ async def create_session(request: web.Request) -> web.Response:
     service.require_ready()
     config = await _config_of(request)
     service.registry.require_room()
-    headers = count_call(request, "sessions")
+    headers = await count_call(request, "sessions")
     session = service.create(config)
     answer = {
         "session_id": session.session_id,

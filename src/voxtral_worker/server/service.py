@@ -12,10 +12,11 @@ from voxtral_worker import metrics
 from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
 from voxtral_worker.server.access import Credentials
 from voxtral_worker.server.driver import SessionDriver
+from voxtral_worker.server.limits import AddressLimit, Counts
 from voxtral_worker.server.observer import Observer
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.limits import KeyedLimit, RollingLimit, Verdict
+from voxtral_worker.sessions.limits import RollingLimit, Verdict
 from voxtral_worker.sessions.messages import Status
 from voxtral_worker.sessions.registry import Registry
 from voxtral_worker.sessions.session import Session
@@ -80,8 +81,13 @@ class Service:
         self._phase = Phase.STARTING
         self._drivers: dict[str, SessionDriver] = {}
         self._limits: dict[str, SessionLimits] = {}
-        self._connections = KeyedLimit(settings.rate_limit_connections_per_minute, 60.0)
-        self._creations = KeyedLimit(settings.rate_limit_sessions_per_minute, 60.0)
+        self._counts = Counts(settings.rate_limit_store)
+        self._connections = AddressLimit(
+            self._counts, "connections", settings.rate_limit_connections_per_minute
+        )
+        self._creations = AddressLimit(
+            self._counts, "sessions", settings.rate_limit_sessions_per_minute
+        )
         self._closing: set[asyncio.Task[None]] = set()
 
     # The worker's life.
@@ -115,6 +121,10 @@ class Service:
 
     def _has_work(self) -> bool:
         return any(session.queue_size for session in self.registry.everyone())
+
+    async def close(self) -> None:
+        """Let go of what is shared with other workers; the last thing the server does."""
+        await self._counts.close()
 
     # Sessions.
 
@@ -200,7 +210,7 @@ class Service:
 
     # Limits.
 
-    def limit_of(self, path: str) -> KeyedLimit | None:
+    def limit_of(self, path: str) -> AddressLimit | None:
         """The limit that calls of a path count against; None without one."""
         if not self.settings.rate_limit_enabled:
             return None

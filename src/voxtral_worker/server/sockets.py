@@ -48,7 +48,7 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
         raise BadInput("this path is a WebSocket: send an upgrade request")
     service.require_ready()
     last_seq = parse_last_seq(request.query.get("last_seq"))
-    socket.headers.update(count_call(request, "connections"))
+    socket.headers.update(await count_call(request, "connections"))
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()

@@ -1,7 +1,6 @@
 """Rate limits over windows that roll, told the time by the caller."""
 
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 # Entries closer together than this share of the window count as one.
@@ -29,11 +28,6 @@ class RollingLimit:
         self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0
 
-    def look(self, now_s: float) -> Verdict:
-        """What `take` of one unit would say, without counting it."""
-        self._forget(now_s)
-        return self._verdict(self._used < self._limit, now_s, 1)
-
     def take(self, now_s: float, units: int = 1) -> Verdict:
         """Count units if they fit."""
         self._forget(now_s)
@@ -41,11 +35,6 @@ class RollingLimit:
         if allowed:
             self._count(now_s, units)
         return self._verdict(allowed, now_s, units)
-
-    def is_empty(self, now_s: float) -> bool:
-        """Whether nothing counts any more."""
-        self._forget(now_s)
-        return not self._entries
 
     def _verdict(self, allowed: bool, now_s: float, units: int) -> Verdict:
         oldest_s = self._entries[0][1] if self._entries else now_s
@@ -77,26 +66,3 @@ class RollingLimit:
                 return at_s + self._period_s - now_s
         # More than the whole limit at once: no wait helps, so the whole window is named.
         return self._period_s
-
-
-class KeyedLimit:
-    """A rolling limit for each key, forgetting the keys that do not count any more."""
-
-    def __init__(self, limit: int, period_s: float) -> None:
-        self._limit = limit
-        self._period_s = period_s
-        self._by_key: dict[Hashable, RollingLimit] = {}
-        self._sweep_at = 1024
-
-    def look(self, key: Hashable, now_s: float) -> Verdict:
-        """What `take` would say, without counting."""
-        known = self._by_key.get(key) or RollingLimit(self._limit, self._period_s)
-        return known.look(now_s)
-
-    def take(self, key: Hashable, now_s: float) -> Verdict:
-        """Count one unit for a key if it fits."""
-        if len(self._by_key) >= self._sweep_at:
-            kept = {k: limit for k, limit in self._by_key.items() if not limit.is_empty(now_s)}
-            self._by_key, self._sweep_at = kept, max(1024, 2 * len(kept))
-        limit = self._by_key.setdefault(key, RollingLimit(self._limit, self._period_s))
-        return limit.take(now_s)
