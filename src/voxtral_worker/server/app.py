@@ -14,6 +14,8 @@ from voxtral_worker.server.service import Service
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 MAX_BODY_BYTES = 1 << 20
+# A session cannot be called "create": with another verb than POST that path is 405.
+SESSION_PATH = "/session/{session_id:(?!create$)[^{}/]+}"
 CONSOLE = Path(__file__).parent / "console"
 # For those without a microphone; not there where the package is installed without its folder.
 CLIPS = EMBEDDED_MODEL / "clips"
@@ -33,8 +35,8 @@ def make_app(service: Service) -> web.Application:
             web.get("/metrics", rest.get_metrics),
             web.get("/openapi.json", rest.get_openapi),
             web.post("/session/create", rest.create_session),
-            web.get("/session/{session_id}", rest.get_session),
-            web.delete("/session/{session_id}", rest.delete_session),
+            web.get(SESSION_PATH, rest.get_session),
+            web.delete(SESSION_PATH, rest.delete_session),
             web.get("/ws/audio/{session_id}", sockets.audio_socket, allow_head=False),
             web.get("/ws/control/{session_id}", sockets.control_socket, allow_head=False),
             web.get("/", _console_page),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from voxtral_worker import __version__
+from voxtral_worker.sessions.config import LANGUAGES
 
 
 def _schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
@@ -88,6 +89,14 @@ _CREATED = _schema(
 
 _SESSION_PATH = [{"name": "session_id", "in": "path", "required": True, "schema": _TEXT}]
 
+_SESSION_LINKS = {
+    operation: {
+        "operationId": operation,
+        "parameters": {"session_id": "$response.body#/session_id"},
+    }
+    for operation in ("getSession", "deleteSession")
+}
+
 _OPEN: list[dict[str, Any]] = []
 
 _CREATE_BODY = {
@@ -104,7 +113,8 @@ DESCRIPTION: dict[str, Any] = {
     "info": {
         "title": "Voxtral worker",
         "version": __version__,
-        "description": "Sessions are made here and talked to by WebSocket: see docs/protocol.md.",
+        "description": "Sessions are made here and talked to by WebSocket: see docs/protocol.md. "
+        "Every answer has a header X-Request-Id. Integers are written without a fraction.",
         "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
     },
     "security": [{"bearer": []}, {"apiKey": []}, {"token": []}, {}],
@@ -147,7 +157,11 @@ DESCRIPTION: dict[str, Any] = {
                 "summary": "Create a session",
                 "requestBody": _CREATE_BODY,
                 "responses": {
-                    "200": {**_answer("Created", _CREATED), "headers": _LIMIT_HEADERS},
+                    "200": {
+                        **_answer("Created", _CREATED),
+                        "headers": _LIMIT_HEADERS,
+                        "links": _SESSION_LINKS,
+                    },
                     **_errors(400, 401, 403, 413, 429, 500, 503),
                 },
             }
@@ -155,6 +169,7 @@ DESCRIPTION: dict[str, Any] = {
         "/session/{session_id}": {
             "get": {
                 "summary": "Status, config and stats of a session",
+                "operationId": "getSession",
                 "parameters": _SESSION_PATH,
                 "responses": {
                     "200": _answer(
@@ -173,6 +188,7 @@ DESCRIPTION: dict[str, Any] = {
             },
             "delete": {
                 "summary": "End a session and close its connections",
+                "operationId": "deleteSession",
                 "parameters": _SESSION_PATH,
                 "responses": {
                     "200": _answer(
@@ -219,7 +235,7 @@ DESCRIPTION: dict[str, Any] = {
                     "max_length": {"type": "integer", "minimum": 1, "maximum": 4096},
                     "top_p": {"type": "number", "minimum": 0, "maximum": 1},
                     "mode": {"enum": ["chat", "transcribe"]},
-                    "language": {"type": ["string", "null"], "pattern": "^[a-z]{2}$"},
+                    "language": {"enum": [*sorted(LANGUAGES), None], "description": "ISO 639-1"},
                     "system_prompt": {"type": ["string", "null"], "maxLength": 32768},
                     "silence_ms": {"type": "integer", "minimum": 100, "maximum": 3000},
                     "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48000},
