@@ -4,7 +4,14 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from bench import load_bargein, load_cuts, load_hearing, load_overload, load_sounds
+from bench import (
+    load_bargein,
+    load_cuts,
+    load_fuzz,
+    load_hearing,
+    load_overload,
+    load_sounds,
+)
 from bench.load_speakers import (
     Tally,
     answers_alone,
@@ -22,7 +29,17 @@ SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC":
 LIMIT_MS = 250.0
 TRIAL_S = 20.0
 MOST_SESSIONS = 256
-NAMES = ("hearing", "sounds", "cuts", "bargein", "realtime", "speculation", "capacity", "overload")
+NAMES = (
+    "hearing",
+    "sounds",
+    "cuts",
+    "bargein",
+    "realtime",
+    "speculation",
+    "capacity",
+    "overload",
+    "fuzz",
+)
 
 
 async def realtime(url: str, sessions: int = 50, seconds: float = 120, share: float = 0.3) -> Tally:
@@ -124,6 +141,8 @@ def main() -> None:
                 capacity()
             case "overload":
                 load_overload.run()
+            case "fuzz":
+                load_fuzz.run()
             case _:
                 sys.exit(f"no load benchmark {name!r}")
 

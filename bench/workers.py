@@ -43,18 +43,19 @@ class RunningWorker:
 
 
 @contextmanager
-def running_worker(**settings: str) -> Iterator[str]:
+def running_worker(log_path: Path | None = None, /, **settings: str) -> Iterator[str]:
     """The URL of a worker with the embedded model and no rate limits; stopped at the end.
 
+    Its log is written to `log_path` if there is one.
     Raises RuntimeError with its log when it does not become ready, or does not end well.
     """
-    with running_process(settings) as worker:
+    with running_process(settings, log_path) as worker:
         yield worker.url
 
 
 @contextmanager
 def running_process(
-    settings: Mapping[str, str], *, is_faulty: bool = False
+    settings: Mapping[str, str], log_path: Path | None = None, *, is_faulty: bool = False
 ) -> Iterator[RunningWorker]:
     """As `running_worker`; one that `is_faulty` can be told to fail."""
     port = free_port()
@@ -62,7 +63,7 @@ def running_process(
     if is_faulty:
         # On a Pod the way in serves, and does nothing else.
         given |= {"RUNPOD_POD_ID": "pod", "MODEL_ID": str(EMBEDDED_MODEL)}
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() if log_path is None else log_path.open("w+b") as log:
         process = subprocess.Popen(
             [sys.executable, *([str(FAULTY)] if is_faulty else ["-m", "voxtral_worker"])],
             env={**os.environ, **given, **settings},

@@ -81,7 +81,7 @@ event_loop_lag = Histogram(
     "How late the server's event loop is",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
-tasks = Gauge("voxtral_tasks", "Tasks on the server's event loop")
+event_loop_tasks = Gauge("voxtral_event_loop_tasks", "Tasks of the server's event loop")
 jobs_total = Counter("voxtral_jobs_total", "RunPod jobs", ["type", "outcome"])
 
 EXPOSITION_TYPE = CONTENT_TYPE_LATEST

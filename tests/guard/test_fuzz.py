@@ -1,68 +1,36 @@
-"""Random and mutated messages on both sockets disturb nobody else and are answered in kind."""
+"""The short form of `make bench-load`'s part `fuzz`: nobody else notices, every answer is good."""
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import Callable
 
 import pytest
-import websockets
 
+from bench.fuzz_messages import SEEDS, frames, mutations
+from bench.load_fuzz import Fuzzed, fuzz
+from bench.message_schema import SCHEMAS, problem_with
 from tests.server.running import RunningServer
-from tests.server.talking import create, talk
+from tests.server.talking import talk
+from tests.test_docs import message_types, statuses
+from voxtral_worker.errors import WorkerError
+from voxtral_worker.sessions.messages import parse
 
 Start = Callable[..., RunningServer]
 MESSAGES = 500
-SEEDS = (
-    {"type": "text_input", "text": "Hello"},
-    {"type": "control", "control_type": "interrupt"},
-    {"type": "control", "control_type": "start_listening"},
-    {"type": "control", "control_type": "configure", "config": {"temperature": 0.5}},
-    {"type": "audio_chunk", "data": "AAAA", "format": "pcm16", "sample_rate": 16000},
-    {"type": "ping"},
-)
-VALUES = (None, True, -1, 1e308, 2**70, "", "\0", "\ud800", "é" * 300, [], {}, [[[[]]]], {"a": {}})
 
 
-def mutated(chance: random.Random) -> str | bytes:
-    match chance.randrange(5):
-        case 0:
-            return chance.randbytes(chance.randrange(2000))
-        case 1:
-            return "".join(chr(chance.randrange(32, 0xD000)) for _ in range(chance.randrange(99)))
-        case 2:
-            text = json.dumps(chance.choice(SEEDS))
-            return text[: chance.randrange(len(text))]
-        case 3:
-            return "[" * chance.randrange(3000)
-    message = dict(chance.choice(SEEDS))
-    message[chance.choice([*message, "extra"])] = chance.choice(VALUES)
-    return json.dumps(message)
+def tasks(server: RunningServer) -> int:
+    async def count() -> int:
+        return len(asyncio.all_tasks())
+
+    return server.thread.call(count())
 
 
-async def read(socket: websockets.ClientConnection, told: list[str]) -> None:
-    async for raw in socket:
-        message = json.loads(raw)
-        told.append(message.get("code", "") if message["type"] == "error" else message["type"])
-
-
-async def fuzz(server: RunningServer, line: str, chance: random.Random) -> list[str]:
-    told: list[str] = []
-    session_id = (await create(server.url))["session_id"]
-    left = MESSAGES
-    while left:
-        async with talk(server, session_id, line) as talker:
-            reader = asyncio.create_task(read(talker.socket, told))
-            try:
-                while left:
-                    left -= 1
-                    await talker.send(mutated(chance))
-            except websockets.ConnectionClosed:
-                pass
-            await talker.socket.close()
-            await asyncio.gather(reader, return_exceptions=True)
-    return told
+async def until_alone(server: RunningServer, before: int) -> None:
+    async with asyncio.timeout(15):
+        while await asyncio.to_thread(tasks, server) > before:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("line", ["audio", "control"])
@@ -70,12 +38,69 @@ async def test_mutated_messages_disturb_nobody_else(
     start_server: Start, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_server()
+    before = await asyncio.to_thread(tasks, server)
+    tally = Fuzzed()
     async with talk(server) as other:
         await other.status("connected")
         async with asyncio.timeout(60):
-            told = await fuzz(server, line, random.Random(20))
-        assert told and "PROCESSING_ERROR" not in told
+            await fuzz(server.url, line, MESSAGES, random.Random(20), tally)
         await other.text("still there?")
         answer = await other.until("text_response")
+    assert tally.problems == []
+    assert tally.sent == MESSAGES
+    assert tally.received["INVALID_REQUEST"] > MESSAGES / 10
+    assert tally.received["text_response"] > 0
     assert answer["text"] == "You said so."
     assert not [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR]
+    async with asyncio.timeout(15):
+        await asyncio.to_thread(server.thread.drain, 1.0)
+    await until_alone(server, before)
+
+
+async def test_what_goes_wrong_while_answers_are_read_is_not_swallowed(
+    start_server: Start,
+) -> None:
+    class Deaf(Fuzzed):
+        def hear(self, raw: str | bytes) -> dict[str, object]:
+            raise ValueError("not JSON")
+
+    with pytest.raises(ValueError, match="not JSON"):
+        await fuzz(start_server().url, "audio", 5, random.Random(1), Deaf())
+
+
+def test_every_field_of_every_message_is_mutated_and_most_of_it_is_refused() -> None:
+    def is_refused(text: str) -> bool:
+        try:
+            parse(text)
+        except WorkerError:
+            return True
+        return False
+
+    written = mutations()
+    assert len(written) > 1000
+    assert sum(map(is_refused, written)) > len(written) / 4
+    assert all(any(str(seed["type"]) in text for text in written) for seed in SEEDS)
+    kinds = {type(frame.data) for frame in frames(2000, random.Random(3))}
+    assert kinds == {str, bytes}
+
+
+def test_the_schema_knows_every_message_and_status() -> None:
+    assert {kind for kind, _ in SCHEMAS} == message_types()
+    assert {status for _, status in SCHEMAS if status is not None} == statuses()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        {"type": "song", "timestamp": 1.0},
+        {"type": "status", "status": "sung", "timestamp": 1.0},
+        {"type": "status", "status": "draining"},
+        {"type": "status", "status": "draining", "timestamp": 1.0, "seq": 3},
+        {"type": "text_delta", "text": "a", "turn_id": 1, "timestamp": 1.0, "seq": 3},
+        {"type": "error", "error": "no", "code": "WHATEVER", "timestamp": 1.0},
+        {"type": "error", "error": "no", "code": "NOT_READY", "timestamp": 1.0, "turn_id": "1"},
+    ],
+)
+def test_a_message_that_is_not_of_the_contract_is_found(message: object) -> None:
+    assert problem_with(message) is not None

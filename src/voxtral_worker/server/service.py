@@ -201,12 +201,12 @@ class Service:
             await self.end(session.session_id, CLOSE_EXPIRED, "session expired")
 
     async def watch_loop(self) -> None:
-        """Measure how late the event loop is, and how full; runs until cancelled."""
+        """Measure how late the event loop is, and count its tasks; runs until cancelled."""
         while True:
             before_s = time.monotonic()
             await asyncio.sleep(0.25)
             metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before_s - 0.25))
-            metrics.tasks.set(len(asyncio.all_tasks()))
+            metrics.event_loop_tasks.set(len(asyncio.all_tasks()))
 
     # Limits.
 

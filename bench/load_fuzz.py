@@ -1,0 +1,252 @@
+"""Messages that no client should send, beside somebody who talks and must not notice."""
+
+import asyncio
+import json
+import random
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+import websockets
+
+from bench.fuzz_messages import frames
+from bench.fuzz_rest import fuzz_rest
+from bench.load_speakers import LEAST_GAP_FRAMES, clips, scrape, silence
+from bench.message_schema import problem_with
+from bench.workers import running_worker
+
+MESSAGES = 20_000
+SOCKETS = 8
+REST_EXAMPLES = 300
+SETTINGS = {"MAX_SESSIONS": "10000", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
+TIMEOUT_S = 120.0
+# Done, text that is no UTF-8, a frame that is too large.
+CLOSES = (1000, 1007, 1009)
+# Cut off by a worker that does not read a frame of that size to its end.
+CLOSES_OVER_A_FRAME = (*CLOSES, 1006)
+
+
+@dataclass
+class Fuzzed:
+    """What was sent and what came back; `problems` is to stay empty."""
+
+    sent: int = 0
+    received: Counter[str] = field(default_factory=Counter)
+    closes: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def hear(self, raw: str | bytes) -> dict[str, Any]:
+        """Count a message of the worker, and check it."""
+        message: dict[str, Any] = json.loads(raw)
+        problem = problem_with(message)
+        if problem is not None:
+            self.problems.append(problem)
+        self.received[str(message.get("code", message["type"]))] += 1
+        if message.get("code") == "PROCESSING_ERROR":
+            self.problems.append(f"{message}")
+        return message
+
+
+async def new_session(url: str, **config: object) -> str:
+    """The id of a new session."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/session/create", json={"config": config}) as response,
+    ):
+        return str((await response.json())["session_id"])
+
+
+async def delete(url: str, session_id: str) -> None:
+    """End a session."""
+    async with aiohttp.ClientSession() as http, http.delete(f"{url}/session/{session_id}"):
+        pass
+
+
+def address(url: str, line: str, session_id: str) -> str:
+    """Of a session's socket."""
+    return f"{url.replace('http', 'ws', 1)}/ws/{line}/{session_id}"
+
+
+async def fuzz(url: str, line: str, count: int, rng: random.Random, tally: Fuzzed) -> None:
+    """Send so many frames to one session, over as many connections as it takes.
+
+    Raises what the reading of an answer raises, such as JSONDecodeError.
+    """
+    session_id = await new_session(url, max_length=8)
+    coming = frames(count, rng)
+    left = True
+    while left:
+        async with websockets.connect(address(url, line, session_id), max_size=None) as socket:
+            reading = asyncio.create_task(_read(socket, tally))
+            left, closes = await _send(socket, coming, tally)
+            await socket.close()
+            await asyncio.wait_for(reading, TIMEOUT_S)
+        code = socket.close_code or 1006
+        tally.closes[code] += 1
+        if code not in (CLOSES_OVER_A_FRAME if closes else CLOSES):
+            tally.problems.append(f"closed with {code}: {socket.close_reason}")
+    await _is_still_there(url, line, session_id, tally)
+    await delete(url, session_id)
+
+
+async def _send(socket: Any, coming: Any, tally: Fuzzed) -> tuple[bool, bool]:
+    """Whether there is more to send, and whether the last frame may have ended the connection."""
+    for frame in coming:
+        tally.sent += 1
+        try:
+            data = frame.data
+            if frame.is_text and isinstance(data, str):
+                data = data.encode("utf-8", "surrogatepass")
+            async with asyncio.timeout(TIMEOUT_S):
+                await socket.send(data, text=frame.is_text)
+        except websockets.ConnectionClosed:
+            return True, True
+        if frame.closes:
+            return True, True
+    return False, False
+
+
+async def _read(socket: Any, tally: Fuzzed) -> None:
+    last = 0
+    try:
+        async for raw in socket:
+            message = tally.hear(raw)
+            if message["type"] == "heartbeat" or "seq" not in message:
+                continue
+            # What `resume` asked for comes again, under the numbers it had.
+            if last and message["seq"] > last + 1:
+                tally.problems.append(f"after {last} came {message}")
+            last = max(last, message["seq"])
+    except websockets.ConnectionClosed:
+        return
+
+
+async def _is_still_there(url: str, line: str, session_id: str, tally: Fuzzed) -> None:
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        websockets.connect(address(url, line, session_id), max_size=None) as socket,
+    ):
+        await socket.send(json.dumps({"type": "control", "control_type": "ping"}))
+        while tally.hear(await socket.recv())["type"] != "control":
+            pass
+
+
+async def talk(url: str, tally: Fuzzed) -> list[str]:
+    """What a session of its own is answered to a text, a sentence and another text."""
+    session_id = await new_session(url, temperature=0, max_length=16, mode="transcribe")
+    sentence = silence(30) + next(iter(clips().values())) + silence(LEAST_GAP_FRAMES)
+    answers: list[str] = []
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        websockets.connect(address(url, "audio", session_id), max_size=None) as socket,
+    ):
+        for said in ("hello", sentence, "what time is it"):
+            if isinstance(said, str):
+                await socket.send(json.dumps({"type": "text_input", "text": said}))
+            else:
+                await socket.send(said)
+            while (message := tally.hear(await socket.recv()))["type"] != "text_response":
+                pass
+            answers.append(message["text"])
+    await delete(url, session_id)
+    return answers
+
+
+async def beside(url: str, count: int, sockets: int, tally: Fuzzed) -> tuple[int, int]:
+    """Fuzz on so many sockets while somebody talks: their conversations, and the right ones."""
+    alone = await talk(url, tally)
+    conversations = right = 0
+    lines = ("audio", "control") * sockets
+    async with asyncio.TaskGroup() as group:
+        fuzzing = [
+            group.create_task(fuzz(url, lines[seed], count // sockets, random.Random(seed), tally))
+            for seed in range(sockets)
+        ]
+        while not all(task.done() for task in fuzzing):
+            conversations += 1
+            right += await talk(url, tally) == alone
+    return conversations, right
+
+
+def is_at_rest(url: str) -> bool:
+    """Whether nobody has a session, a socket, a place in the engine or a running block."""
+    samples = scrape(url)
+    kept, free, total = (
+        samples[f'voxtral_kv_blocks{{state="{state}"}}'] for state in ("kept", "free", "total")
+    )
+    held = ("voxtral_sessions_active", "websocket_connections_active")
+    work = ("voxtral_generations_running", "voxtral_generations_waiting")
+    return kept + free == total and not any(samples[name] for name in held + work)
+
+
+async def until_at_rest(url: str) -> dict[str, float]:
+    """The worker's figures once it has nothing to do. Raises TimeoutError when that never is."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await asyncio.to_thread(is_at_rest, url):
+            await asyncio.sleep(0.1)
+    # The figure of the tasks is taken four times a second.
+    await asyncio.sleep(1.0)
+    return scrape(url)
+
+
+def run(count: int = MESSAGES, rest_examples: int = REST_EXAMPLES) -> None:
+    """Print the tables. Raises RuntimeError when something was not as it should be."""
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with running_worker(log, **SETTINGS, LOG_FORMAT="json") as url:
+            problems = asyncio.run(_sockets(url, count))
+            problems += _rest(url, rest_examples)
+        lines = log.read_text().splitlines()
+    bad = [line for line in lines if _is_bad(line)]
+    print(f"\nLog: {len(lines)} lines, {len(bad)} errors or tracebacks", flush=True)
+    if problems or bad:
+        raise RuntimeError("\n".join([*problems[:20], *bad[:20]]))
+
+
+def _is_bad(line: str) -> bool:
+    """Whether a line of the log tells of an error, or is none of the worker's."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return True
+    return fields["level"] in ("ERROR", "CRITICAL") or "traceback" in fields
+
+
+async def _sockets(url: str, count: int) -> list[str]:
+    # Caches, pools and the first of everything are not what grows.
+    await beside(url, count // 10, SOCKETS, Fuzzed())
+    before = await until_at_rest(url)
+    tally = Fuzzed()
+    conversations, right = await beside(url, count, SOCKETS, tally)
+    after = await until_at_rest(url)
+    print("\n| messages | answers | not of the contract | conversations beside | right |")
+    print("| --- | --- | --- | --- | --- |")
+    print(f"| {tally.sent} | {tally.received.total()} | {len(tally.problems)}", end=" ")
+    print(f"| {conversations} | {right} |")
+    print(f"\nAnswers: {dict(tally.received.most_common())}; closed: {dict(tally.closes)}\n")
+    print("| | before | after |\n| --- | --- | --- |")
+    for name, metric, unit in (
+        ("memory, MiB", "process_resident_memory_bytes", 2**20),
+        ("file descriptors", "process_open_fds", 1),
+        ("tasks", "voxtral_event_loop_tasks", 1),
+        ("sessions", "voxtral_sessions_active", 1),
+        ("sockets", "websocket_connections_active", 1),
+    ):
+        print(f"| {name} | {before[metric] / unit:.0f} | {after[metric] / unit:.0f} |")
+    problems = [] if right == conversations else ["somebody else's answers were not the same"]
+    return tally.problems + problems
+
+
+def _rest(url: str, examples: int) -> list[str]:
+    tally = fuzz_rest(url, examples)
+    print("\n| REST calls | answers by status | not of the description |\n| --- | --- | --- |")
+    statuses = ", ".join(f"{status}: {n}" for status, n in sorted(tally.statuses.items()))
+    print(f"| {tally.calls} | {statuses} | {len(tally.failures)} |", flush=True)
+    with urllib.request.urlopen(f"{url}/ping", timeout=30) as answer:
+        if answer.status != 200:
+            return [*tally.failures, f"/ping says {answer.status}"]
+    return tally.failures

@@ -1,0 +1,160 @@
+"""Every message that a worker may send on a socket, as JSON Schema."""
+
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_WORDS: Schema = {"type": "string", "minLength": 1}
+_NUMBER: Schema = {"type": "number"}
+_TIME: Schema = {"type": "number", "minimum": 0}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_SEQ: Schema = {"type": "integer", "minimum": 1}
+_REQUEST_ID: Schema = {"type": ["string", "integer"]}
+_CODES: Schema = {
+    "enum": [
+        "INVALID_REQUEST", "AUDIO_FORMAT_ERROR", "PAYLOAD_TOO_LARGE", "RATE_LIMITED",
+        "SESSION_NOT_FOUND", "PROCESSING_ERROR", "AT_CAPACITY", "NOT_READY", "GPU_OOM",
+    ]
+}  # fmt: skip
+
+
+def _object(required: Schema, optional: Schema | None = None) -> Schema:
+    return {
+        "type": "object",
+        "properties": required | (optional or {}),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _message(kind: str, required: Schema, optional: Schema | None = None) -> Schema:
+    return _object({"type": {"const": kind}, "timestamp": _TIME} | required, optional)
+
+
+def _status(
+    name: str, required: Schema | None = None, optional: Schema | None = None, *, of_turn: bool
+) -> Schema:
+    turn = {"turn_id": _WORDS, "seq": _SEQ} if of_turn else {}
+    return _message("status", {"status": {"const": name}} | turn | (required or {}), optional)
+
+
+def _either(*schemas: Schema) -> Schema:
+    return {"oneOf": list(schemas)}
+
+
+_CONFIG = _object(
+    {
+        "vad_sensitivity": {"type": "integer", "minimum": 0, "maximum": 3},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "max_length": {"type": "integer", "minimum": 1, "maximum": 4096},
+        "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+        "mode": {"enum": ["chat", "transcribe"]},
+        "language": {"type": ["string", "null"], "minLength": 2, "maxLength": 2},
+        "system_prompt": {"type": ["string", "null"], "maxLength": 32_768},
+        "silence_ms": {"type": "integer", "minimum": 100, "maximum": 3000},
+        "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48_000},
+        "encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw"]},
+        "stream": {"type": "boolean"},
+        "interim": {"type": "boolean"},
+        "barge_in": {"type": "boolean"},
+    }
+)
+_STATS = _object(
+    {
+        "client_id": _WORDS,
+        "session_id": _WORDS,
+        "connection_duration": _TIME,
+        "message_count": _COUNT,
+        "error_count": _COUNT,
+        "queue_size": _COUNT,
+    }
+)
+_METRICS = _object(
+    dict.fromkeys(
+        ["speech_ms", "endpoint_ms", "first_token_ms", "queue_ms", "encode_ms", "prefill_ms",
+         "total_ms"], {"type": "number", "minimum": 0},
+    )
+    | {"tokens": _COUNT, "cached_tokens": _COUNT, "speculative": {"type": "boolean"}}
+)  # fmt: skip
+_USAGE = _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "cached_tokens": _COUNT})
+
+# By type, and by status where there is one; "" are the statistics.
+SCHEMAS: dict[tuple[str, str | None], Schema] = {
+    ("status", "connected"): _status(
+        "connected",
+        {"client_id": _WORDS, "session_id": _WORDS, "server_time": _TIME},
+        of_turn=False,
+    ),
+    ("status", None): _message("status", {"stats": _STATS}),
+    ("status", "speech_started"): _status("speech_started", of_turn=True),
+    ("status", "speech_ended"): _status(
+        "speech_ended", optional={"reason": {"const": "too_long"}}, of_turn=True
+    ),
+    ("status", "processing"): _status(
+        "processing", optional={"request_id": _REQUEST_ID}, of_turn=True
+    ),
+    # Asked for an end where nothing was open, there is no turn to name.
+    ("status", "no_speech"): _either(
+        _status("no_speech", of_turn=True), _status("no_speech", of_turn=False)
+    ),
+    ("status", "interrupted"): _status("interrupted", of_turn=True),
+    ("status", "cancelled"): _either(
+        _status("cancelled", of_turn=True),
+        _status("cancelled", {"turn_id": {"type": "null"}}, of_turn=False),
+    ),
+    ("status", "config_updated"): _status("config_updated", {"config": _CONFIG}, of_turn=False),
+    ("status", "history_cleared"): _status("history_cleared", of_turn=False),
+    ("status", "history_trimmed"): _status("history_trimmed", {"exchanges": _SEQ}, of_turn=True),
+    ("status", "resumed"): _status(
+        "resumed", {"audio_bytes_received": _COUNT, "missed": _COUNT}, of_turn=False
+    ),
+    ("status", "session_expired"): _status("session_expired", of_turn=False),
+    ("status", "draining"): _status("draining", of_turn=False),
+    ("text_delta", None): _message(
+        "text_delta",
+        {"text": _WORDS, "turn_id": _WORDS, "seq": _SEQ},
+        {"request_id": _REQUEST_ID},
+    ),
+    ("text_response", None): _message(
+        "text_response",
+        {
+            "text": _TEXT,
+            "turn_id": _WORDS,
+            "source": {"enum": ["audio", "text"]},
+            "finish_reason": {"enum": ["stop", "length", "interrupted"]},
+            "usage": _USAGE,
+            "metrics": _METRICS,
+            "seq": _SEQ,
+        },
+        {"request_id": _REQUEST_ID},
+    ),
+    ("transcript_partial", None): _message(
+        "transcript_partial",
+        {"text": _TEXT, "stable_chars": _COUNT, "turn_id": _WORDS, "seq": _SEQ},
+    ),
+    ("error", None): _either(
+        _message("error", {"error": _WORDS, "code": _CODES}, {"retry_after": _NUMBER}),
+        _message(
+            "error",
+            {"error": _WORDS, "code": _CODES, "turn_id": _WORDS, "seq": _SEQ},
+            {"retry_after": _NUMBER, "request_id": _REQUEST_ID},
+        ),
+    ),
+    ("heartbeat", None): _message("heartbeat", {"seq": _COUNT}),
+    ("control", None): _message("control", {"control_type": {"const": "pong"}}),
+}
+_VALIDATORS = {name: Draft202012Validator(schema) for name, schema in SCHEMAS.items()}
+
+
+def problem_with(message: object) -> str | None:
+    """What a message of the worker has that the contract has not; None when it is good."""
+    if not isinstance(message, dict):
+        return f"not an object: {message!r:.200}"
+    validator = _VALIDATORS.get((str(message.get("type")), message.get("status")))
+    if validator is None:
+        return f"unknown: {message!r:.200}"
+    error = next(validator.iter_errors(message), None)
+    return None if error is None else f"{error.message:.200}: {message!r:.300}"
