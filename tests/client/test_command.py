@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,12 @@ import soundfile
 from bench.workers import free_port
 from tests.client.conftest import KEY
 from tests.client.test_client import CLIP, SAID
+from tests.server.conftest import start_server, vad
+from tests.server.running import RunningServer
 from voxtral_worker.client import VoxtralClient
+
+__all__ = ["start_server", "vad"]
+Start = Callable[..., RunningServer]
 
 NOBODY = f"http://127.0.0.1:{free_port()}"
 
@@ -64,6 +70,47 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(worker: str) -> None:
     assert "100%" in progress
 
 
+MICROPHONE = f"""
+import threading, wave
+
+class PortAudioError(Exception):
+    pass
+
+class RawInputStream:
+    def __init__(self, *, callback, **form):
+        self.callback = callback
+
+    def start(self):
+        threading.Thread(target=self.speak).start()
+
+    def speak(self):
+        with wave.open({str(CLIP)!r}) as file:
+            spoken = file.readframes(file.getnframes()) + bytes(32_000)
+        for start in range(0, len(spoken), 3200):
+            self.callback(spoken[start : start + 3200], 1600, None, None)
+
+    def close(self):
+        pass
+"""
+
+
+def test_a_person_talks_by_microphone_until_ctrl_c(worker: str, tmp_path: Path) -> None:
+    (tmp_path / "sounddevice.py").write_text(MICROPHONE)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command("talk", "--url", worker, "--token", KEY),
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == SAID + "\n"
+        program.send_signal(signal.SIGINT)
+        _, complaint = program.communicate(timeout=60)
+    assert (program.returncode, complaint) == (0, "")
+
+
 def test_the_health_of_a_worker_is_printed(worker: str) -> None:
     done = voxtral("health", "--url", worker, "--token", KEY)
     assert done.returncode == 0
@@ -88,22 +135,22 @@ def test_what_goes_wrong_under_many_users_is_listed() -> None:
     assert "2 × the worker cannot be reached" in done.stdout
 
 
-def await_session(worker: str) -> None:
-    deadline_s = time.monotonic() + 30
-    while not asyncio.run(VoxtralClient(worker, token=KEY).health())["active_sessions"]:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+def sessions_of(worker: str) -> int:
+    return int(asyncio.run(VoxtralClient(worker, token=KEY).health())["active_sessions"])
 
 
 def test_a_measurement_that_is_interrupted_shows_what_it_has(worker: str) -> None:
     words = ("--token", KEY, "--sessions", "1", "--seconds", "600", "--pause", "0")
+    before, deadline_s = sessions_of(worker), time.monotonic() + 30
     with subprocess.Popen(
         command("bench", worker, *words, "--clip", str(CLIP)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as program:
-        await_session(worker)
+        while sessions_of(worker) == before:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
         program.send_signal(signal.SIGINT)
         printed, complaint = program.communicate(timeout=60)
     assert (program.returncode, complaint) == (130, "")
@@ -134,6 +181,18 @@ def test_wrong_credentials_are_told_in_one_line(worker: str) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("voxtral: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_limit_is_told_in_the_workers_words(start_server: Start) -> None:
+    server = start_server(rate_limit_enabled=True, rate_limit_sessions_per_minute=1)
+    first, second = (
+        voxtral("send", str(CLIP), "--fast", "--retries", "0", "--url", server.url)
+        for _ in range(2)
+    )
+    assert (first.returncode, first.stderr) == (0, "")
+    assert second.returncode == 1
+    assert second.stderr.startswith("voxtral: over the limit of 1 ")
+    assert second.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
