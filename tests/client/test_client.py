@@ -4,17 +4,18 @@ import asyncio
 import subprocess
 import sys
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from bench.workers import free_port
-from tests.client.conftest import KEY
 from tests.cuttable_line import CuttableLine
+from tests.server.running import RunningServer
 from voxtral_worker.client import Delta, Response, Retry, Status, VoxtralClient, VoxtralError
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
+Start = Callable[..., RunningServer]
 SAID = "You said: Turn on the kitchen light."
 
 
@@ -33,7 +34,7 @@ async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> As
 
 
 async def test_a_spoken_sentence_is_answered_word_by_word(worker: str) -> None:
-    async with VoxtralClient(worker, token=KEY, temperature=0) as voxtral:
+    async with VoxtralClient(worker, temperature=0) as voxtral:
         events = [event async for event in voxtral.stream(chunks())]
     [response] = [event for event in events if isinstance(event, Response)]
     assert response.text == SAID
@@ -42,7 +43,7 @@ async def test_a_spoken_sentence_is_answered_word_by_word(worker: str) -> None:
 
 
 async def test_a_cut_line_is_resumed_without_losing_or_doubling_audio(worker: str) -> None:
-    async with VoxtralClient(worker, token=KEY, temperature=0) as voxtral:
+    async with VoxtralClient(worker, temperature=0) as voxtral:
         events = [event async for event in voxtral.stream(chunks(8, voxtral))]
     resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
     assert len(resumed) == 2
@@ -52,9 +53,13 @@ async def test_a_cut_line_is_resumed_without_losing_or_doubling_audio(worker: st
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_a_refusal_is_told_in_the_workers_words(worker: str) -> None:
+async def test_a_worker_with_keys_takes_its_key_alone(start_server: Start) -> None:
+    server = start_server(api_keys=("a-key",))
+    async with VoxtralClient(server.url, token="a-key") as voxtral:
+        events = [event async for event in voxtral.stream(chunks())]
+    assert [event.text for event in events if isinstance(event, Response)] == ["You said so."]
     with pytest.raises(VoxtralError, match="(?i)credential|key|token"):
-        async with VoxtralClient(worker, token="another"):
+        async with VoxtralClient(server.url, token="another"):
             pass
 
 
@@ -68,7 +73,7 @@ async def test_a_source_of_audio_that_fails_ends_the_stream_with_its_error(worke
         yield bytes(3200)
         raise OSError("no microphone")
 
-    async with VoxtralClient(worker, token=KEY) as voxtral:
+    async with VoxtralClient(worker) as voxtral:
         with pytest.raises(OSError, match="no microphone"):
             async for _ in voxtral.stream(failing()):
                 pass
@@ -83,7 +88,7 @@ async def test_a_worker_that_is_not_there_is_told() -> None:
 async def test_a_worker_that_stays_away_is_given_up(worker: str) -> None:
     line = CuttableLine(int(worker.rsplit(":", 1)[1]))
     retry = Retry(most=2, first_ms=1)
-    async with VoxtralClient(await line.listen(), token=KEY, retry=retry) as voxtral:
+    async with VoxtralClient(await line.listen(), retry=retry) as voxtral:
         with pytest.raises(VoxtralError, match="gave up after 2 retries: .* cannot be reached"):
             async for _ in voxtral.stream(chunks()):
                 await line.close()

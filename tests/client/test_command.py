@@ -16,13 +16,10 @@ import pytest
 import soundfile
 
 from bench.workers import free_port
-from tests.client.conftest import KEY
 from tests.client.test_client import CLIP, SAID
-from tests.server.conftest import start_server, vad
 from tests.server.running import RunningServer
 from voxtral_worker.client import VoxtralClient
 
-__all__ = ["start_server", "vad"]
 Start = Callable[..., RunningServer]
 
 NOBODY = f"http://127.0.0.1:{free_port()}"
@@ -37,7 +34,7 @@ def voxtral(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_file_is_sent_and_its_answer_printed(worker: str) -> None:
-    done = voxtral("send", str(CLIP), "--fast", "--url", worker, "--token", KEY)
+    done = voxtral("send", str(CLIP), "--fast", "--url", worker)
     assert (done.returncode, done.stdout, done.stderr) == (0, SAID + "\n", "")
 
 
@@ -45,9 +42,7 @@ def test_a_recording_of_another_kind_is_sent_as_well(worker: str, tmp_path: Path
     samples, rate = soundfile.read(CLIP)
     path = tmp_path / "stereo.flac"
     soundfile.write(path, samples[:, None].repeat(2, axis=1), rate)
-    done = voxtral(
-        "send", str(path), "--fast", "--mode", "transcribe", "--url", worker, "--token", KEY
-    )
+    done = voxtral("send", str(path), "--fast", "--mode", "transcribe", "--url", worker)
     assert (done.returncode, done.stdout) == (0, "Turn on the kitchen light.\n")
 
 
@@ -55,7 +50,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(worker: str) -> None:
     seen, given = pty.openpty()
     termios.tcsetwinsize(given, (24, 80))
     done = subprocess.run(
-        command("send", str(CLIP), "--fast", "--url", worker, "--token", KEY),
+        command("send", str(CLIP), "--fast", "--url", worker),
         stdout=subprocess.PIPE,
         stderr=given,
         timeout=60,
@@ -98,7 +93,7 @@ def test_a_person_talks_by_microphone_until_ctrl_c(worker: str, tmp_path: Path) 
     (tmp_path / "sounddevice.py").write_text(MICROPHONE)
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
-        command("talk", "--url", worker, "--token", KEY),
+        command("talk", "--url", worker),
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,13 +107,13 @@ def test_a_person_talks_by_microphone_until_ctrl_c(worker: str, tmp_path: Path) 
 
 
 def test_the_health_of_a_worker_is_printed(worker: str) -> None:
-    done = voxtral("health", "--url", worker, "--token", KEY)
+    done = voxtral("health", "--url", worker)
     assert done.returncode == 0
     assert json.loads(done.stdout)["status"] == "healthy"
 
 
 def test_many_users_are_measured(worker: str) -> None:
-    words = ("--token", KEY, "--sessions", "2", "--seconds", "1", "--pause", "0.8")
+    words = ("--sessions", "2", "--seconds", "1", "--pause", "0.8")
     done = voxtral("bench", worker, *words)
     assert (done.returncode, done.stderr) == (0, "")
     assert "sessions 2, sentences spoken 2\nturns answered 2, errors 0\n" in done.stdout
@@ -136,11 +131,11 @@ def test_what_goes_wrong_under_many_users_is_listed() -> None:
 
 
 def sessions_of(worker: str) -> int:
-    return int(asyncio.run(VoxtralClient(worker, token=KEY).health())["active_sessions"])
+    return int(asyncio.run(VoxtralClient(worker).health())["active_sessions"])
 
 
 def test_a_measurement_that_is_interrupted_shows_what_it_has(worker: str) -> None:
-    words = ("--token", KEY, "--sessions", "1", "--seconds", "600", "--pause", "0")
+    words = ("--sessions", "1", "--seconds", "600", "--pause", "0")
     before, deadline_s = sessions_of(worker), time.monotonic() + 30
     with subprocess.Popen(
         command("bench", worker, *words, "--clip", str(CLIP)),
@@ -175,9 +170,10 @@ def test_what_went_wrong_is_told_in_one_line(words: tuple[str, ...], line: str) 
     assert done.stdout == ""
 
 
-def test_wrong_credentials_are_told_in_one_line(worker: str) -> None:
+def test_wrong_credentials_are_told_in_one_line(start_server: Start) -> None:
+    url = start_server(api_keys=("a-key",)).url
     for words in (("send", str(CLIP)), ("health",)):
-        done = voxtral(*words, "--url", worker, "--token", "another")
+        done = voxtral(*words, "--url", url, "--token", "another")
         assert done.returncode == 1
         assert done.stderr.startswith("voxtral: ")
         assert done.stderr.count("\n") == 1

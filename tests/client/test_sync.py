@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from bench.workers import free_port
-from tests.client.conftest import KEY
 from tests.client.test_client import SAID, audio
 from voxtral_worker.client import Delta, Response, Retry, Status, Voxtral, VoxtralError
 
@@ -21,7 +20,7 @@ def pieces() -> Iterator[bytes]:
 
 
 def test_a_spoken_sentence_is_answered_without_asyncio(worker: str) -> None:
-    with Voxtral(worker, token=KEY, temperature=0) as voxtral:
+    with Voxtral(worker, temperature=0) as voxtral:
         assert voxtral.health()["status"] == "healthy"
         events = list(voxtral.stream(pieces()))
     assert [event.text for event in events if isinstance(event, Response)] == [SAID]
@@ -37,7 +36,7 @@ def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
                 voxtral._loop.call_soon_threadsafe(transport.abort)
             yield piece
 
-    with Voxtral(worker, token=KEY, temperature=0) as voxtral:
+    with Voxtral(worker, temperature=0) as voxtral:
         events = list(voxtral.stream(cut_in_the_middle()))
     resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
     assert len(resumed) == 2
@@ -45,7 +44,7 @@ def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
 
 
 def test_a_caller_may_leave_in_the_middle(worker: str) -> None:
-    with Voxtral(worker, token=KEY) as voxtral:
+    with Voxtral(worker) as voxtral:
         for event in voxtral.stream(pieces()):
             if isinstance(event, Status):
                 break
@@ -60,14 +59,14 @@ def microphone():
         time.sleep(0.01)
         yield bytes(320)
 
-with Voxtral(sys.argv[1], token=sys.argv[2]) as voxtral:
+with Voxtral(sys.argv[1]) as voxtral:
     for event in voxtral.stream(microphone()):
         print("event", flush=True)
 """
 
 
 def test_a_program_that_is_interrupted_ends(worker: str) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, worker, KEY]
+    command = [sys.executable, "-c", INTERRUPTED, worker]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == b"event\n"

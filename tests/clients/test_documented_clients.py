@@ -11,13 +11,11 @@ import sys
 import time
 import types
 import wave
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.async_api import async_playwright
 
-from bench.workers import running_worker
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
 DOCUMENT = REPOSITORY.parent / "shared" / "voxtral_streaming_api.md"
@@ -51,12 +49,6 @@ def document() -> str:
     if not DOCUMENT.is_file():
         pytest.skip(f"the documented API is not beside the repository: {DOCUMENT.name}")
     return DOCUMENT.read_text()
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[str]:
-    with running_worker() as url:
-        yield url
 
 
 def block(document: str, language: str, holding: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -11,16 +11,13 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, async_playwright, expect
 
-from bench.workers import running_worker
 from tests.cuttable_line import CuttableLine
-from tests.server.conftest import start_server, vad
 from tests.server.running import RunningServer
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
 SAID = "You said: Turn on the kitchen light."
 WAIT_MS = 30_000
-__all__ = ["start_server", "vad"]
 OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
 # One browser for all tests: so they share its loop.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,21 +36,20 @@ ARGUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[str]:
+def browser_path() -> str:
+    line = "the console's tests need a browser: apt-get install chromium"
+    if CHROMIUM is None and os.environ.get("CI") == "true":
+        pytest.fail(line)
     if CHROMIUM is None:
-        line = "the console's tests need a browser: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(line)
         pytest.skip(line)
-    with running_worker() as url:
-        yield url
+    return CHROMIUM
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_page(worker: str) -> AsyncIterator[OpenPage]:
+async def open_page(browser_path: str, worker: str) -> AsyncIterator[OpenPage]:
     """Opens pages of the console in one browser; whatever they throw fails the test."""
     async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await play.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
 
         @asynccontextmanager
         async def open_one(

@@ -1,0 +1,20 @@
+"""What tests of several folders talk to; a folder's own fixtures go before these."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from bench.workers import running_worker
+from tests.server.conftest import start_server, vad
+
+__all__ = ["start_server", "vad"]
+
+# So short a context that a session with the longest answers has room for one spoken turn alone.
+SETTINGS = {"MAX_CONTEXT_TOKENS": "4700", "HEARTBEAT_INTERVAL_SECONDS": "1"}
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[str]:
+    """The URL of one real worker with the embedded model, without limits and credentials."""
+    with running_worker(**SETTINGS) as url:
+        yield url
