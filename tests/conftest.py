@@ -9,8 +9,8 @@ from tests.server.conftest import start_server, vad
 
 __all__ = ["start_server", "vad"]
 
-# So short a context that a session with the longest answers has room for one spoken turn alone.
-SETTINGS = {"MAX_CONTEXT_TOKENS": "4700", "HEARTBEAT_INTERVAL_SECONDS": "1"}
+# So short a context that two spoken turns do not fit: the second leaves the first out.
+SETTINGS = {"MAX_CONTEXT_TOKENS": "1000", "HEARTBEAT_INTERVAL_SECONDS": "1"}
 
 
 @pytest.fixture(scope="session")

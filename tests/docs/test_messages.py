@@ -35,7 +35,7 @@ def shape(value: object) -> Any:
 
 async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
     """With the real model: a text, two spoken turns, every control, bad input."""
-    config = {"temperature": 0, "interim": True, "max_length": 4096}
+    config = {"temperature": 0, "interim": True}
     session = await create(worker, json={"config": config})
     address = worker.replace("http", "ws", 1) + session["websocket_url"]
     async with websockets.connect(address) as socket:
