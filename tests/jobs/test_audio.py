@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs.fakes import FakeEngine, Say, echo
+from voxtral_worker.audio.recordings import RECORDINGS_AT_ONCE, Recordings
 from voxtral_worker.engine.conversation import Audio, Conversation
+from voxtral_worker.engine.pauses import cut_at_pauses
+from voxtral_worker.engine.transcript import WINDOWS_AT_ONCE, Script
 from voxtral_worker.errors import TooLarge
-from voxtral_worker.jobs.audio import RECORDINGS_AT_ONCE, WINDOWS_AT_ONCE, Recordings, Script
+from voxtral_worker.jobs.audio import read_source
 from voxtral_worker.jobs.handler import JobHandler
-from voxtral_worker.jobs.pauses import cut_at_pauses
 from voxtral_worker.jobs.schema import AudioSource
 from voxtral_worker.settings import Settings
 
@@ -150,7 +153,7 @@ async def test_only_a_few_recordings_are_held_at_a_time() -> None:
 
     async def hold() -> None:
         nonlocal held, most
-        async with recordings.opened(source):
+        async with recordings.opened(source.field, partial(read_source, source)):
             held += 1
             most = max(most, held)
             await asyncio.sleep(0.02)

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from voxtral_worker import metrics
+from voxtral_worker.audio.recordings import Recordings
+from voxtral_worker.engine.answer import Engine
 from voxtral_worker.errors import BadInput, NotReady, WorkerError
-from voxtral_worker.jobs.audio import Recordings, answer_about_audio, transcribe
-from voxtral_worker.jobs.generating import Engine
+from voxtral_worker.jobs.audio import answer_about_audio, transcribe
 from voxtral_worker.jobs.health import report_health
 from voxtral_worker.jobs.lease import Leases, hold_lease
 from voxtral_worker.jobs.outlet import Outlet, Piece

@@ -9,11 +9,27 @@ import contextlib
 from collections import deque
 from typing import Any, TypeAlias
 
+from voxtral_worker.engine.answer import Answer
 from voxtral_worker.errors import WorkerError
 
 Piece: TypeAlias = dict[str, Any]
 
 GATHER_S = 0.1
+
+
+def piece_of(index: int, answer: Answer) -> Piece:
+    """A finished answer as the caller sees it."""
+    usage = {
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
+        "cached_tokens": answer.usage.cached_tokens,
+    }
+    return {
+        "index": index,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "usage": usage,
+    }
 
 
 class Outlet:

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from voxtral_worker.jobs.generating import Answer, Engine, answer
-from voxtral_worker.jobs.outlet import Outlet
+from voxtral_worker.engine.answer import Answer, Engine, answer
+from voxtral_worker.jobs.outlet import Outlet, piece_of
 from voxtral_worker.jobs.schema import Prompt, TextJob
 
 
@@ -29,6 +29,6 @@ async def answer_texts(job: TextJob, engine: Engine, outlet: Outlet, at_once: in
                 for index, prompt in enumerate(job.prompts)
             ]
             for index, task in enumerate(tasks):
-                outlet.add((await task).as_piece(index))
+                outlet.add(piece_of(index, await task))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -1,4 +1,4 @@
-"""Turns one conversation of a job into one answer."""
+"""Asks the engine for one answer to one conversation, from outside of any session."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,10 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.errors import BadInput, EngineFailure, TooLarge
-from voxtral_worker.jobs.outlet import Piece
 
 
 class Engine(Protocol):
-    """What a job uses of the engine."""
+    """What is used of the engine."""
 
     def submit(self, request: GenerationRequest, listener: Listener) -> Generation:
         """Ask for a response; raises AtCapacity or NotReady."""
@@ -36,20 +35,7 @@ class Answer:
     text: str
     finish_reason: str
     usage: Usage
-
-    def as_piece(self, index: int) -> Piece:
-        """The answer as the caller sees it."""
-        usage = {
-            "prompt_tokens": self.usage.prompt_tokens,
-            "completion_tokens": self.usage.completion_tokens,
-            "cached_tokens": self.usage.cached_tokens,
-        }
-        return {
-            "index": index,
-            "text": self.text,
-            "finish_reason": self.finish_reason,
-            "usage": usage,
-        }
+    token_ids: tuple[int, ...] = ()
 
 
 async def answer(
@@ -68,12 +54,14 @@ async def answer(
     request = GenerationRequest(conversation, sampling, Urgency.JOB)
     generation = engine.submit(request, _whole(stream.listener))
     said: list[str] = []
+    token_ids: list[int] = []
     finished: Finished | None = None
     try:
         async for event in stream:
             match event:
                 case Delta(text=text):
                     said.append(text)
+                    token_ids += event.token_ids
                     say(text)
                 case Finished():
                     finished = event
@@ -83,7 +71,7 @@ async def answer(
         generation.cancel()
     if finished is None or finished.finish_reason == "interrupted":
         raise EngineFailure("the engine stopped before the answer was whole")
-    return Answer("".join(said), finished.finish_reason, finished.usage)
+    return Answer("".join(said), finished.finish_reason, finished.usage, tuple(token_ids))
 
 
 def _whole(listener: Listener) -> Listener:
