@@ -20,6 +20,7 @@ from voxtral_worker.errors import (
 )
 from voxtral_worker.server.access import check_address, client_address, is_allowed_origin
 from voxtral_worker.server.access_log import ADDRESS, REQUEST_ID_HEADER
+from voxtral_worker.server.openai.errors import error_object
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.limits import Verdict
 
@@ -56,10 +57,18 @@ async def count_call(request: web.Request, what: str) -> dict[str, str]:
     return request[LIMITS]
 
 
-def error_response(error: WorkerError, headers: dict[str, str] | None = None) -> web.Response:
-    """The body and status of the contract."""
+def is_openai(request: web.Request) -> bool:
+    """Whether the caller expects OpenAI's shapes."""
+    return request.path.startswith("/v1/")
+
+
+def error_response(
+    request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
+) -> web.Response:
+    """The body and status of the contract, or of OpenAI's."""
+    body = {"error": error.message, "code": error.code}
     response = web.Response(
-        text=json.dumps({"error": error.message, "code": error.code}),
+        text=json.dumps({"error": error_object(error)} if is_openai(request) else body),
         status=error.http_status,
         content_type="application/json",
         headers=headers,
@@ -78,7 +87,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except WorkerError as error:
         metrics.refusals.labels(error.code).inc()
-        return error_response(error, await _limits_of(request))
+        return error_response(request, error, await _limits_of(request))
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -86,10 +95,10 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         metrics.refusals.labels(told.code).inc()
         allowed = error.headers.get(hdrs.ALLOW)
         headers = await _limits_of(request) | ({hdrs.ALLOW: allowed} if allowed else {})
-        return error_response(told, headers)
+        return error_response(request, told, headers)
     except Exception:  # the REST middleware: one of the named places
         log.exception("a call failed", extra={"method": request.method, "path": request.path})
-        return error_response(EngineFailure("the worker failed to answer this call"))
+        return error_response(request, EngineFailure("the worker failed to answer this call"))
 
 
 async def _limits_of(request: web.Request) -> dict[str, str]:
@@ -115,33 +124,48 @@ def _translate(error: web.HTTPException) -> WorkerError:
 @web.middleware
 async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     """CORS: pages of allowed origins may read the answers."""
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None:
+    if hdrs.ORIGIN not in request.headers:
         return await handler(request)
-    allowed = is_allowed_origin(request, request.app[SERVICE].settings)
     is_preflight = (
         request.method == hdrs.METH_OPTIONS
         and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
     )
+    headers = origin_headers(request)
     response: web.StreamResponse
     if is_preflight:
-        response = web.Response(status=204 if allowed else 403)
+        response = web.Response(status=204 if headers else 403)
     else:
         response = await handler(request)
-    if allowed and not response.prepared:
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.VARY] = hdrs.ORIGIN
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = (
-            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, "
-            + REQUEST_ID_HEADER
-        )
+    if headers and not response.prepared:
+        response.headers.update(headers)
         if is_preflight:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, DELETE"
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = (
-                "Content-Type, Authorization, X-API-Key, " + REQUEST_ID_HEADER
-            )
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _allowed_headers(request)
             response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
     return response
+
+
+def origin_headers(request: web.Request) -> dict[str, str]:
+    """What lets the page that calls read the answer; empty where none calls, or may."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None or not is_allowed_origin(request, request.app[SERVICE].settings):
+        return {}
+    return {
+        hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
+        hdrs.VARY: hdrs.ORIGIN,
+        hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: (
+            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, "
+            + REQUEST_ID_HEADER
+        ),
+    }
+
+
+def _allowed_headers(request: web.Request) -> str:
+    allowed = "Content-Type, Authorization, X-API-Key, " + REQUEST_ID_HEADER
+    if not is_openai(request):
+        return allowed
+    # OpenAI's library sends headers about itself, other ones with each release.
+    return request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, allowed)
 
 
 @web.middleware
@@ -153,7 +177,8 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     request[ADDRESS] = address
     if request.path != "/ping":
         check_address(address, settings)
-    if request.path.startswith("/ws/") and not is_allowed_origin(request, settings):
+    is_socket = request.path.startswith("/ws/") or request.path == "/v1/realtime"
+    if is_socket and not is_allowed_origin(request, settings):
         raise Forbidden("pages of this origin may not use the API")
     if not _is_open(request):
         service.credentials.check(request, request.match_info.get("session_id"))

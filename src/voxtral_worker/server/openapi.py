@@ -3,6 +3,7 @@
 from typing import Any
 
 from voxtral_worker import __version__
+from voxtral_worker.server.openai.description import OPENAI_PATHS, OPENAI_SCHEMAS
 from voxtral_worker.sessions.config import LANGUAGES
 
 
@@ -198,6 +199,7 @@ DESCRIPTION: dict[str, Any] = {
                 },
             },
         },
+        **OPENAI_PATHS,
         "/": {
             "get": {
                 "summary": "The browser console",
@@ -226,6 +228,7 @@ DESCRIPTION: dict[str, Any] = {
         },
         "schemas": {
             "Error": _schema({"error": _TEXT, "code": _TEXT}),
+            **OPENAI_SCHEMAS,
             "SessionConfig": {
                 "type": "object",
                 "additionalProperties": False,

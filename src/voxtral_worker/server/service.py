@@ -1,9 +1,11 @@
 """What all calls share: the phase of the worker, its sessions and their limits."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -78,6 +80,7 @@ class Service:
         self.registry = Registry(settings.max_sessions, settings.session_idle_timeout_seconds)
         self.parts: Parts | None = None
         self.started_s = time.monotonic()
+        self.started_at = int(time.time())
         self._phase = Phase.STARTING
         self._drivers: dict[str, SessionDriver] = {}
         self._limits: dict[str, SessionLimits] = {}
@@ -88,6 +91,8 @@ class Service:
         self._creations = AddressLimit(
             self._counts, "sessions", settings.rate_limit_sessions_per_minute
         )
+        self._calls = AddressLimit(self._counts, "calls", settings.rate_limit_text_per_minute)
+        self._calls_under_way = 0
         self._closing: set[asyncio.Task[None]] = set()
 
     # The worker's life.
@@ -120,7 +125,17 @@ class Service:
             await self.end(session.session_id, CLOSE_GOING_AWAY, "worker going away: reconnect")
 
     def _has_work(self) -> bool:
-        return any(session.queue_size for session in self.registry.everyone())
+        sessions = self.registry.everyone()
+        return bool(self._calls_under_way) or any(session.queue_size for session in sessions)
+
+    @contextlib.contextmanager
+    def call_under_way(self) -> Iterator[None]:
+        """A call that a drain waits for."""
+        self._calls_under_way += 1
+        try:
+            yield
+        finally:
+            self._calls_under_way -= 1
 
     async def close(self) -> None:
         """Let go of what is shared with other workers; the last thing the server does."""
@@ -216,7 +231,9 @@ class Service:
             return None
         if path.startswith("/ws/"):
             return self._connections
-        return self._creations if path == "/session/create" else None
+        if path in ("/v1/audio/transcriptions", "/v1/chat/completions"):
+            return self._calls
+        return self._creations if path in ("/session/create", "/v1/realtime") else None
 
     def check_audio(self, session_id: str, size: int) -> None:
         """Count audio bytes. Raises RateLimited, or SessionNotFound after its end."""

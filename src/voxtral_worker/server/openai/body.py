@@ -1,0 +1,125 @@
+"""Reads the bodies of calls that may be larger than the rest of REST allows."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+
+from voxtral_worker.errors import AtCapacity, BadInput, TooLarge
+from voxtral_worker.server.openai.errors import BadOption
+from voxtral_worker.server.openai.options import wrong
+
+MAX_BODY_BYTES = 25 << 20
+# Together 400 MiB; a body is held until its audio has been decoded.
+BODIES_AT_ONCE = 16
+READ_TIMEOUT_S = 60.0
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 64 << 10
+
+
+class Bodies:
+    """A few large bodies are held at a time; who finds no place within a minute is refused."""
+
+    def __init__(self, places: int = BODIES_AT_ONCE, timeout_s: float = READ_TIMEOUT_S) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._timeout_s = timeout_s
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Room for one body. Raises AtCapacity."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise AtCapacity("too many calls are being read", retry_after_s=1) from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+@dataclass(frozen=True)
+class Form:
+    """A multipart form: the fields in their order, and one file."""
+
+    fields: tuple[tuple[str, str], ...]
+    file: bytes | None
+
+
+async def read_json(request: web.Request) -> dict[str, Any]:
+    """A JSON object. Raises BadInput, or TooLarge beyond 25 MiB."""
+    with _in_time():
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            data = await _limited(request).read()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadInput("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise wrong("body", value, "an object")
+    return value
+
+
+async def read_form(request: web.Request) -> Form:
+    """A multipart form. Raises BadInput, or TooLarge beyond 25 MiB."""
+    if not request.content_type.startswith("multipart/form-data"):
+        raise BadInput("the body must be multipart/form-data")
+    with _in_time():
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            try:
+                return await _read_parts(_limited(request))
+            except (ValueError, RuntimeError, LookupError):
+                raise BadInput("the multipart body cannot be read") from None
+
+
+async def _read_parts(request: web.Request) -> Form:
+    fields: list[tuple[str, str]] = []
+    file: bytes | None = None
+    left = MAX_BODY_BYTES
+    async for part in await request.multipart():
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            raise BadInput("the body holds a part without a name")
+        is_file = part.name == "file"
+        data = await _read_part(part, left if is_file else min(left, MAX_FIELD_BYTES))
+        left -= len(data)
+        if is_file:
+            file = data
+        else:
+            fields.append((part.name, data.decode()))
+        if len(fields) > MAX_FIELDS:
+            raise BadOption(None, f"the form has more than {MAX_FIELDS} fields")
+    return Form(tuple(fields), file)
+
+
+async def _read_part(part: BodyPartReader, most: int) -> bytes:
+    data = bytearray()
+    while chunk := await part.read_chunk(1 << 16):
+        data += chunk
+        if len(data) > most:
+            raise _too_large()
+    return bytes(data)
+
+
+def _limited(request: web.Request) -> web.Request:
+    """The same request, whose body may be larger than the application's others."""
+    if (request.content_length or 0) > MAX_BODY_BYTES + MAX_FIELD_BYTES:
+        raise _too_large()
+    return request.clone(client_max_size=MAX_BODY_BYTES)
+
+
+@contextlib.contextmanager
+def _in_time() -> Any:
+    try:
+        yield
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large() from None
+    except TimeoutError:
+        raise BadInput(f"the body did not come within {READ_TIMEOUT_S:g} s") from None
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body may have at most {MAX_BODY_BYTES >> 20} MiB")
