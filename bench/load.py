@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from bench import (
     load_bargein,
+    load_chaos,
     load_cuts,
     load_fuzz,
     load_hearing,
     load_overload,
+    load_soak,
     load_sounds,
 )
 from bench.load_speakers import (
@@ -39,6 +41,8 @@ NAMES = (
     "capacity",
     "overload",
     "fuzz",
+    "chaos",
+    "soak",
 )
 
 
@@ -141,6 +145,10 @@ def main() -> None:
                 capacity()
             case "overload":
                 load_overload.run()
+            case "chaos":
+                load_chaos.run()
+            case "soak":
+                load_soak.run()
             case "fuzz":
                 load_fuzz.run()
             case _:

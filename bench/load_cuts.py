@@ -45,6 +45,14 @@ class Heard:
         """The responses, in the order of their numbers."""
         return [m["text"] for m in self.in_order() if m["type"] == "text_response"]
 
+    def answers(self) -> list[dict[str, Any]]:
+        """The responses, and the errors of turns that got none, in the order of their numbers."""
+        return [
+            m
+            for m in self.in_order()
+            if m["type"] == "text_response" or (m["type"] == "error" and m.get("turn_id"))
+        ]
+
     def interrupted(self) -> int:
         """Responses that speech has ended."""
         return sum(m.get("finish_reason") == "interrupted" for m in self.in_order())
@@ -142,7 +150,7 @@ async def _send(socket: Any, audio: bytes, at: int, stop: int) -> int:
 
 async def _read(socket: Any, heard: Heard, turns: int) -> None:
     try:
-        while len(heard.texts()) < turns:
+        while len(heard.answers()) < turns:
             message = json.loads(await socket.recv())
             if "seq" in message and message["type"] != "heartbeat":
                 heard.take(message)

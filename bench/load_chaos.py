@@ -1,0 +1,249 @@
+"""Everything goes wrong at once: what do those get who are left, and what stays behind?"""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import websockets
+
+from bench.load_cuts import CHUNK_BYTES, converse
+from bench.load_fuzz import TIMEOUT_S, address, delete, new_session, until_at_rest
+from bench.load_speakers import LEAST_GAP_FRAMES, answers_alone, clips, silence
+from bench.redis_server import RedisServer
+from bench.workers import RunningWorker, running_process
+
+SECONDS = 300.0
+GREETING = "hello"
+FIGURES = {
+    "sessions": "voxtral_sessions_active",
+    "sockets": "websocket_connections_active",
+    "tasks": "voxtral_event_loop_tasks",
+    "file descriptors": "process_open_fds",
+    "blocks of KV cache in use": "blocks",
+}
+SETTINGS = {
+    "MAX_SESSIONS": "200",
+    "RESPONSE_CACHE_SIZE": "0",
+    "METRICS_PUBLIC": "true",
+    "RATE_LIMIT_ENABLED": "true",
+    "RATE_LIMIT_CONNECTIONS_PER_MINUTE": "1000000",
+    "RATE_LIMIT_SESSIONS_PER_MINUTE": "1000000",
+    "RATE_LIMIT_AUDIO_BYTES_PER_SECOND": "1000000000",
+    "RATE_LIMIT_TEXT_PER_MINUTE": "1000000",
+}
+
+
+@dataclass
+class Chaos:
+    """What was done and what came of it; `wrong` is to stay empty."""
+
+    url: str
+    alone: dict[str, str]
+    until_s: float
+    done: Counter[str] = field(default_factory=Counter)
+    right: int = 0
+    failed_by_fault: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the time is not over."""
+        return time.monotonic() < self.until_s
+
+    def judge(self, who: str, said: list[str], answers: list[dict[str, Any]]) -> None:
+        """Each sentence is answered with its own words, or with the error of an injected fault."""
+        if len(answers) != len(said):
+            self.wrong.append(f"{who}: {len(said)} sentences, {len(answers)} answers")
+        for words, answer in zip(said, answers, strict=False):
+            if answer.get("code") == "PROCESSING_ERROR":
+                self.failed_by_fault += 1
+            elif answer.get("text") == self.alone[words]:
+                self.right += 1
+            else:
+                self.wrong.append(f"{who}: {words!r} was answered {answer}")
+
+
+def speech(words: list[str]) -> bytes:
+    """Sentences one after the other."""
+    known = clips()
+    quiet = silence(LEAST_GAP_FRAMES + 5)
+    return silence(30) + b"".join(known[each] + quiet for each in words)
+
+
+async def is_cut(chaos: Chaos, rng: random.Random) -> None:
+    """Somebody whose line is cut again and again, and who resumes."""
+    words = [rng.choice(list(chaos.alone)) for _ in range(2)]
+    audio = speech(words)
+    cuts = sorted(2 * rng.randrange(len(audio) // 2) for _ in range(rng.randint(0, 3)))
+    heard = await converse(chaos.url, audio, len(words), cuts, rng)
+    chaos.done["sockets cut"] += heard.cuts
+    if heard.lost or heard.doubled or heard.audio_bytes_astray:
+        chaos.wrong.append(f"cut: lost {heard.lost}, doubled {heard.doubled}")
+    chaos.judge("cut", words, heard.answers())
+
+
+async def writes(chaos: Chaos, rng: random.Random) -> None:
+    """Somebody who writes the same again and again, each time without a history."""
+    session_id = await new_session(chaos.url, temperature=0, max_length=16)
+    async with websockets.connect(address(chaos.url, "control", session_id)) as socket:
+        for _ in range(rng.randint(1, 4)):
+            await socket.send('{"type": "control", "control_type": "clear_history"}')
+            await socket.send(json.dumps({"type": "text_input", "text": GREETING}))
+            chaos.judge("writes", [GREETING], [await _answer(socket)])
+    await delete(chaos.url, session_id)
+
+
+async def _answer(socket: Any) -> dict[str, Any]:
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            message: dict[str, Any] = json.loads(await socket.recv())
+            if message["type"] in ("text_response", "error"):
+                return message
+
+
+async def stops_reading(chaos: Chaos, rng: random.Random) -> None:
+    """Somebody who says and asks much, reads nothing of it, and is gone."""
+    session_id = await new_session(chaos.url, mode="transcribe")
+    path = address(chaos.url, "audio", session_id)
+    async with websockets.connect(path, max_queue=1, close_timeout=0.1) as socket:
+        audio = speech([rng.choice(list(clips()))])
+        for start in range(0, len(audio), CHUNK_BYTES):
+            await socket.send(audio[start : start + CHUNK_BYTES])
+            for _ in range(10):
+                await socket.send('{"type": "control", "control_type": "get_stats"}')
+        await asyncio.sleep(rng.uniform(0.5, 3.0))
+        socket.transport.abort()
+    chaos.done["clients that stopped reading"] += 1
+    await delete(chaos.url, session_id)
+
+
+async def is_deleted(chaos: Chaos, rng: random.Random) -> None:
+    """Somebody whose session is deleted in the middle of a turn."""
+    session_id = await new_session(chaos.url, mode="transcribe")
+    async with websockets.connect(address(chaos.url, "audio", session_id)) as socket:
+        audio = speech([rng.choice(list(clips()))])
+        for start in range(0, len(audio), CHUNK_BYTES):
+            await socket.send(audio[start : start + CHUNK_BYTES])
+        await asyncio.sleep(rng.uniform(0.0, 0.5))
+        await delete(chaos.url, session_id)
+        async with asyncio.timeout(TIMEOUT_S):
+            await socket.wait_closed()
+        if socket.close_code != 1000:
+            chaos.wrong.append(f"a deleted session's socket was closed with {socket.close_code}")
+    chaos.done["sessions deleted in a turn"] += 1
+
+
+USERS: tuple[Callable[[Chaos, random.Random], Coroutine[Any, Any, None]], ...] = (
+    is_cut,
+    is_cut,
+    writes,
+    writes,
+    stops_reading,
+    is_deleted,
+)
+
+
+async def come_again(chaos: Chaos, number: int) -> None:
+    """One user after the other, of one kind."""
+    rng = random.Random(number)
+    while chaos.goes_on:
+        await USERS[number](chaos, rng)
+
+
+async def break_the_engine(chaos: Chaos, worker: RunningWorker) -> None:
+    """Now and then a layer of the model fails."""
+    rng = random.Random(99)
+    while chaos.goes_on:
+        await asyncio.sleep(rng.uniform(0.5, 3.0))
+        worker.break_something()
+        chaos.done["faults injected"] += 1
+
+
+async def stop_redis(chaos: Chaos, redis: RedisServer) -> None:
+    """Now and then Redis is gone for some seconds."""
+    rng = random.Random(98)
+    while chaos.goes_on:
+        await asyncio.sleep(rng.uniform(2.0, 10.0))
+        await asyncio.to_thread(redis.stop)
+        chaos.done["Redis stopped"] += 1
+        await asyncio.sleep(rng.uniform(1.0, 4.0))
+        await asyncio.to_thread(redis.start)
+
+
+async def rage(worker: RunningWorker, redis: RedisServer | None, seconds: float) -> Chaos:
+    """All of it at once, for so long."""
+    alone = await answers_alone(worker.url)
+    alone[GREETING] = await _greeted(worker.url)
+    chaos = Chaos(worker.url, alone, time.monotonic() + seconds)
+    async with asyncio.TaskGroup() as group:
+        for number in range(len(USERS)):
+            group.create_task(come_again(chaos, number))
+        group.create_task(break_the_engine(chaos, worker))
+        if redis is not None:
+            group.create_task(stop_redis(chaos, redis))
+    return chaos
+
+
+async def _greeted(url: str) -> str:
+    session_id = await new_session(url, temperature=0, max_length=16)
+    async with websockets.connect(address(url, "control", session_id)) as socket:
+        await socket.send(json.dumps({"type": "text_input", "text": GREETING}))
+        answer = await _answer(socket)
+    await delete(url, session_id)
+    return str(answer["text"])
+
+
+async def compare(
+    worker: RunningWorker, redis: RedisServer | None, seconds: float
+) -> tuple[Chaos, dict[str, tuple[float, float]]]:
+    """The chaos, and the worker's figures at rest before and after it."""
+    # Pools, caches and the first of everything are no leak.
+    await rage(worker, None, min(5.0, seconds))
+    before = await until_at_rest(worker.url)
+    chaos = await rage(worker, redis, seconds)
+    after = await until_at_rest(worker.url)
+    return chaos, {name: (_figure(before, m), _figure(after, m)) for name, m in FIGURES.items()}
+
+
+def _figure(samples: dict[str, float], metric: str) -> float:
+    if metric != "blocks":
+        return samples[metric]
+    total, free = (samples[f'voxtral_kv_blocks{{state="{s}"}}'] for s in ("total", "free"))
+    return total - free
+
+
+@contextmanager
+def _redis() -> Iterator[RedisServer | None]:
+    if not RedisServer.is_installed():
+        print("\nRedis is not part of it: apt-get install redis-server")
+        yield None
+        return
+    redis = RedisServer()
+    redis.start()
+    try:
+        yield redis
+    finally:
+        redis.stop()
+
+
+def run(seconds: float = SECONDS) -> tuple[Chaos, dict[str, tuple[float, float]]]:
+    """Print the tables."""
+    with _redis() as redis:
+        store = {} if redis is None else {"RATE_LIMIT_STORE": redis.url}
+        with running_process(SETTINGS | store, is_faulty=True) as worker:
+            chaos, figures = asyncio.run(compare(worker, redis, seconds))
+    print("\n| " + " | ".join(chaos.done) + " | right answers | failed by a fault | wrong |")
+    print("| --- " * (len(chaos.done) + 3) + "|")
+    counts = [*chaos.done.values(), chaos.right, chaos.failed_by_fault, len(chaos.wrong)]
+    print("| " + " | ".join(map(str, counts)) + " |")
+    print("\n| at rest | before | after |\n| --- | --- | --- |")
+    for name, (before, after) in figures.items():
+        print(f"| {name} | {before:.0f} | {after:.0f} |")
+    print(*chaos.wrong[:20], sep="\n", flush=True)
+    return chaos, figures
