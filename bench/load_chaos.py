@@ -78,7 +78,7 @@ def speech(words: list[str]) -> bytes:
 
 async def is_cut(chaos: Chaos, rng: random.Random) -> None:
     """Somebody whose line is cut again and again, and who resumes."""
-    words = [rng.choice(list(chaos.alone)) for _ in range(2)]
+    words = [rng.choice(list(clips())) for _ in range(2)]
     audio = speech(words)
     cuts = sorted(2 * rng.randrange(len(audio) // 2) for _ in range(rng.randint(0, 3)))
     heard = await converse(chaos.url, audio, len(words), cuts, rng)

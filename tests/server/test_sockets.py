@@ -11,6 +11,7 @@ import pytest
 
 from tests.server.running import RunningServer
 from tests.server.talking import Talker, create, talk
+from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import AtCapacity, EngineFailure
 
@@ -489,3 +490,21 @@ async def test_a_draining_worker_finishes_turns_and_closes_with_1012(
         await talker.until("text_response")
         assert await talker.closed() == 1012
         await draining
+
+
+async def test_a_session_that_ends_while_its_inbox_is_full_leaves_no_reader_behind(
+    server: RunningServer, clip: bytes
+) -> None:
+    before = metrics.connections_active._value.get()
+    for pause_s in (0.0, 0.02, 0.05):
+        async with talk(server) as talker:
+            session_id = (await talker.next())["session_id"]
+            # More than the session can take in, and all of it at once.
+            await asyncio.gather(*[talker.send(clip[:64_000]) for _ in range(100)])
+            await asyncio.sleep(pause_s)
+            async with aiohttp.ClientSession() as http:
+                await http.delete(f"{server.url}/session/{session_id}")
+            assert await talker.closed() == 1000
+    async with asyncio.timeout(10):
+        while metrics.connections_active._value.get() > before:
+            await asyncio.sleep(0.02)

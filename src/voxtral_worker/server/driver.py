@@ -133,7 +133,8 @@ class SessionDriver:
 
     async def take(self, line: LineName, connection: Connection, item: Item) -> bool:
         """Bring something in; waits while the inbox is full. False: no longer attached."""
-        while self._inbox.full():
+        # A session that has ended never takes anything from its inbox again.
+        while self._inbox.full() and self.is_attached(line, connection):
             self._has_room.clear()
             await self._has_room.wait()
         if not self.is_attached(line, connection):
