@@ -5,8 +5,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -26,10 +26,10 @@ INTERRUPTED = 130
 MOST_PAUSE_S = 60
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run one command. Exits 0 when it went well, 1 with one line when not, 2 for a wrong use."""
     logging.basicConfig(format="voxtral: %(message)s", level=logging.WARNING)
-    arguments = make_parser().parse_args()
+    arguments = make_parser().parse_args(words)
     try:
         sys.exit(asyncio.run(arguments.run(arguments)))
     except VoxtralError as error:
