@@ -21,6 +21,7 @@ from bench.workers import running_worker
 
 MESSAGES = 20_000
 SOCKETS = 8
+TALKERS = 6
 REST_EXAMPLES = 300
 SETTINGS = {"MAX_SESSIONS": "10000", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
 TIMEOUT_S = 120.0
@@ -157,19 +158,24 @@ async def talk(url: str, tally: Fuzzed) -> list[str]:
 
 
 async def beside(url: str, count: int, sockets: int, tally: Fuzzed) -> tuple[int, int]:
-    """Fuzz on so many sockets while somebody talks: their conversations, and the right ones."""
+    """Fuzz on so many sockets while others talk: their conversations, and the right ones."""
     alone = await talk(url, tally)
-    conversations = right = 0
     lines = ("audio", "control") * sockets
     async with asyncio.TaskGroup() as group:
         fuzzing = [
             group.create_task(fuzz(url, lines[seed], count // sockets, random.Random(seed), tally))
             for seed in range(sockets)
         ]
-        while not all(task.done() for task in fuzzing):
-            conversations += 1
-            right += await talk(url, tally) == alone
-    return conversations, right
+
+        async def keep_talking() -> list[bool]:
+            right = []
+            while not all(task.done() for task in fuzzing):
+                right.append(await talk(url, tally) == alone)
+            return right
+
+        talking = [group.create_task(keep_talking()) for _ in range(TALKERS)]
+    outcomes = [is_right for task in talking for is_right in task.result()]
+    return len(outcomes), sum(outcomes)
 
 
 def is_at_rest(url: str) -> bool:

@@ -170,6 +170,14 @@ class Real:
     def alive(self) -> set[str]:
         return {type(found).__name__ for found in self._all() if id(found) not in self._before}
 
+    def expire(self) -> None:
+        """From now on every session has been quiet for too long."""
+
+        async def expire() -> None:
+            self.server.thread.service.registry._idle_timeout_s = 0.0
+
+        self.server.thread.call(expire())
+
     async def until_nothing_is_left(self) -> None:
         deadline_s = time.monotonic() + WAIT_S
         while alive := self.alive():
@@ -222,8 +230,9 @@ async def test_of_a_deleted_session_only_cached_answers_are_left(
 async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
     start_real: Callable[..., Real], clip: bytes
 ) -> None:
-    real = start_real(session_idle_timeout_seconds=1.0, response_cache_size=0)
+    real = start_real(response_cache_size=0)
     await talk_a_little(real, clip)
+    await asyncio.to_thread(real.expire)
     await real.until_nothing_is_left()
     assert real.engine._cache.kept == 0
     assert not real.engine._responses._responses

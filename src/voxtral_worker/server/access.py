@@ -84,6 +84,7 @@ class Credentials:
         """Raises Unauthorized without good credentials, Forbidden for another session's."""
         if not self.are_needed:
             return
+        _require_one_of_each(request)
         presented = _presented(request)
         if not presented:
             raise Unauthorized("credentials are needed: an API key, a JWT or a session token")
@@ -127,6 +128,13 @@ class Credentials:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _require_one_of_each(request: web.Request) -> None:
+    # Of two, a proxy before the worker may have read the other one.
+    for header in (hdrs.AUTHORIZATION, "X-API-Key"):
+        if len(request.headers.getall(header, [])) > 1:
+            raise Unauthorized(f"more than one {header} header")
 
 
 def _presented(request: web.Request) -> list[str]:
