@@ -155,7 +155,7 @@ def test_secrets_are_not_shown() -> None:
     assert "opensesame" not in repr(settings)
 
 
-REDIS_SETTINGS = ("RATE_LIMIT_STORE",)
+REDIS_SETTINGS = ("RATE_LIMIT_STORE", "SESSION_STORE")
 
 
 @pytest.mark.parametrize("name", REDIS_SETTINGS)

@@ -26,6 +26,9 @@ audio_processing = Histogram(
 )
 
 sessions_active = Gauge("voxtral_sessions_active", "Sessions that exist")
+sessions_taken_over = Counter(
+    "voxtral_sessions_taken_over_total", "Sessions taken over from another worker"
+)
 sessions_total = Counter("voxtral_sessions_total", "Sessions created")
 capacity_sessions = Gauge(
     "voxtral_capacity_sessions", "Sessions that may talk at once, as measured at the start"

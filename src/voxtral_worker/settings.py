@@ -188,6 +188,13 @@ class Settings:
         "unset: each counts in its memory.",
         is_secret=True,
     )
+    session_store: str | None = _setting(
+        REDIS_URL,
+        None,
+        "A Redis that holds each session's config and texts, so that its client can go on at "
+        "another worker; unset: they are in this worker's memory alone.",
+        is_secret=True,
+    )
     api_keys: tuple[str, ...] = _setting(
         LIST, (), "Keys that open the API; none and no JWT setting: open to all.", is_secret=True
     )

@@ -48,3 +48,22 @@ def test_a_number_from_the_future_has_missed_nothing() -> None:
     line = Line()
     line.write(numbered, 0.0)
     assert line.after(99) == ([], 0)
+
+
+def test_a_line_from_elsewhere_goes_on_where_its_client_is_if_that_is_further() -> None:
+    line = Line(3)
+    line.catch_up(2)
+    assert line.seq == 3
+    line.catch_up(5)
+    assert line.seq == 5
+    assert line.after(5) == ([], 0)
+    line.write(Status("processing", "1"), 0.0)
+    line.catch_up(50)
+    assert line.seq == 6
+    assert line.after(3)[1] == 2
+
+
+def test_a_new_line_believes_no_client() -> None:
+    line = Line()
+    line.catch_up(50)
+    assert line.seq == 0

@@ -17,6 +17,7 @@ def test_a_session_is_found_under_its_id_until_it_is_removed() -> None:
     registry.add(session)
     assert registry.get("a") is session
     assert registry.everyone() == [session]
+    assert (registry.ids(), registry.find("a"), registry.find("b")) == (["a"], session, None)
     assert registry.remove("a") is session
     assert len(registry) == 0
     for find in (registry.get, registry.remove):

@@ -7,7 +7,7 @@ complete in itself, so the engine can recompute it at any time.
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,17 +64,25 @@ def windows_of(samples: NDArray[np.float32]) -> tuple[Audio, ...]:
 
 @dataclass(frozen=True)
 class UserTurn:
-    """What the user said: texts and audio in the order of the content."""
+    """What the user said: texts and audio in the order of the content.
+
+    `heard` is what a transcript made of the audio, where there was one; no prompt reads it.
+    """
 
     parts: tuple[str | Audio, ...]
+    heard: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class AssistantTurn:
-    """What the user got as an answer: the tokens delivered, or a text from outside."""
+    """What the user got as an answer: the tokens delivered, or a text from outside.
+
+    `words` is what the tokens read as; no prompt reads it.
+    """
 
     token_ids: tuple[int, ...] = ()
     text: str | None = None
+    words: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Who may call: addresses, origins and credentials."""
 
-import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -11,6 +10,8 @@ from aiohttp import hdrs, web
 
 from voxtral_worker.errors import Forbidden, Unauthorized
 from voxtral_worker.settings import Network, Settings
+
+_TOKEN_AUDIENCE = "voxtral-worker session"
 
 
 def client_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
@@ -63,7 +64,7 @@ class Credentials:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._tokens: dict[bytes, str] = {}
+        self._token_key = _token_key(settings)
 
     @property
     def are_needed(self) -> bool:
@@ -71,32 +72,43 @@ class Credentials:
         return self._settings.needs_credentials
 
     def issue(self, session_id: str) -> str:
-        """A token that is good for one session until `revoke`."""
-        token = secrets.token_urlsafe(32)
-        self._tokens[_digest(token)] = session_id
-        return token
+        """A token that opens one session, for as long as that exists."""
+        claims = {"sub": session_id, "aud": _TOKEN_AUDIENCE}
+        return jwt.encode(claims, self._token_key, algorithm="HS256")
 
-    def revoke(self, session_id: str) -> None:
-        """The session is over, and its tokens with it."""
-        self._tokens = {d: owner for d, owner in self._tokens.items() if owner != session_id}
+    def check(self, request: web.Request, session_id: str | None) -> bool:
+        """Whether all is good; False: only if the session exists whose token this is.
 
-    def check(self, request: web.Request, session_id: str | None) -> None:
-        """Raises Unauthorized without good credentials, Forbidden for another session's."""
+        Raises Unauthorized without good credentials, Forbidden for another session's.
+        """
         if not self.are_needed:
-            return
+            return True
         _require_one_of_each(request)
         presented = _presented(request)
         if not presented:
             raise Unauthorized("credentials are needed: an API key, a JWT or a session token")
         for credential in presented:
-            owner = self._tokens.get(_digest(credential))
+            if self._is_api_key(credential) or self._is_jwt(credential):
+                return True
+            owner = self._session_of(credential)
             if owner is not None:
                 if owner != session_id:
                     raise Forbidden("this token is good for another session")
-                return
-            if self._is_api_key(credential) or self._is_jwt(credential):
-                return
+                return False
         raise Unauthorized("the credentials are not good")
+
+    def _session_of(self, token: str) -> str | None:
+        try:
+            claims = jwt.decode(
+                token,
+                self._token_key,
+                algorithms=["HS256"],
+                audience=_TOKEN_AUDIENCE,
+                options={"require": ["sub", "aud"]},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return None
+        return str(claims["sub"])
 
     def _is_api_key(self, credential: str) -> bool:
         given = credential.encode()
@@ -126,8 +138,12 @@ class Credentials:
         return True
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+def _token_key(settings: Settings) -> bytes:
+    """The same at every worker with the same secrets, and none of them."""
+    shared = settings.jwt_secret or ",".join(sorted(settings.api_keys))
+    # A public key makes no secret: tokens are then good at the worker that gave them.
+    secret = shared.encode() if shared else secrets.token_bytes(32)
+    return hmac.digest(secret, _TOKEN_AUDIENCE.encode(), "sha256")
 
 
 def _require_one_of_each(request: web.Request) -> None:

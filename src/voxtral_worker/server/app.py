@@ -75,6 +75,7 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
     tasks = [
         asyncio.create_task(service.sweep(), name="sweep"),
+        asyncio.create_task(service.keep(), name="session keeper"),
         asyncio.create_task(service.watch_loop(), name="event-loop lag"),
     ]
     yield

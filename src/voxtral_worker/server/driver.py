@@ -251,6 +251,7 @@ class SessionDriver:
             self.perform(self.session.stall(time.monotonic()))
 
     def _replay(self, line: LineName, connection: Connection, last_seq: int) -> None:
+        self.session.lines[line].catch_up(last_seq)
         texts, missed = self.session.lines[line].after(last_seq)
         for text in texts:
             connection.send(text)

@@ -41,6 +41,7 @@ class SessionLeases:
 
 async def _create(service: Service, config: SessionConfig) -> LeasedSession:
     session_id = service.create(config).session_id
+    await service.publish(session_id)
     token = service.credentials.issue(session_id) if service.credentials.are_needed else None
     return LeasedSession(session_id, token)
 

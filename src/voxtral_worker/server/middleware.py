@@ -16,6 +16,7 @@ from voxtral_worker.errors import (
     NotFound,
     RateLimited,
     TooLarge,
+    Unauthorized,
     WorkerError,
 )
 from voxtral_worker.server.access import check_address, client_address, is_allowed_origin
@@ -181,7 +182,10 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     if is_socket and not is_allowed_origin(request, settings):
         raise Forbidden("pages of this origin may not use the API")
     if not _is_open(request):
-        service.credentials.check(request, request.match_info.get("session_id"))
+        session_id = request.match_info.get("session_id")
+        is_good = service.credentials.check(request, session_id)
+        if not is_good and not await service.exists(session_id or ""):
+            raise Unauthorized("this token's session is over")
     return await handler(request)
 
 

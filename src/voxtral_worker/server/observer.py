@@ -1,7 +1,8 @@
-"""Shows what a session says to those who keep count of it: metrics, log, traces, admission."""
+"""Shows what a session says to those who count it: metrics, log, traces, admission, store."""
 
 import logging
 import time
+from collections.abc import Callable
 
 from voxtral_worker import metrics
 from voxtral_worker.sessions.admission import Admission
@@ -17,8 +18,14 @@ class Observer:
     """Sees every message of one session, in order, before it is sent."""
 
     def __init__(
-        self, session_id: str, tracing: Tracing | None = None, admission: Admission | None = None
+        self,
+        session_id: str,
+        tracing: Tracing | None = None,
+        admission: Admission | None = None,
+        note_change: Callable[[str], None] | None = None,
     ) -> None:
+        """`note_change` is told the session's id when what another worker needs has changed."""
+        self._note_change = note_change
         self._session_id = session_id
         self._tracing = tracing
         self._admission = admission
@@ -27,6 +34,8 @@ class Observer:
 
     def see(self, message: ServerMessage, now_s: float) -> None:
         """Take a message that is sent at `now_s` of the monotonic clock."""
+        if self._note_change is not None and _changes_record(message):
+            self._note_change(self._session_id)
         match message:
             case Status("speech_started"):
                 self._talks(now_s)
@@ -66,6 +75,13 @@ class Observer:
             self._tracing.failed(
                 self._session_id, message.turn_id, message.error.code, waited_s, time.time_ns()
             )
+
+
+def _changes_record(message: ServerMessage) -> bool:
+    match message:
+        case TextResponse() | Status("config_updated" | "history_cleared" | "history_trimmed"):
+            return True
+    return False
 
 
 def _log_turn(response: TextResponse) -> None:

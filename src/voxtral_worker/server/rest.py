@@ -1,6 +1,7 @@
 """The REST calls."""
 
 import json
+from typing import Any
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from voxtral_worker.server.middleware import SERVICE, count_call
 from voxtral_worker.server.openapi import DESCRIPTION
 from voxtral_worker.server.service import CLOSE_DONE, Phase
 from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.record import SessionRecord
 
 _PING_STATUS = {Phase.READY: 200, Phase.STARTING: 204}
 
@@ -46,6 +48,7 @@ async def create_session(request: web.Request) -> web.Response:
     service.registry.require_room()
     headers = await count_call(request, "sessions")
     session = service.create(config)
+    await service.publish(session.session_id)
     answer = {
         "session_id": session.session_id,
         "status": "created",
@@ -62,7 +65,10 @@ async def create_session(request: web.Request) -> web.Response:
 async def get_session(request: web.Request) -> web.Response:
     """Status, config and stats of a session."""
     service = request.app[SERVICE]
-    driver = service.driver(request.match_info["session_id"])
+    session_id = request.match_info["session_id"]
+    if not service.has(session_id) and (record := await service.look(session_id)) is not None:
+        return web.json_response(_elsewhere(session_id, record))
+    driver = service.driver(session_id)
     return web.json_response(
         {
             "session_id": driver.session.session_id,
@@ -82,6 +88,19 @@ async def delete_session(request: web.Request) -> web.Response:
     session_id = request.match_info["session_id"]
     await request.app[SERVICE].end(session_id, CLOSE_DONE, "session deleted")
     return web.json_response({"status": "deleted", "session_id": session_id})
+
+
+def _elsewhere(session_id: str, record: SessionRecord) -> dict[str, Any]:
+    """What is known of a session that another worker has, or had."""
+    stats = {
+        "message_count": record.message_count,
+        "error_count": record.error_count,
+        "queue_size": 0,
+        "open_connections": 0,
+        "audio_bytes_received": record.audio_bytes,
+    }
+    config = record.config.as_dict()
+    return {"session_id": session_id, "status": "active", "config": config, "stats": stats}
 
 
 async def _config_of(request: web.Request) -> SessionConfig:

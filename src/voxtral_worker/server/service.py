@@ -16,10 +16,13 @@ from voxtral_worker.server.access import Credentials
 from voxtral_worker.server.driver import SessionDriver
 from voxtral_worker.server.limits import AddressLimit, Counts
 from voxtral_worker.server.observer import Observer
+from voxtral_worker.server.session_keeper import SessionKeeper
+from voxtral_worker.server.session_store import Saved, SessionStore
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.limits import RollingLimit, Verdict
 from voxtral_worker.sessions.messages import Status
+from voxtral_worker.sessions.record import SessionRecord, read_record
 from voxtral_worker.sessions.registry import Registry
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.settings import Settings
@@ -37,6 +40,9 @@ SWEEP_S = 0.25
 CLOSE_DONE = 1000
 CLOSE_GOING_AWAY = 1012
 CLOSE_EXPIRED = 4408
+CLOSE_REPLACED = 4409
+
+_NO_SESSION = "session not found: create a new session"
 
 
 class Phase(Enum):
@@ -93,7 +99,9 @@ class Service:
         )
         self._calls = AddressLimit(self._counts, "calls", settings.rate_limit_text_per_minute)
         self._calls_under_way = 0
-        self._closing: set[asyncio.Task[None]] = set()
+        self._store = SessionStore(settings.session_store) if settings.session_store else None
+        self._keeper = self._keeper_of(self._store) if self._store else None
+        self._taking = asyncio.Lock()
 
     # The worker's life.
 
@@ -121,8 +129,10 @@ class Service:
         deadline_s = time.monotonic() + timeout_s
         while self._has_work() and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
-        for session in self.registry.everyone():
-            await self.end(session.session_id, CLOSE_GOING_AWAY, "worker going away: reconnect")
+        if self._keeper is not None:
+            await self._keeper.flush()
+        for session_id in self.registry.ids():
+            await self._close(session_id, CLOSE_GOING_AWAY, "worker going away: reconnect")
 
     def _has_work(self) -> bool:
         sessions = self.registry.everyone()
@@ -140,6 +150,8 @@ class Service:
     async def close(self) -> None:
         """Let go of what is shared with other workers; the last thing the server does."""
         await self._counts.close()
+        if self._store is not None:
+            await self._store.close()
 
     # Sessions.
 
@@ -151,24 +163,29 @@ class Service:
 
     def create(self, config: SessionConfig) -> Session:
         """A new session. Raises NotReady or AtCapacity."""
+        session = self._start(str(uuid.uuid4()), config)
+        metrics.sessions_total.inc()
+        log.info("session created", extra={"session_id": session.session_id})
+        return session
+
+    def _start(self, session_id: str, config: SessionConfig) -> Session:
         parts = self.require_ready()
         session = Session(
-            str(uuid.uuid4()),
+            session_id,
             config,
             time.monotonic(),
             self.settings.max_turn_seconds,
             # With a single place a guess would stand in everybody's way.
             speculates=self.settings.speculation and self.settings.max_batch_size > 1,
         )
-        self.registry.require_room()
-        if parts.admission is not None:
-            parts.admission.require_room(session.created_s)
+        self._require_room(session.created_s)
         self.registry.add(session)
         admission = parts.admission
         if admission is not None:
             admission.talks(session.session_id, session.created_s)
             metrics.sessions_talking.set(admission.talking(session.created_s))
-        observer = Observer(session.session_id, parts.tracing, admission)
+        note_change = self._keeper.note_change if self._keeper is not None else None
+        observer = Observer(session.session_id, parts.tracing, admission, note_change)
         self._drivers[session.session_id] = SessionDriver(
             session, parts.engine, parts.vad, observer
         )
@@ -177,10 +194,13 @@ class Service:
             RollingLimit(self.settings.rate_limit_text_per_minute, 60.0),
             RollingLimit(200, 10.0),
         )
-        metrics.sessions_total.inc()
         metrics.sessions_active.set(len(self.registry))
-        log.info("session created", extra={"session_id": session.session_id})
         return session
+
+    def _require_room(self, now_s: float) -> None:
+        self.registry.require_room()
+        if self.parts is not None and self.parts.admission is not None:
+            self.parts.admission.require_room(now_s)
 
     def has(self, session_id: str) -> bool:
         """Whether there is such a session."""
@@ -192,16 +212,76 @@ class Service:
         return self._drivers[session_id]
 
     async def end(self, session_id: str, code: int, reason: str) -> None:
-        """End a session, with its connections. Raises SessionNotFound."""
+        """End a session, with its connections, wherever it is. Raises SessionNotFound."""
+        if self._store is not None and not self.has(session_id):
+            is_sane = _is_known_form(session_id)
+            if not is_sane or not await self._store.end(session_id, whoever_owns_it=True):
+                raise SessionNotFound(_NO_SESSION)
+            return
+        await self._close(session_id, code, reason)
+        if self._keeper is not None:
+            # Who has expired here may have gone on at another worker.
+            self._keeper.note_end(session_id, whoever_owns_it=code != CLOSE_EXPIRED)
+
+    async def _close(self, session_id: str, code: int, reason: str) -> None:
+        """Close a session here; its record, if it has one, stays."""
         self.registry.remove(session_id)
         driver = self._drivers.pop(session_id)
         self._limits.pop(session_id)
-        self.credentials.revoke(session_id)
         if self.parts is not None and self.parts.admission is not None:
             self.parts.admission.leaves(session_id)
         metrics.sessions_active.set(len(self.registry))
         await driver.close(code, reason)
         log.info("session ended", extra={"session_id": session_id, "reason": reason})
+
+    # Sessions that several workers share.
+
+    async def publish(self, session_id: str) -> None:
+        """Let other workers know of a new session, before its client does."""
+        if self._keeper is not None:
+            await self._keeper.save(session_id)
+
+    async def keep(self) -> None:
+        """Keep the other workers' knowledge up to date; runs until cancelled."""
+        if self._keeper is not None:
+            await self._keeper.run()
+
+    async def exists(self, session_id: str) -> bool:
+        """Whether there is such a session, here or elsewhere."""
+        return self.has(session_id) or await self.look(session_id) is not None
+
+    async def look(self, session_id: str) -> SessionRecord | None:
+        """The record of a session that is elsewhere; it stays there."""
+        if self._store is None or not _is_known_form(session_id):
+            return None
+        return _read(await self._store.look(session_id))
+
+    async def bring(self, session_id: str) -> None:
+        """If a session is not here but elsewhere, take it over. Raises AtCapacity or NotReady."""
+        if self._store is None or self._keeper is None or not _is_known_form(session_id):
+            return
+        async with self._taking:
+            if self.has(session_id):
+                return
+            self.require_ready()
+            self._require_room(time.monotonic())
+            record = _read(await self._store.take(session_id, self._keeper.ttl_s))
+            if record is not None:
+                self._start(session_id, record.config).go_on_from(record)
+                metrics.sessions_taken_over.inc()
+                log.info("session taken over", extra={"session_id": session_id})
+
+    def _keeper_of(self, store: SessionStore) -> SessionKeeper:
+        idle_s = self.settings.session_idle_timeout_seconds
+        return SessionKeeper(store, idle_s, self.registry, self._let_go)
+
+    async def _let_go(self, session_id: str, saved: Saved) -> None:
+        if not self.has(session_id):
+            return
+        if saved is Saved.ENDED:
+            await self._close(session_id, CLOSE_DONE, "session deleted")
+        else:
+            await self._close(session_id, CLOSE_REPLACED, "taken over by another worker")
 
     async def sweep(self) -> None:
         """End sessions that have been quiet for too long; runs until cancelled."""
@@ -253,7 +333,7 @@ class Service:
         try:
             return self._limits[session_id]
         except KeyError:
-            raise SessionNotFound("session not found: create a new session") from None
+            raise SessionNotFound(_NO_SESSION) from None
 
     def _check(self, verdict: Verdict, what: str) -> None:
         if self.settings.rate_limit_enabled and not verdict.allowed:
@@ -290,3 +370,21 @@ class Service:
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "ready": is_ready,
         }
+
+
+def _read(text: bytes | None) -> SessionRecord | None:
+    if text is None:
+        return None
+    try:
+        return read_record(text)
+    except ValueError as error:
+        log.warning("a session's record cannot be used: %s", error)
+        return None
+
+
+def _is_known_form(session_id: str) -> bool:
+    """Whether it could be the id of a session: the store is not asked for anything else."""
+    try:
+        return str(uuid.UUID(session_id)) == session_id
+    except ValueError:
+        return False

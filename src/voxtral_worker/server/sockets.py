@@ -49,6 +49,7 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
     service.require_ready()
     last_seq = parse_last_seq(request.query.get("last_seq"))
     socket.headers.update(await count_call(request, "connections"))
+    await service.bring(request.match_info["session_id"])
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()

@@ -34,6 +34,8 @@ class Answers:
     def __init__(self, owner: str, config: SessionConfig) -> None:
         self.config = config
         self.history: list[Exchange] = []
+        # Audio up to here belongs to turns that are over and answered.
+        self.settled_bytes = 0
         self._owner = owner
         self._epoch = 0
         self._waiting: deque[Turn] = deque()
@@ -108,6 +110,7 @@ class Answers:
                 return [Send(turn.line, trimmed)]
             case Failed(error):
                 self._current = None
+                self._settle(turn)
                 failed = ErrorMessage(error, turn.turn_id, turn.request_id)
                 settled = _settled(turn, Timings())
                 return [Send(turn.line, failed), *settled, *self._answer_next(now_s)]
@@ -159,8 +162,10 @@ class Answers:
 
     def _finish(self, turn: Turn, finished: Finished, now_s: float) -> list[Effect]:
         self._current = None
+        self._settle(turn)
         if turn.records_history and turn.epoch == self._epoch:
-            self.history.append(Exchange(turn.user, AssistantTurn(tuple(turn.token_ids))))
+            answer = AssistantTurn(tuple(turn.token_ids), words=turn.text)
+            self.history.append(Exchange(turn.user, answer))
         usage, timings = finished.usage, finished.timings
         response = TextResponse(
             turn.text,
@@ -177,6 +182,9 @@ class Answers:
         )
         settled = _settled(turn, timings)
         return [Send(turn.line, response), *settled, *self._answer_next(now_s)]
+
+    def _settle(self, turn: Turn) -> None:
+        self.settled_bytes = max(self.settled_bytes, turn.audio_bytes)
 
 
 def _settled(turn: Turn, timings: Timings) -> list[Effect]:

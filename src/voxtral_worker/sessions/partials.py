@@ -29,6 +29,12 @@ class StablePrefix:
     def __init__(self) -> None:
         self._stable: list[str] = []
         self._last: list[str] = []
+        self._shown: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What was shown last."""
+        return " ".join(self._shown)
 
     def update(self, hypothesis: str) -> tuple[str, int]:
         """The text to show, and how many of its first characters are stable."""
@@ -41,8 +47,8 @@ class StablePrefix:
         if agreed > len(self._stable) and words[: len(self._stable)] == self._stable:
             self._stable = words[:agreed]
         self._last = words
-        shown = self._stable + words[len(self._stable) :]
-        return " ".join(shown), len(" ".join(self._stable))
+        self._shown = self._stable + words[len(self._stable) :]
+        return self.text, len(" ".join(self._stable))
 
 
 class Partials:
@@ -64,6 +70,11 @@ class Partials:
     def is_due(self, frame: int) -> bool:
         """Whether it is time for the next one."""
         return self.generation_id is None and frame >= self._due_frame
+
+    @property
+    def text(self) -> str:
+        """What was last heard of the turn, or nothing."""
+        return self._stable.text
 
     def ask(self, audio: Audio, config: SessionConfig, frame: int) -> list[Effect]:
         """Ask for a transcript of the turn so far."""

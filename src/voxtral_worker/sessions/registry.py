@@ -34,6 +34,10 @@ class Registry:
         except KeyError:
             raise SessionNotFound("session not found: create a new session") from None
 
+    def find(self, session_id: str) -> Session | None:
+        """The session of an id, or None."""
+        return self._sessions.get(session_id)
+
     def remove(self, session_id: str) -> Session:
         """Take a session out. Raises SessionNotFound."""
         session = self.get(session_id)
@@ -44,6 +48,10 @@ class Registry:
         """Sessions whose last activity is older than the idle timeout."""
         horizon_s = now_s - self._idle_timeout_s
         return [s for s in self._sessions.values() if s.last_activity_s <= horizon_s]
+
+    def ids(self) -> list[str]:
+        """The ids of all sessions."""
+        return list(self._sessions)
 
     def everyone(self) -> list[Session]:
         """All sessions."""

@@ -10,6 +10,7 @@ order in which they are to be performed.
     socket ◀── Send(text_delta, text_response) ◀── history ◀── events
 """
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,7 @@ from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, 
 from voxtral_worker.sessions.line import Line
 from voxtral_worker.sessions.messages import ErrorMessage, Status, TextInput
 from voxtral_worker.sessions.partials import Partials
+from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.speculation import Speculation, Speculator
 from voxtral_worker.sessions.turn import Turn
 from voxtral_worker.turns.detector import (
@@ -38,6 +40,8 @@ from voxtral_worker.turns.detector import (
 )
 
 FRAME_MS = 32
+# Ids of turns that a worker may have given away since it last told the store.
+TURNS_UNTOLD = 100
 
 
 class Session:
@@ -98,6 +102,31 @@ class Session:
     def history(self) -> tuple[Exchange, ...]:
         """What was said so far, as it goes into the next prompt."""
         return tuple(self._answers.history)
+
+    # Moving to another worker.
+
+    def record(self) -> SessionRecord:
+        """What another worker would go on from."""
+        if not self.has_open_turn and not self.queue_size:
+            self._answers.settled_bytes = self.audio_bytes_received
+        return SessionRecord(
+            self.config,
+            self.history,
+            self._turns,
+            {name.value: line.seq for name, line in self.lines.items()},
+            self._answers.settled_bytes,
+            self.message_count,
+            self.error_count,
+        )
+
+    def go_on_from(self, record: SessionRecord) -> None:
+        """Take over what another worker has recorded; this session must be new."""
+        self._answers.history.extend(record.history)
+        self._answers.settled_bytes = self.audio_bytes_received = record.audio_bytes
+        self._turns = record.turns + TURNS_UNTOLD
+        self.lines = {name: Line(record.seqs.get(name.value, 0)) for name in LineName}
+        self.message_count = record.message_count
+        self.error_count = record.error_count
 
     # Listening.
 
@@ -166,6 +195,7 @@ class Session:
             user = UserTurn((Audio(self._samples(ended.first_frame, ended.end_frame)),))
         else:
             user = speculation.request.conversation.user
+        user = dataclasses.replace(user, heard=self._partials.text)
         turn = Turn(
             turn_id,
             LineName.AUDIO,
@@ -174,6 +204,7 @@ class Session:
             decided_s=now_s,
             speech_end_s=self._heard[ended.last_speech_frame - self._heard_from][1],
             speech_ms=ended.speech_frames * FRAME_MS,
+            audio_bytes=self.audio_bytes_received,
         )
         if speculation is None:
             return effects + self._answers.add(turn, now_s)

@@ -24,6 +24,8 @@ class Turn:
     decided_s: float
     speech_end_s: float
     speech_ms: int = 0
+    # How much audio had come when the turn was over.
+    audio_bytes: int = 0
     request_id: RequestId | None = None
     epoch: int = 0
     records_history: bool = True
