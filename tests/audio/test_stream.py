@@ -80,3 +80,17 @@ def test_opus_is_decoded_at_its_own_rate_whatever_the_session_says() -> None:
     frames = frames_of(stream, [silent_packet] * 100)
     assert 50 <= len(frames) <= 2 * SAMPLE_RATE // FRAME_SAMPLES
     assert np.abs(frames).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rate", "size"),
+    [("pcm_s16le", 24_000, 2), ("pcm_s16le", 16_000, 2), ("alaw", 8_000, 1)],
+)
+def test_the_last_frames_hold_all_that_was_pushed(encoding: str, rate: int, size: int) -> None:
+    stream = AudioStream(encoding, rate)
+    whole = np.concatenate([stream.push(pcm(0.51, rate)[: int(0.51 * rate) * size])])
+    last = stream.finish()
+    samples = np.concatenate([whole, last]).reshape(-1)
+    expected = 0.51 * SAMPLE_RATE
+    assert expected - 2 <= len(samples) < expected + FRAME_SAMPLES + 2
+    assert not AudioStream("pcm_s16le", SAMPLE_RATE).finish().size

@@ -28,7 +28,7 @@ class HeldEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.generations: list[Generation] = []
+        self.last: Generation | None = None
         self.holds = False
         self.has_begun = threading.Event()
 
@@ -46,7 +46,7 @@ class HeldEngine:
             self.has_begun.set()
 
         generation = self._engine.submit(request, hear)
-        self.generations.append(generation)
+        self.last = generation
         return generation
 
 
@@ -85,6 +85,7 @@ class EmbeddedServer:
     def stop(self) -> None:
         self.thread.stop()
         self.engine.stop()
+        self.engine.last = None
         self._vad.stop()
 
 

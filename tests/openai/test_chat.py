@@ -131,7 +131,7 @@ async def test_what_is_not_offered_is_told_by_its_name(
     assert caught.value.type == "invalid_request_error"
     assert caught.value.param is not None
     assert caught.value.param.startswith(param)
-    assert param.partition("[")[0] in caught.value.message
+    assert caught.value.param in caught.value.message
 
 
 @pytest.mark.parametrize("data", ["*", "AAAA"])
@@ -169,11 +169,9 @@ async def test_a_client_that_leaves_in_mid_stream_frees_the_engine(
     embedded.engine.holds = True
     try:
         for streams in (True, False):
-            before = len(embedded.engine.generations)
             embedded.engine.has_begun.clear()
             await leave(client, embedded, streams)
-            (generation,) = embedded.engine.generations[before:]
-            await until_cancelled(generation)
+            await until_cancelled(embedded.engine.last)
     finally:
         embedded.engine.holds = False
 
@@ -192,7 +190,8 @@ async def leave(client: AsyncOpenAI, embedded: EmbeddedServer, streams: bool) ->
     await asyncio.wait([call])
 
 
-async def until_cancelled(generation: Generation) -> None:
+async def until_cancelled(generation: Generation | None) -> None:
+    assert generation is not None
     async with asyncio.timeout(WAIT_S):
         while not generation.is_cancelled:  # noqa: ASYNC110 - it knows no events
             await asyncio.sleep(0.01)

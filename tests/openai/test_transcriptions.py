@@ -108,6 +108,7 @@ async def test_what_is_not_offered_is_told_by_its_name(
     assert caught.value.type == "invalid_request_error"
     assert caught.value.param is not None
     assert caught.value.param.startswith(param)
+    assert caught.value.param in caught.value.message
 
 
 async def test_only_the_served_model_can_be_asked(client: AsyncOpenAI) -> None:

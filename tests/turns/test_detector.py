@@ -149,6 +149,14 @@ def test_a_more_sensitive_detector_hears_quieter_speech() -> None:
     assert heard == [False, False, True, True]
 
 
+def test_a_threshold_and_a_pre_roll_of_ones_own_go_before_the_sensitivity() -> None:
+    detector = TurnDetector(sensitivity=3)
+    detector.reconfigure(3, 500, threshold=0.7, pre_roll_ms=64)
+    assert hear(detector, [0.6] * 30) == []
+    assert hear(detector, speech(MIN_SPEECH_FRAMES)) == [SpeechStarted(28)]
+    assert detector.oldest_needed_frame == 28
+
+
 def test_a_new_config_leaves_an_open_turn_open() -> None:
     detector = TurnDetector(2, 500)
     hear(detector, speech(10) + silence(10))

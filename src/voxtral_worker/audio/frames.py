@@ -21,3 +21,8 @@ class Framer:
         self._rest = joined[whole:]
         frames: NDArray[np.float32] = joined[:whole].reshape(-1, FRAME_SAMPLES)
         return frames
+
+    def finish(self) -> NDArray[np.float32]:
+        """What is left as one frame filled up with silence, float32 [k, 512], k is 0 or 1."""
+        missing = -len(self._rest) % FRAME_SAMPLES
+        return self.push(np.zeros(missing, np.float32))

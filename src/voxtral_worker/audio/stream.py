@@ -32,3 +32,10 @@ class AudioStream:
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
         return self._framer.push(samples)
+
+    def finish(self) -> NDArray[np.float32]:
+        """The last frames, filled up with silence; nothing may be pushed after them."""
+        rest = np.zeros(0, np.float32)
+        if self._resampler is not None:
+            rest = self._resampler.resample_chunk(rest, last=True)
+        return np.concatenate([self._framer.push(rest), self._framer.finish()])

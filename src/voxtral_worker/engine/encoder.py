@@ -30,7 +30,8 @@ class Encoder:
     def encode_some(self, waiting: Iterable[Audio]) -> None:
         """Encode the next few windows of the pieces that wait, the first ones first."""
         batch: list[tuple[Audio, torch.Tensor]] = []
-        for audio in waiting:
+        # A piece that several sequences wait for is encoded once.
+        for audio in {piece.audio_id: piece for piece in waiting}.values():
             if len(batch) == self._at_once:
                 break
             features, done = self._begin(audio)

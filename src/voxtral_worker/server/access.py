@@ -12,6 +12,7 @@ from voxtral_worker.errors import Forbidden, Unauthorized
 from voxtral_worker.settings import Network, Settings
 
 _TOKEN_AUDIENCE = "voxtral-worker session"
+KEY_PROTOCOL = "openai-insecure-api-key."
 
 
 def client_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
@@ -160,4 +161,12 @@ def _presented(request: web.Request) -> list[str]:
         found.append(bearer.strip())
     found.append(request.headers.get("X-API-Key", "").strip())
     found.append(request.query.get("token", "").strip())
+    if request.path == "/v1/realtime":
+        # Browsers can send no headers with a WebSocket, so OpenAI's clients name the key there.
+        protocols = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")
+        found += [
+            name.strip().removeprefix(KEY_PROTOCOL)
+            for name in protocols
+            if name.strip().startswith(KEY_PROTOCOL)
+        ]
     return [credential for credential in found if credential and credential.isascii()]

@@ -11,6 +11,7 @@ from voxtral_worker.server import rest, sockets
 from voxtral_worker.server.access_log import name_lines, tell_request_id
 from voxtral_worker.server.middleware import SERVICE, allow_origins, check_access, tell_errors
 from voxtral_worker.server.openai.calls import Calls
+from voxtral_worker.server.openai.realtime.socket import realtime_socket
 from voxtral_worker.server.service import Service
 from voxtral_worker.settings import EMBEDDED_MODEL
 
@@ -41,6 +42,7 @@ def make_app(service: Service) -> web.Application:
             web.get("/ws/audio/{session_id}", sockets.audio_socket, allow_head=False),
             web.get("/ws/control/{session_id}", sockets.control_socket, allow_head=False),
             *Calls(service).routes(),
+            web.get("/v1/realtime", realtime_socket, allow_head=False),
             web.get("/", _console_page),
             *([web.static("/console/clips/", CLIPS)] if CLIPS.is_dir() else []),
             web.static("/console/", CONSOLE),

@@ -63,11 +63,18 @@ class Attach:
     last_seq: int
 
 
-Item: TypeAlias = bytes | ClientMessage | Attach
+class DialectItem:
+    """A message of another dialect than the documented one, for that dialect's driver."""
+
+
+Item: TypeAlias = bytes | ClientMessage | Attach | DialectItem
 
 
 class SessionDriver:
     """One task takes what both connections bring, in the order in which it came."""
+
+    # Whether the documented sockets may open connections to the session.
+    is_open_to_sockets = True
 
     def __init__(self, session: Session, engine: "Engine", vad: "Vad", observer: Observer) -> None:
         self.session = session
@@ -323,10 +330,14 @@ class SessionDriver:
         connection.send(self._write(line, message))
 
     def _write(self, line: LineName, message: ServerMessage) -> str:
+        self._note(message)
+        return self.session.lines[line].write(message, time.time())
+
+    def _note(self, message: ServerMessage) -> None:
+        """Count, log and trace what is told, in whatever dialect."""
         if isinstance(message, ErrorMessage):
             self.session.error_count += 1
         self._observer.see(message, time.monotonic())
-        return self.session.lines[line].write(message, time.time())
 
 
 def parse_last_seq(text: str | None) -> int | None:

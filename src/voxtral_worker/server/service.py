@@ -5,10 +5,10 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from voxtral_worker import metrics
 from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from voxtral_worker.engine.engine import Engine
     from voxtral_worker.engine.model import LoadedModel
     from voxtral_worker.turns.vad import Vad
+
+    MakeDriver: TypeAlias = Callable[[Session, Engine, Vad, Observer], SessionDriver]
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +163,23 @@ class Service:
             raise NotReady(f"the worker is {self.phase.value}", retry_after_s=5)
         return self.parts
 
-    def create(self, config: SessionConfig) -> Session:
+    def require_room(self) -> None:
+        """Raises NotReady or AtCapacity unless there is room for one more session."""
+        parts = self.require_ready()
+        self.registry.require_room()
+        if parts.admission is not None:
+            parts.admission.require_room(time.monotonic())
+
+    def create(self, config: SessionConfig, make_driver: "MakeDriver" = SessionDriver) -> Session:
         """A new session. Raises NotReady or AtCapacity."""
-        session = self._start(str(uuid.uuid4()), config)
+        session = self._start(str(uuid.uuid4()), config, make_driver)
         metrics.sessions_total.inc()
         log.info("session created", extra={"session_id": session.session_id})
         return session
 
-    def _start(self, session_id: str, config: SessionConfig) -> Session:
+    def _start(
+        self, session_id: str, config: SessionConfig, make_driver: "MakeDriver" = SessionDriver
+    ) -> Session:
         parts = self.require_ready()
         session = Session(
             session_id,
@@ -178,7 +189,7 @@ class Service:
             # With a single place a guess would stand in everybody's way.
             speculates=self.settings.speculation and self.settings.max_batch_size > 1,
         )
-        self._require_room(session.created_s)
+        self.require_room()
         self.registry.add(session)
         admission = parts.admission
         if admission is not None:
@@ -186,9 +197,7 @@ class Service:
             metrics.sessions_talking.set(admission.talking(session.created_s))
         note_change = self._keeper.note_change if self._keeper is not None else None
         observer = Observer(session.session_id, parts.tracing, admission, note_change)
-        self._drivers[session.session_id] = SessionDriver(
-            session, parts.engine, parts.vad, observer
-        )
+        self._drivers[session.session_id] = make_driver(session, parts.engine, parts.vad, observer)
         self._limits[session.session_id] = SessionLimits(
             RollingLimit(self.settings.rate_limit_audio_bytes_per_second, 1.0),
             RollingLimit(self.settings.rate_limit_text_per_minute, 60.0),
@@ -196,11 +205,6 @@ class Service:
         )
         metrics.sessions_active.set(len(self.registry))
         return session
-
-    def _require_room(self, now_s: float) -> None:
-        self.registry.require_room()
-        if self.parts is not None and self.parts.admission is not None:
-            self.parts.admission.require_room(now_s)
 
     def has(self, session_id: str) -> bool:
         """Whether there is such a session."""
@@ -264,7 +268,7 @@ class Service:
             if self.has(session_id):
                 return
             self.require_ready()
-            self._require_room(time.monotonic())
+            self.require_room()
             record = _read(await self._store.take(session_id, self._keeper.ttl_s))
             if record is not None:
                 self._start(session_id, record.config).go_on_from(record)

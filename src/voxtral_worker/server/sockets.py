@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from aiohttp import WSMsgType, web
 
@@ -9,7 +11,7 @@ from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput, RateLimited, SessionNotFound, TooLarge, WorkerError
 from voxtral_worker.server.access_log import CONNECTION, log_opening
 from voxtral_worker.server.connection import CLOSE_TIMEOUT_S, Connection
-from voxtral_worker.server.driver import Attach, SessionDriver, parse_last_seq
+from voxtral_worker.server.driver import Attach, Item, SessionDriver, parse_last_seq
 from voxtral_worker.server.middleware import SERVICE, count_call
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.effects import LineName
@@ -20,6 +22,8 @@ from voxtral_worker.sessions.messages import (
     parse,
     to_wire,
 )
+
+D = TypeVar("D", bound=SessionDriver)
 
 MAX_FRAME_BYTES = 1 << 20
 # Beyond this the protocol layer closes with 1009 before anybody sees the frame.
@@ -40,14 +44,30 @@ async def control_socket(request: web.Request) -> web.WebSocketResponse:
 
 
 async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
+    last_seq = parse_last_seq(request.query.get("last_seq"))
+
+    async def converse(socket: web.WebSocketResponse, connection: Connection) -> None:
+        await _converse(request, line, socket, connection, last_seq)
+
+    return await serve_socket(request, converse)
+
+
+async def serve_socket(
+    request: web.Request,
+    converse: Callable[[web.WebSocketResponse, Connection], Awaitable[None]],
+    protocols: tuple[str, ...] = (),
+) -> web.WebSocketResponse:
+    """One WebSocket from its refusals to its close. Raises what refuses it."""
     service = request.app[SERVICE]
     socket = web.WebSocketResponse(
-        max_msg_size=MAX_PROTOCOL_BYTES, heartbeat=PROTOCOL_PING_S, timeout=CLOSE_TIMEOUT_S
+        max_msg_size=MAX_PROTOCOL_BYTES,
+        heartbeat=PROTOCOL_PING_S,
+        timeout=CLOSE_TIMEOUT_S,
+        protocols=protocols,
     )
     if not socket.can_prepare(request).ok:
         raise BadInput("this path is a WebSocket: send an upgrade request")
     service.require_ready()
-    last_seq = parse_last_seq(request.query.get("last_seq"))
     socket.headers.update(await count_call(request, "connections"))
     await service.bring(request.match_info["session_id"])
     await socket.prepare(request)
@@ -56,7 +76,7 @@ async def _serve(request: web.Request, line: LineName) -> web.WebSocketResponse:
     connection = request[CONNECTION] = Connection(socket, request.transport)
     log_opening(request)
     try:
-        await _converse(request, line, socket, connection, last_seq)
+        await converse(socket, connection)
     finally:
         metrics.connections_active.dec()
         await connection.finished()
@@ -73,30 +93,34 @@ async def _converse(
     service = request.app[SERVICE]
     try:
         driver = service.driver(request.match_info["session_id"])
+        if not driver.is_open_to_sockets:
+            raise SessionNotFound("session not found: it is spoken to in another dialect")
     except SessionNotFound as error:
         connection.send(to_wire(ErrorMessage(error), time.time()))
         connection.close(CLOSE_NOT_FOUND, "session not found")
         metrics.errors_sent.labels(error.code).inc()
-        await _read_until_closed(socket)
+        await read_until_closed(socket)
         return
     driver.attach(line, connection, waits_for_replay=last_seq is not None)
     if last_seq is not None:
         await driver.take(line, connection, Attach(connection, last_seq))
     heart = asyncio.create_task(_beat(service, driver, line, connection))
     try:
-        await _read(service, driver, line, socket, connection)
+        await read(service, driver, line, socket, connection, _checked)
     finally:
         heart.cancel()
         driver.detach(line, connection)
 
 
-async def _read(
+async def read(
     service: Service,
-    driver: SessionDriver,
+    driver: D,
     line: LineName,
     socket: web.WebSocketResponse,
     connection: Connection,
+    check: Callable[[Service, D, LineName, str | bytes, int], Item],
 ) -> None:
+    """Frames until close; `check` reads each one, or raises what is wrong with it."""
     async for frame in socket:
         if frame.type not in (WSMsgType.TEXT, WSMsgType.BINARY) or connection.is_closing:
             continue
@@ -105,9 +129,9 @@ async def _read(
         driver.session.message_count += 1
         metrics.messages_received.inc()
         try:
-            item = _checked(service, driver, line, frame.data, size)
+            item = check(service, driver, line, frame.data, size)
             if not await driver.take(line, connection, item):
-                await _read_until_closed(socket)
+                await read_until_closed(socket)
                 return
         except SessionNotFound:
             continue
@@ -154,7 +178,8 @@ async def _beat(
         driver.heartbeat(line, connection)
 
 
-async def _read_until_closed(socket: web.WebSocketResponse) -> None:
+async def read_until_closed(socket: web.WebSocketResponse) -> None:
+    """Take no notice of what still comes."""
     # Only while reading does the library see the client's answer to a close.
     async for _ in socket:
         pass

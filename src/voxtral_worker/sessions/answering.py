@@ -80,17 +80,25 @@ class Answers:
             effects += self.on_event(turn.generation_id, event, now_s)
         return effects
 
-    def request(self, user: UserTurn, urgency: Urgency, *, is_audio: bool) -> GenerationRequest:
+    def request(
+        self,
+        user: UserTurn,
+        urgency: Urgency,
+        *,
+        is_audio: bool,
+        config: SessionConfig | None = None,
+    ) -> GenerationRequest:
         """What the engine would be asked if a turn were answered now."""
-        transcribes = self.config.mode == "transcribe" and is_audio
+        config = config or self.config
+        transcribes = config.mode == "transcribe" and is_audio
         conversation = Conversation(
             user,
             () if transcribes else tuple(self.history),
-            self.config.system_prompt,
+            config.system_prompt,
             transcribes,
-            self.config.language,
+            config.language,
         )
-        return GenerationRequest(conversation, self._sampling(transcribes), urgency, self._owner)
+        return GenerationRequest(conversation, _sampling(config, transcribes), urgency, self._owner)
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
         """Take what the engine says; a generation that was cancelled says nothing."""
@@ -150,15 +158,9 @@ class Answers:
         turn = self._waiting.popleft()
         self._begin(turn)
         turn.asked_s = now_s
-        request = self.request(turn.user, Urgency.TURN, is_audio=turn.source == "audio")
+        is_audio = turn.source == "audio"
+        request = self.request(turn.user, Urgency.TURN, is_audio=is_audio, config=turn.config)
         return [Generate(turn.generation_id, request)]
-
-    def _sampling(self, transcribes: bool) -> Sampling:
-        temperature = self.config.temperature
-        if transcribes and "temperature" not in self.config.given:
-            # The model card: 0.2 to chat, 0 to transcribe.
-            temperature = 0.0
-        return Sampling(temperature, self.config.top_p, self.config.max_length)
 
     def _finish(self, turn: Turn, finished: Finished, now_s: float) -> list[Effect]:
         self._current = None
@@ -185,6 +187,14 @@ class Answers:
 
     def _settle(self, turn: Turn) -> None:
         self.settled_bytes = max(self.settled_bytes, turn.audio_bytes)
+
+
+def _sampling(config: SessionConfig, transcribes: bool) -> Sampling:
+    temperature = config.temperature
+    if transcribes and "temperature" not in config.given:
+        # The model card: 0.2 to chat, 0 to transcribe.
+        temperature = 0.0
+    return Sampling(temperature, config.top_p, config.max_length)
 
 
 def _settled(turn: Turn, timings: Timings) -> list[Effect]:

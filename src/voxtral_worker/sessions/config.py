@@ -100,6 +100,10 @@ class SessionConfig:
     stream: bool = True
     interim: bool = False
     barge_in: bool = True
+    # What only other dialects than the documented one set.
+    threshold: float | None = None
+    pre_roll_ms: int = 320
+    answers_turns: bool = True
     given: frozenset[str] = field(default=frozenset(), repr=False)
 
     def updated(self, changes: object) -> "SessionConfig":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
+from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import BadInput, TooLarge, WorkerError
 from voxtral_worker.sessions.config import (
     MAX_TEXT_CHARACTERS,
@@ -102,13 +103,26 @@ def _control(message: Mapping[str, Any]) -> Control:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A spoken turn in ms since the session's audio began, and its sound once it is over."""
+
+    start_ms: int
+    end_ms: int | None = None
+    audio: Audio | None = None
+
+
+@dataclass(frozen=True)
 class Status:
-    """What has happened in the session; one of a turn names it and is numbered."""
+    """What has happened in the session; one of a turn names it and is numbered.
+
+    `heard` is for those who say it in another dialect, and not on the wire.
+    """
 
     kind: ClassVar[str] = "status"
     status: str
     turn_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    heard: Heard | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_numbered(self) -> bool:

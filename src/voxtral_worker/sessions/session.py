@@ -18,18 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtral_worker.engine.conversation import Audio, Exchange, UserTurn
+from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
-from voxtral_worker.errors import WorkerError
+from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.sessions.answering import Answers
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send, Settle
 from voxtral_worker.sessions.line import Line
-from voxtral_worker.sessions.messages import ErrorMessage, Status, TextInput
+from voxtral_worker.sessions.messages import ErrorMessage, Heard, Status, TextInput
 from voxtral_worker.sessions.partials import Partials
 from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.speculation import Speculation, Speculator
 from voxtral_worker.sessions.turn import Turn
+from voxtral_worker.sessions.unanswered import Unanswered
 from voxtral_worker.turns.detector import (
     SpeechPaused,
     SpeechResumed,
@@ -63,13 +64,12 @@ class Session:
         self.error_count = 0
         self.audio_bytes_received = 0
         self.lines = {name: Line() for name in LineName}
-        self._detector = TurnDetector(
-            config.vad_sensitivity, config.silence_ms, int(max_turn_s * 1000 / FRAME_MS)
-        )
+        self._detector = TurnDetector(max_turn_frames=int(max_turn_s * 1000 / FRAME_MS))
         self._heard: deque[tuple[NDArray[np.float32], float]] = deque()
         self._heard_from = 0
         self._turns = 0
         self._open_turn_id: str | None = None
+        self._unanswered = Unanswered()
         self._answers = Answers(session_id, config)
         self._partials = Partials()
         self._speculates = speculates
@@ -77,6 +77,7 @@ class Session:
         self._speculation: Speculation | None = None
         # Wrong guesses of which the engine has not yet said what they cost.
         self._discarded: set[str] = set()
+        self.use_config(config)
 
     @property
     def config(self) -> SessionConfig:
@@ -97,6 +98,11 @@ class Session:
     def queue_size(self) -> int:
         """Turns and texts waiting or being answered."""
         return self._answers.queue_size
+
+    @property
+    def unanswered(self) -> int:
+        """Lots of what the user said that nobody was to answer yet."""
+        return len(self._unanswered)
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -165,7 +171,7 @@ class Session:
     def _on_turn_event(self, event: TurnEvent, now_s: float) -> list[Effect]:
         match event:
             case SpeechStarted():
-                return self._start_turn(now_s)
+                return self._start_turn(event, now_s)
             case SpeechPaused():
                 self._speculator.begin_pause(event)
                 return []
@@ -174,28 +180,34 @@ class Session:
                 return self._discard()
         return self._end_turn(event, now_s)
 
-    def _start_turn(self, now_s: float) -> list[Effect]:
+    def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
         effects = self._answers.stop("interrupted", now_s) if self.config.barge_in else []
         self._open_turn_id = self._new_turn_id()
         self._partials.begin_turn(self._open_turn_id, self._detector.frames_heard)
-        return [*effects, Send(LineName.AUDIO, Status("speech_started", self._open_turn_id))]
+        heard = Heard(started.first_frame * FRAME_MS)
+        status = Status("speech_started", self._open_turn_id, heard=heard)
+        return [*effects, Send(LineName.AUDIO, status)]
 
     def _end_turn(self, ended: TurnEnded, now_s: float) -> list[Effect]:
         effects = self._partials.drop()
         if self._open_turn_id is None:
             return [*effects, Send(LineName.AUDIO, Status("no_speech", self._new_turn_id()))]
         turn_id, self._open_turn_id = self._open_turn_id, None
-        reason = {"reason": ended.reason} if ended.reason == "too_long" else {}
-        effects.append(Send(LineName.AUDIO, Status("speech_ended", turn_id, reason)))
-        effects.append(Send(LineName.AUDIO, Status("processing", turn_id)))
         effects += self._drop_stale_speculation(ended)
         self._speculator.end_turn()
         speculation, self._speculation = self._speculation, None
         if speculation is None:
-            user = UserTurn((Audio(self._samples(ended.first_frame, ended.end_frame)),))
+            audio = Audio(self._samples(ended.first_frame, ended.end_frame))
+            user = self._unanswered.with_audio(audio)
         else:
             user = speculation.request.conversation.user
         user = dataclasses.replace(user, heard=self._partials.text)
+        effects.append(Send(LineName.AUDIO, _speech_ended(turn_id, ended, user)))
+        if not self.config.answers_turns:
+            self._unanswered.add(turn_id, user.parts[-1:])
+            return effects
+        self._unanswered.clear()
+        effects.append(Send(LineName.AUDIO, Status("processing", turn_id)))
         turn = Turn(
             turn_id,
             LineName.AUDIO,
@@ -231,12 +243,14 @@ class Session:
 
     def _look_at_pause(self, now_s: float) -> list[Effect]:
         pause, frame = self._speculator.pause, self._detector.frames_heard
-        if not self._speculates or pause is None or not self._answers.is_idle:
+        may_guess = self._speculates and self.config.answers_turns and self._answers.is_idle
+        if pause is None or not may_guess:
             return []
         if not self._speculator.is_time_to_guess(frame):
             return []
         self._speculator.guess()
-        user = UserTurn((Audio(self._samples(pause.first_frame, pause.end_frame)),))
+        audio = Audio(self._samples(pause.first_frame, pause.end_frame))
+        user = self._unanswered.with_audio(audio)
         request = self._answers.request(user, Urgency.SPECULATION, is_audio=True)
         generation_id = f"ahead-{self._open_turn_id}-{frame}"
         self._speculation = Speculation(generation_id, request, pause, now_s)
@@ -251,7 +265,7 @@ class Session:
         ends_there = ended is None or ended.end_frame == pause.end_frame
         user = request.conversation.user
         is_same = self._answers.request(user, request.urgency, is_audio=True) == request
-        if ends_there and is_same and self._answers.is_idle:
+        if ends_there and is_same and self._answers.is_idle and self.config.answers_turns:
             return []
         return self._discard()
 
@@ -292,6 +306,60 @@ class Session:
         # A turn that is still open is answered after this text.
         return [*self._discard(), processing, *self._answers.add(turn, now_s)]
 
+    def say(self, key: str, parts: tuple[str | Audio, ...]) -> list[Effect]:
+        """Take something of the user's that is answered with what comes after it."""
+        self._unanswered.add(key, parts)
+        return self._discard()
+
+    def unsay(self, key: str) -> list[Effect] | None:
+        """Take it back; None when it was answered, or never said."""
+        return self._discard() if self._unanswered.remove(key) else None
+
+    def respond(
+        self, line: LineName, now_s: float, config: SessionConfig | None = None
+    ) -> list[Effect]:
+        """Answer what was said and not answered, with options of this response alone.
+
+        Raises BadInput when there is nothing, RateLimited when too many turns wait.
+        """
+        user = self._unanswered.as_turn()
+        if not user.parts:
+            raise BadInput("there is nothing to answer: the user has said nothing new")
+        self._answers.require_room()
+        self._unanswered.clear()
+        has_audio = any(isinstance(part, Audio) for part in user.parts)
+        turn = Turn(
+            self._new_turn_id(),
+            line,
+            "audio" if has_audio else "text",
+            user,
+            decided_s=now_s,
+            speech_end_s=now_s,
+            config=config,
+        )
+        processing = Send(line, Status("processing", turn.turn_id))
+        return [*self._discard(), processing, *self._answers.add(turn, now_s)]
+
+    def remember(self, text: str) -> list[Effect]:
+        """Take what was said and not answered as answered with a text from outside.
+
+        Raises BadInput when there is nothing, or a response is still being made.
+        """
+        user = self._unanswered.as_turn()
+        if not user.parts or not self._answers.is_idle:
+            raise BadInput("an answer must follow something of the user's that has none yet")
+        self._unanswered.clear()
+        self._answers.history.append(Exchange(user, AssistantTurn(text=text)))
+        return self._discard()
+
+    def forget_open_turn(self) -> list[Effect]:
+        """What is being said now counts as not said."""
+        self._detector.end_turn()
+        self._speculator.end_turn()
+        self._open_turn_id = None
+        self._forget_heard()
+        return [*self._partials.drop(), *self._discard()]
+
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
         """Take what the engine says of a generation; one that was cancelled says nothing."""
         if generation_id == self._partials.generation_id:
@@ -316,10 +384,17 @@ class Session:
 
     def update_config(self, line: LineName, changes: object) -> list[Effect]:
         """Change options, all or none. Raises BadInput that names the bad one."""
-        config = self._answers.config = self.config.updated(changes)
-        self._detector.reconfigure(config.vad_sensitivity, config.silence_ms)
-        updated = Send(line, Status("config_updated", extra={"config": config.as_dict()}))
-        return [*self._drop_stale_speculation(), updated]
+        effects = self.use_config(self.config.updated(changes))
+        config = {"config": self.config.as_dict()}
+        return [*effects, Send(line, Status("config_updated", extra=config))]
+
+    def use_config(self, config: SessionConfig) -> list[Effect]:
+        """Change all options at once; nobody is told."""
+        self._answers.config = config
+        self._detector.reconfigure(
+            config.vad_sensitivity, config.silence_ms, config.threshold, config.pre_roll_ms
+        )
+        return self._drop_stale_speculation()
 
     def refuse(self, line: LineName, error: WorkerError) -> list[Effect]:
         """Tell a client that something it sent was not taken."""
@@ -329,6 +404,7 @@ class Session:
         """Stop all work, at the end of the session; its memory is wiped."""
         effects = [*self._partials.drop(), *self._discard(), *self._answers.give_up()]
         self._heard.clear()
+        self._unanswered.clear()
         # A turn that is still open has no audio left to end with.
         self._detector.end_turn()
         self._speculator.end_turn()
@@ -346,6 +422,13 @@ class Session:
             "error_count": self.error_count,
             "queue_size": self.queue_size,
         }
+
+
+def _speech_ended(turn_id: str, ended: TurnEnded, user: UserTurn) -> Status:
+    reason = {"reason": ended.reason} if ended.reason == "too_long" else {}
+    (audio,) = (part for part in user.parts[-1:] if isinstance(part, Audio))
+    heard = Heard(ended.first_frame * FRAME_MS, ended.end_frame * FRAME_MS, audio)
+    return Status("speech_ended", turn_id, reason, heard)
 
 
 def _wasted(last: GenerationEvent) -> Settle:

@@ -5,6 +5,7 @@ from typing import Any
 
 from voxtral_worker.engine.conversation import UserTurn
 from voxtral_worker.engine.request import Delta, Timings, Usage
+from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import LineName
 from voxtral_worker.sessions.messages import RequestId
 
@@ -27,6 +28,8 @@ class Turn:
     # How much audio had come when the turn was over.
     audio_bytes: int = 0
     request_id: RequestId | None = None
+    # Options of this response alone; None: the session's.
+    config: SessionConfig | None = None
     epoch: int = 0
     records_history: bool = True
     streams: bool = True

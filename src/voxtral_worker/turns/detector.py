@@ -86,10 +86,20 @@ class TurnDetector:
         self._not_before = 0
         self.reconfigure(sensitivity, silence_ms)
 
-    def reconfigure(self, sensitivity: int, silence_ms: int) -> None:
-        """Change what counts as speech and as the end; an open turn stays open."""
-        self._threshold = THRESHOLDS[sensitivity]
+    def reconfigure(
+        self,
+        sensitivity: int,
+        silence_ms: int,
+        threshold: float | None = None,
+        pre_roll_ms: int = PRE_ROLL_FRAMES * FRAME_MS,
+    ) -> None:
+        """Change what counts as speech and as the end; an open turn stays open.
+
+        `threshold`, a probability, goes before what `sensitivity` stands for.
+        """
+        self._threshold = THRESHOLDS[sensitivity] if threshold is None else threshold
         self._silence_frames = -(-silence_ms // FRAME_MS)
+        self._pre_roll_frames = -(-pre_roll_ms // FRAME_MS)
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +110,7 @@ class TurnDetector:
     def oldest_needed_frame(self) -> int:
         """The first frame that a turn may still ask for."""
         if self._state is _State.QUIET:
-            return max(self._not_before, self.frames_heard - PRE_ROLL_FRAMES)
+            return max(self._not_before, self.frames_heard - self._pre_roll_frames)
         return self._first_frame
 
     def hear(self, probability: float) -> tuple[TurnEvent, ...]:
@@ -123,7 +133,7 @@ class TurnDetector:
     def _hear_speech(self, frame: int) -> tuple[TurnEvent, ...]:
         if self._state is _State.QUIET:
             self._state = _State.ONSET
-            self._first_frame = max(self._not_before, frame - PRE_ROLL_FRAMES)
+            self._first_frame = max(self._not_before, frame - self._pre_roll_frames)
             self._speech_frames = 0
         self._last_speech_frame = frame
         self._speech_frames += 1

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from voxtral_worker.errors import BadInput, NotFound, WorkerError
+from voxtral_worker.errors import BadInput, NotFound, SessionNotFound, WorkerError
 
 # OpenAI's own codes where it has one; elsewhere the worker's, in OpenAI's lower case.
 _CODES = {
@@ -14,10 +14,11 @@ _CODES = {
 
 
 class BadOption(BadInput):
-    """A parameter that cannot be used; `param` names it as OpenAI's clients do."""
+    """A parameter that cannot be used; `param`, which the message names too, is OpenAI's name."""
 
     def __init__(self, param: str | None, message: str, code: str | None = None) -> None:
-        super().__init__(message)
+        is_named = param is None or param in message
+        super().__init__(message if is_named else f"{param}: {message}")
         self.param = param
         self.openai_code = code
 
@@ -27,6 +28,12 @@ class ModelNotFound(NotFound):
 
     param = "model"
     openai_code = "model_not_found"
+
+
+class SessionExpired(SessionNotFound):
+    """The session was quiet for too long."""
+
+    openai_code = "session_expired"
 
 
 def unsupported(param: str, message: str | None = None) -> BadOption:

@@ -1,0 +1,1 @@
+"""OpenAI's realtime socket: sessions as everywhere, in OpenAI's events."""
