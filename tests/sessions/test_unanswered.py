@@ -142,7 +142,7 @@ def test_speech_that_is_to_be_forgotten_leaves_no_turn() -> None:
     assert not talk.session.has_open_turn
     assert messages(talk.hear((0.0, 40))) == []
     assert talk.session.forget_open_turn() == []
-    assert len(requests(talk.spoken_turn())) == 1
+    assert "2" in requests(talk.spoken_turn())
 
 
 def test_a_guess_knows_what_was_said_and_is_dropped_when_more_is_said() -> None:
