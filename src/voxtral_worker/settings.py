@@ -179,7 +179,9 @@ class Settings:
         _whole(1, 1_000_000_000), 1_000_000, "Audio bytes per second and session."
     )
     rate_limit_text_per_minute: int = _setting(
-        _whole(1, 1_000_000), 60, "Text messages per minute and session."
+        _whole(1, 1_000_000),
+        60,
+        "Text messages per minute and session, and REST calls of OpenAI's per minute and address.",
     )
     rate_limit_store: str | None = _setting(
         REDIS_URL,
