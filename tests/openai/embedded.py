@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-import numpy as np
+import soxr
 from openai import AsyncOpenAI
 
 from tests.server.running import free_port
@@ -97,8 +97,7 @@ def clip(name: str) -> bytes:
 def spoken(name: str, rate: int = 24_000) -> bytes:
     """The same as 16-bit samples."""
     samples = read_clip(clip(name), max_seconds=60)
-    times = np.arange(int(len(samples) * rate / 16_000)) * 16_000 / rate
-    resampled = np.interp(times, np.arange(len(samples)), samples)
+    resampled = soxr.resample(samples, 16_000, rate).clip(-1, 1)
     return bytes((resampled * 32767).astype("<i2").tobytes())
 
 

@@ -1,5 +1,6 @@
 """Reads OpenAI's parameters one by one; what is asked for and not offered is an error."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,14 @@ _NOTHING: tuple[object, ...] = (None,)
 
 def shown(value: object) -> str:
     """A value in a few plain words, however large it is."""
-    try:
-        text = ascii(value)
-    except RecursionError:
-        return "nested too deep"
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, list | dict):
+        kind = "list" if isinstance(value, list) else "object"
+        return f"{'an' if kind == 'object' else 'a'} {kind}" if value else f"an empty {kind}"
+    if isinstance(value, str):
+        return ascii(value) if len(value) <= 60 else ascii(value[:57]) + "..."
+    if isinstance(value, int) and abs(value) > 10**15:
+        return "a very large number"
+    return json.dumps(value)
 
 
 def wrong(param: str, value: object, allowed: str) -> BadOption:
@@ -62,9 +66,8 @@ class Options:
                 continue
             if harmless is not None and key in harmless:
                 if not any(_same(value, good) for good in (*harmless[key], *_NOTHING)):
-                    raise unsupported(
-                        self.name(key), f"{self.name(key)} {shown(value)} is not supported"
-                    )
+                    name = self.name(key)
+                    raise unsupported(name, f"{name} is {shown(value)}, which is not supported")
             elif key not in unsupported_keys:
                 name = self.name(shown(key)[1:-1])
                 raise BadOption(name, f"there is no parameter {name}", "unknown_parameter")

@@ -17,6 +17,7 @@ from voxtral_worker.server.openai.errors import (
     SessionExpired,
     error_object,
     unsupported,
+    within,
 )
 from voxtral_worker.server.openai.options import Options
 from voxtral_worker.server.openai.realtime.audio_buffer import AudioBuffer, too_short
@@ -120,7 +121,7 @@ class RealtimeDriver(SessionDriver):
                 self._commit()
             case "input_audio_buffer.clear":
                 self._buffer.clear()
-                self.perform(self.session.forget_open_turn())
+                self._forget_open_turn()
                 self._emit("input_audio_buffer.cleared")
             case "conversation.item.create":
                 self._create_item(event.options)
@@ -142,16 +143,23 @@ class RealtimeDriver(SessionDriver):
             self._options.turn_detection is None,
         ):
             # What is half said was said under other rules.
-            self.perform(self.session.forget_open_turn())
+            self._forget_open_turn()
             self._buffer = self._new_buffer()
         self.perform(self.session.use_config(self._options.config()))
         self._emit("session.updated", session=self._session_object())
 
+    def _forget_open_turn(self) -> None:
+        self.perform(self.session.forget_open_turn())
+        self._turn_items.clear()
+
     async def _append(self, chunk: bytes) -> None:
-        if self._options.turn_detection is not None:
-            await self._hear(chunk)
-            return
-        self._buffer.push(chunk)
+        try:
+            if self._options.turn_detection is not None:
+                await self._hear(chunk)
+                return
+            self._buffer.push(chunk)
+        except BadInput as error:
+            raise within("audio", error) from None
         self.session.audio_bytes_received += len(chunk)
         metrics.audio_bytes.inc(len(chunk))
 
