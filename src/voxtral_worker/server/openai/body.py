@@ -16,6 +16,8 @@ from voxtral_worker.server.openai.options import wrong
 MAX_BODY_BYTES = 25 << 20
 # Together 400 MiB; a body is held until its audio has been decoded.
 BODIES_AT_ONCE = 16
+# As the rest of REST takes without being asked.
+SMALL_BODY_BYTES = 1 << 20
 READ_TIMEOUT_S = 60.0
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 << 10
@@ -29,8 +31,11 @@ class Bodies:
         self._timeout_s = timeout_s
 
     @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Room for one body. Raises AtCapacity."""
+    async def place(self, size: int | None = None) -> AsyncIterator[None]:
+        """Room for one body, of which small ones need none. Raises AtCapacity."""
+        if size is not None and size <= SMALL_BODY_BYTES:
+            yield
+            return
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._places.acquire()

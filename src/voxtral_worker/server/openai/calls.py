@@ -66,14 +66,14 @@ class Calls:
         return response
 
     async def _transcribe(self, request: web.Request) -> web.StreamResponse:
-        async with self._bodies.place():
+        async with self._bodies.place(request.content_length):
             asked = read_transcription(await read_form(request))
         check_model(self._service, asked.model)
         engine = self._service.require_ready().engine
         return await transcribe(request, engine, asked, self._recordings)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        async with self._bodies.place():
+        async with self._bodies.place(request.content_length):
             asked = read_chat(await read_json(request))
             model = check_model(self._service, asked.model)
             conversation = await conversation_of(asked, self._recordings)
