@@ -176,10 +176,10 @@ async def stop_redis(chaos: Chaos, redis: RedisServer) -> None:
         await asyncio.to_thread(redis.start)
 
 
-async def rage(worker: RunningWorker, redis: RedisServer | None, seconds: float) -> Chaos:
-    """All of it at once, for so long."""
-    alone = await answers_alone(worker.url)
-    alone[GREETING] = await _greeted(worker.url)
+async def rage(
+    worker: RunningWorker, redis: RedisServer | None, seconds: float, alone: dict[str, str]
+) -> Chaos:
+    """All of it at once, for so long; `alone` is what is answered in peace."""
     chaos = Chaos(worker.url, alone, time.monotonic() + seconds)
     async with asyncio.TaskGroup() as group:
         for number in range(len(USERS)):
@@ -203,10 +203,12 @@ async def compare(
     worker: RunningWorker, redis: RedisServer | None, seconds: float
 ) -> tuple[Chaos, dict[str, tuple[float, float]]]:
     """The chaos, and the worker's figures at rest before and after it."""
+    alone = await answers_alone(worker.url)
+    alone[GREETING] = await _greeted(worker.url)
     # Pools, caches and the first of everything are no leak.
-    await rage(worker, None, min(5.0, seconds))
+    await rage(worker, None, min(5.0, seconds), alone)
     before = await until_at_rest(worker.url)
-    chaos = await rage(worker, redis, seconds)
+    chaos = await rage(worker, redis, seconds, alone)
     after = await until_at_rest(worker.url)
     return chaos, {name: (_figure(before, m), _figure(after, m)) for name, m in FIGURES.items()}
 

@@ -277,3 +277,21 @@ def test_a_generation_is_cancelled_from_any_thread() -> None:
     assert not generation.is_cancelled
     generation.cancel()
     assert generation.is_cancelled
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_of_an_owner_who_leaves_in_mid_response_nothing_is_kept(
+    engine: Engine, is_cancelled: bool
+) -> None:
+    listener = Listener()
+    request = GenerationRequest(said("hello"), GREEDY, owner="gone")
+    generation = engine.submit(request, listener)
+    first = listener.events.get(timeout=WAIT_S)
+    assert isinstance(first, Delta)
+    if is_cancelled:
+        generation.cancel()
+    engine.forget("gone")
+    listener.all()
+    # The next one is taken in after the owner is forgotten.
+    ask(engine, said("good night")).all()
+    assert (engine._cache.kept, engine._cache.free) == (0, engine._cache.total)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
 
-from tests.server.redis_server import RedisServer
+from bench.redis_server import RedisServer
 from tests.server.running import RunningServer
 from tests.server.talking import create, talk
 from voxtral_worker import metrics

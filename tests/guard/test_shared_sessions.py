@@ -11,7 +11,7 @@ import redis as redis_client
 import websockets
 from aiohttp import ClientSession
 
-from tests.server.redis_server import RedisServer
+from bench.redis_server import RedisServer
 from tests.server.running import RunningServer
 from tests.server.talking import WAIT_S, create, talk
 from voxtral_worker.engine.conversation import AssistantTurn, Exchange, UserTurn

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.redis_server import RedisServer
+from bench.redis_server import RedisServer
+from tests.server.redis_server import redis_or_skip
 from tests.server.running import RunningServer, free_port
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad
@@ -49,7 +50,7 @@ def server(start_server: Callable[..., RunningServer]) -> RunningServer:
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     """A Redis of the test's own, empty."""
-    server = RedisServer()
+    server = redis_or_skip()
     server.start()
     yield server
     server.stop()

@@ -1,58 +1,17 @@
-"""A real Redis on a free loopback port, which keeps nothing when it is stopped."""
+"""The real Redis of the tests, or a line that says how to get it."""
 
 import os
-import shutil
-import socket
-import subprocess
-import time
 
 import pytest
 
-from tests.server.running import free_port
-
-START_S = 20.0
+from bench.redis_server import RedisServer
 
 
-class RedisServer:
-    """Runs from `start` to `stop`, on one port for good."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no"}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self._process = subprocess.Popen(
-            [_program(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._wait_until_it_answers()
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            process.wait(START_S)
-
-    def _wait_until_it_answers(self) -> None:
-        deadline_s = time.monotonic() + START_S
-        while time.monotonic() < deadline_s:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as probe:
-                    probe.sendall(b"PING\r\n")
-                    if probe.recv(16).startswith(b"+PONG"):
-                        return
-            except OSError:
-                time.sleep(0.02)
-        raise RuntimeError("redis-server does not answer")
-
-
-def _program() -> str:
-    program = shutil.which("redis-server")
-    if program is None:
+def redis_or_skip() -> RedisServer:
+    """Not started yet; where CI runs it must be there."""
+    if not RedisServer.is_installed():
         line = "the tests of several workers need Redis: apt-get install redis-server"
         if os.environ.get("CI") == "true":
             pytest.fail(line)
         pytest.skip(line)
-    return program
+    return RedisServer()

@@ -176,9 +176,16 @@ class Engine:
             wait = False
             match item:
                 case _Forget(owner):
-                    self._cache.forget(owner)
+                    self._forget(owner)
                 case _Asked(generation, submitted_s):
                     self._guarded([], partial(self._prepare, generation, submitted_s), generation)
+
+    def _forget(self, owner: str) -> None:
+        self._cache.forget(owner)
+        for sequence in self._scheduler.everyone():
+            if sequence.owner == owner:
+                # There will be no next turn to keep anything for.
+                sequence.owner = None
 
     def _step(self) -> None:
         """Admit, encode, prefill and decode in one packed step, deliver."""
@@ -193,8 +200,7 @@ class Engine:
 
     def _place(self, sequence: Sequence) -> bool:
         """Give a sequence its blocks of KV cache, if there are enough."""
-        request = sequence.generation.request
-        admission = self._cache.admit(request.owner, sequence.prompt.keys, sequence.most_tokens)
+        admission = self._cache.admit(sequence.owner, sequence.prompt.keys, sequence.most_tokens)
         if admission is None:
             return False
         sequence.place(admission)
@@ -362,7 +368,7 @@ class Engine:
         self._scheduler.release(sequence)
         self._encoder.forget(sequence.waiting_audio())
         if was_placed:
-            owner, keys = sequence.generation.request.owner, sequence.stored_keys()
+            owner, keys = sequence.owner, sequence.stored_keys()
             self._cache.release(owner, sequence.blocks, keys)
             sequence.blocks = ()
             if owner is not None:

@@ -20,6 +20,8 @@ class Sequence:
         self, generation: Generation, prompt: Prompt, max_tokens: int, detokenizer: Detokenizer
     ) -> None:
         self.generation = generation
+        # For whose next turn its blocks are kept.
+        self.owner = generation.request.owner
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.detokenizer = detokenizer
