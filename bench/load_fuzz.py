@@ -236,7 +236,9 @@ async def _sockets(url: str, count: int) -> list[str]:
     print(f"\nAnswers: {dict(tally.received.most_common())}; closed: {dict(tally.closes)}\n")
     print("| | before | after |\n| --- | --- | --- |")
     for name, metric, unit in (
-        ("memory, MiB", "process_resident_memory_bytes", 2**20),
+        ("memory in use, MiB", "process_resident_memory_bytes", 2**20),
+        # The KV cache is reserved at the start and comes into use block by block.
+        ("memory reserved, MiB", "process_virtual_memory_bytes", 2**20),
         ("file descriptors", "process_open_fds", 1),
         ("tasks", "voxtral_event_loop_tasks", 1),
         ("sessions", "voxtral_sessions_active", 1),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from voxtral_worker.errors import AtCapacity, BadInput, TooLarge
 from voxtral_worker.server.openai.errors import BadOption
@@ -77,7 +78,7 @@ async def read_form(request: web.Request) -> Form:
         async with asyncio.timeout(READ_TIMEOUT_S):
             try:
                 return await _read_parts(_limited(request))
-            except (ValueError, RuntimeError, LookupError):
+            except (ValueError, RuntimeError, LookupError, HttpProcessingError):
                 raise BadInput("the multipart body cannot be read") from None
 
 

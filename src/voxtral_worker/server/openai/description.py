@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from voxtral_worker.sessions.config import LANGUAGES
+
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
 _WHOLE = {"type": "integer"}
@@ -42,9 +44,10 @@ _USAGE = _object(
         "prompt_tokens_details": _object({"audio_tokens": _WHOLE, "cached_tokens": _WHOLE}),
     }
 )
+_WORDS = {"type": "string", "minLength": 1, "pattern": r"\S"}
 _PART = {
     "oneOf": [
-        _object({"type": {"const": "text"}, "text": _TEXT}),
+        _object({"type": {"const": "text"}, "text": _WORDS}),
         _object(
             {
                 "type": {"const": "input_audio"},
@@ -65,7 +68,9 @@ _CHAT = _object(
             "items": _object(
                 {
                     "role": {"enum": ["system", "developer", "user", "assistant"]},
-                    "content": {"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": _PART}]},
+                    "content": {
+                        "oneOf": [_WORDS, {"type": "array", "minItems": 1, "items": _PART}]
+                    },
                 }
             ),
         },
@@ -109,7 +114,7 @@ _FORM = _object(
     {
         "file": {"type": "string", "format": "binary"},
         "model": _TEXT,
-        "language": _TEXT,
+        "language": {"enum": ["", *sorted(LANGUAGES)]},
         "temperature": {"type": "number", "minimum": 0, "maximum": 1},
         "response_format": {"enum": ["json", "text", "verbose_json"]},
         "stream": {"type": "boolean"},
@@ -121,6 +126,8 @@ _FORM = _object(
     "stream",
     "timestamp_granularities[]",
 )
+# Names that are not here are refused.
+_FORM["additionalProperties"] = False
 _TRANSCRIPTION = _object(
     {
         "text": _TEXT,
