@@ -36,6 +36,8 @@ GONE = "voxtral_cancel_seconds_count"
 TOOK = "voxtral_cancel_seconds_sum"
 # A sentence lasts two seconds.
 PATIENCE_S = 5.0
+# Many steps of the engine.
+SETTLED_S = 0.5
 
 
 def utterance() -> tuple[bytes, int]:
@@ -164,6 +166,8 @@ async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Res
             async with stage.talker(reads=reads) as one:
                 await watch.until("voxtral_generations_running", sessions)
                 await _speak_over(watch, one, result, reads=reads)
+            # The end of a session cancels, too, what it was last answered with.
+            await asyncio.sleep(SETTLED_S)
         result.cut_off = int((await watch.figures())["voxtral_slow_clients_total"])
     return result
 
