@@ -195,7 +195,9 @@ class Service:
         if admission is not None:
             admission.talks(session.session_id, session.created_s)
             metrics.sessions_talking.set(admission.talking(session.created_s))
-        note_change = self._keeper.note_change if self._keeper is not None else None
+        # Sessions of other dialects end with their connection: nobody could take them over.
+        keeper = self._keeper if make_driver is SessionDriver else None
+        note_change = keeper.note_change if keeper is not None else None
         observer = Observer(session.session_id, parts.tracing, admission, note_change)
         self._drivers[session.session_id] = make_driver(session, parts.engine, parts.vad, observer)
         self._limits[session.session_id] = SessionLimits(

@@ -69,7 +69,9 @@ async def serve_socket(
         raise BadInput("this path is a WebSocket: send an upgrade request")
     service.require_ready()
     socket.headers.update(await count_call(request, "connections"))
-    await service.bring(request.match_info["session_id"])
+    session_id = request.match_info.get("session_id")
+    if session_id is not None:
+        await service.bring(session_id)
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()
