@@ -70,6 +70,11 @@ async def test_a_body_that_is_no_object_is_told(embedded: EmbeddedServer, body: 
         ("multipart/form-data", b"x"),
         ("multipart/form-data; boundary=b", b"--b\r\n\r\nx\r\n--b--\r\n"),
         ("multipart/form-data; boundary=b", b"no parts at all"),
+        ("multipart/form-data; boundary=b", b"--b\r\nA: \x1c\r\n\r\nx\r\n--b--\r\n"),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\xff\r\n--b--\r\n',
+        ),
     ],
 )
 async def test_a_form_that_is_none_is_told(
@@ -79,6 +84,14 @@ async def test_a_form_that_is_none_is_told(
     url = f"{embedded.url}/v1/audio/transcriptions"
     status, told, _ = await call("POST", url, data=body, headers=headers)
     assert (status, told["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_a_model_must_be_named(embedded: EmbeddedServer) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    url = f"{embedded.url}/v1/chat/completions"
+    status, told, _ = await call("POST", url, json=body, headers=headers)
+    assert (status, told["error"]["param"]) == (400, "model")
 
 
 async def test_a_loading_worker_is_not_ready(start_server: Start) -> None:

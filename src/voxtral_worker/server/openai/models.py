@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from voxtral_worker.server.openai.errors import ModelNotFound
+from voxtral_worker.server.openai.errors import BadOption, ModelNotFound
 from voxtral_worker.server.openai.options import shown
 from voxtral_worker.server.service import Service
 
@@ -15,9 +15,12 @@ def model_id(service: Service) -> str:
 def check_model(service: Service, asked: object) -> str:
     """The served id, when it was asked for by that or by its last part.
 
-    Raises NotReady, or ModelNotFound that names what is served.
+    Raises NotReady, BadOption where none was asked for, or ModelNotFound that names what is
+    served.
     """
     served = model_id(service)
+    if asked is None:
+        raise BadOption("model", "model is missing", "missing_required_parameter")
     if asked not in (served, served.rpartition("/")[2]):
         raise ModelNotFound(f"the model {shown(asked)} does not exist here; served is {served!r}")
     return served
