@@ -65,7 +65,7 @@ class FakeJobApi:
             self.stops.append(job_id)
             self.changed.notify_all()
 
-    def wait(self, holds: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    def wait(self, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(holds, timeout_s), "what was awaited did not happen"
 
@@ -273,7 +273,7 @@ class WorkerProcess:
             time.sleep(0.05)
         return alive
 
-    def until_log_has(self, text: str, timeout_s: float = 20.0) -> None:
+    def until_log_has(self, text: str, timeout_s: float = 60.0) -> None:
         deadline_s = time.monotonic() + timeout_s
         while text not in self.log:
             assert self._process.poll() is None, self.log

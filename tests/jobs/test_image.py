@@ -175,11 +175,11 @@ def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path) -> N
             time.sleep(0.1)
         assert health(image, environment) == 0
         worker.terminate()
-        assert worker.wait(30) == 0, log.read_text()
+        assert worker.wait(60) == 0, log.read_text()
         assert not is_listening(port)
     finally:
         worker.kill()
-        worker.wait(10)
+        worker.wait(60)
 
 
 def test_the_image_with_weights_names_the_folder_they_lie_in(tmp_path: Path) -> None:
