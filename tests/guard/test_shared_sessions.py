@@ -14,7 +14,8 @@ from aiohttp import ClientSession
 from bench.redis_server import RedisServer
 from tests.server.running import RunningServer
 from tests.server.talking import WAIT_S, create, talk
-from voxtral_worker.engine.conversation import AssistantTurn, Exchange, UserTurn
+from voxtral_worker import metrics
+from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.server import redis_link
 from voxtral_worker.sessions.record import UNKNOWN_WORDS
 
@@ -201,6 +202,51 @@ async def test_sound_is_never_written_and_a_note_stands_for_it(
     await say(other, session_id, "and now?")
     (exchange,) = other.engine.requests[-1].conversation.history
     assert exchange.user.parts == (UNKNOWN_WORDS,)
+
+
+async def test_a_turn_that_is_cut_by_a_move_is_sent_again_and_answered_once(
+    pair: tuple[RunningServer, RunningServer], redis: RedisServer, clip: bytes
+) -> None:
+    one, other = pair
+    session_id = (await create(one.url))["session_id"]
+    half = len(clip) // 6400 * 3200
+    async with talk(one, session_id) as talker:
+        # A whole turn first, and a second one that is cut.
+        await talker.send(clip)
+        await talker.until("text_response")
+        await talker.send(clip[:half])
+        await talker.status("speech_started")
+        last_seq = max(message.get("seq", 0) for message in talker.seen)
+        await until(lambda: histories(redis) == [[[UNKNOWN_WORDS, ANSWER]]])
+        async with talk(other, session_id, query=f"?last_seq={last_seq}") as moved:
+            accepted = (await moved.status("resumed"))["audio_bytes_received"]
+            assert 0 < accepted <= len(clip)
+            sound = (clip + clip)[accepted:]
+            for start in range(0, len(sound), 3200):
+                await moved.send(sound[start : start + 3200])
+            response = await moved.until("text_response")
+    assert response["seq"] > last_seq
+    assert len(one.engine.requests) == 1
+    (request,) = other.engine.requests
+    (audio,) = request.conversation.user.parts
+    assert isinstance(audio, Audio)
+    assert len(audio.samples) * 2 > half
+    assert len(request.conversation.history) == 1
+
+
+async def test_two_connections_at_once_take_a_session_over_once(
+    pair: tuple[RunningServer, RunningServer],
+) -> None:
+    one, other = pair
+    session_id = (await create(one.url))["session_id"]
+    before = metrics.sessions_taken_over._value.get()
+    async with ClientSession() as http:
+        urls = [f"{other.ws_url}/ws/{line}/{session_id}" for line in ("audio", "control")]
+        sockets = await asyncio.gather(*(http.ws_connect(url) for url in urls))
+        for socket in sockets:
+            assert (await socket.receive_json())["status"] == "connected"
+            await socket.close()
+    assert metrics.sessions_taken_over._value.get() == before + 1
 
 
 async def test_without_redis_a_session_goes_on_and_is_written_when_it_is_back(

@@ -16,7 +16,15 @@ KEY_PROTOCOL = "openai-insecure-api-key."
 
 
 def client_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
-    """The client's address: the socket's, or what a trusted proxy says of it."""
+    """The client's address: the socket's, or what a trusted proxy says of it.
+
+    One address is always written in one way, as limits are counted by it.
+    """
+    address = _told_address(request, trusted)
+    return str(_parsed(address) or address)
+
+
+def _told_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
     peer = request.remote or ""
     if not _is_in(peer, trusted):
         return peer
