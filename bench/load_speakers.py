@@ -117,8 +117,9 @@ async def _listen(socket: Any, talk: Talk, responses: int) -> None:
 
 
 async def answers_alone(url: str) -> dict[str, str]:
-    """What the engine writes down for each sentence, said alone in a session of its own."""
-    return {words: (await _say(url, words, is_paced=False))["text"] for words in clips()}
+    """What the engine writes down for each sentence, said in a session of its own before others."""
+    responses = await asyncio.gather(*[_say(url, words, is_paced=False) for words in clips()])
+    return {words: each["text"] for words, each in zip(clips(), responses, strict=True)}
 
 
 async def answers_in_real_time(url: str, sentences: Iterable[str]) -> list[dict[str, Any]]:

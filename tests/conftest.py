@@ -1,11 +1,15 @@
 """What tests of several folders talk to; a folder's own fixtures go before these."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from bench.workers import running_worker
 from tests.server.conftest import start_server, vad
+
+# Processes under test inherit whether Ctrl-C is ignored, as it is for what a shell runs behind.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 __all__ = ["start_server", "vad"]
 

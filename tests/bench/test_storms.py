@@ -30,7 +30,7 @@ def worker(redis: RedisServer) -> Iterator[RunningWorker]:
 def test_those_who_are_left_in_chaos_are_answered_rightly_and_nothing_stays_behind(
     worker: RunningWorker, redis: RedisServer
 ) -> None:
-    chaos, figures = asyncio.run(load_chaos.compare(worker, redis, 5.0))
+    chaos, figures = asyncio.run(load_chaos.compare(worker, redis, 4.0))
     assert chaos.wrong == []
     assert chaos.right > 10
     assert all(chaos.done[each] for each in ("sockets cut", "faults injected", "Redis stopped"))
