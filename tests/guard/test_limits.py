@@ -6,11 +6,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from itertools import cycle
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
+from multidict import CIMultiDict
 
 from bench.redis_server import RedisServer
 from tests.server.running import RunningServer
@@ -70,6 +72,37 @@ async def test_the_last_session_within_the_limit_is_created_and_the_next_refused
             # Until the first of the five is a minute old, in whole seconds.
             assert reset_s - 1 <= int(headers["Retry-After"]) <= reset_s + 1
             assert 1 <= int(headers["Retry-After"]) <= 60
+
+
+async def test_an_address_has_one_limit_however_it_is_written_and_passed_on(
+    start_server: Start,
+) -> None:
+    server = start_server(
+        rate_limit_enabled=True,
+        rate_limit_sessions_per_minute=1,
+        trusted_proxies=(ip_network("127.0.0.0/8"),),
+    )
+    by_proxy, by_cloudflare = "X-Forwarded-For", "CF-Connecting-IP"
+    calls: list[list[tuple[str, str]]] = [
+        [(by_proxy, "2001:db8::7")],
+        [(by_proxy, "2001:DB8:0:0::0007")],
+        [(by_cloudflare, "2001:0db8::7")],
+        [(by_proxy, "10.0.0.1"), (by_proxy, "2001:db8::7")],
+        [(by_proxy, "10.0.0.2, 2001:db8::7, 127.0.0.1")],
+        [(by_cloudflare, "unknown"), (by_proxy, "2001:db8::7")],
+        [(by_proxy, "::ffff:9.9.9.9")],
+        [(by_proxy, "9.9.9.9")],
+        # What is no address counts for the proxy itself.
+        [(by_proxy, "10.0.0.3, nonsense")],
+        [(by_proxy, "10.0.0.4, other nonsense")],
+    ]
+    statuses = []
+    async with ClientSession() as http:
+        for headers in calls:
+            url = f"{server.url}/session/create"
+            async with http.post(url, headers=CIMultiDict(headers)) as answer:
+                statuses.append(answer.status)
+    assert statuses == [200, *[429] * 5, 200, 429, 200, 429]
 
 
 async def test_connections_over_the_limit_are_refused_at_each_of_two_workers(

@@ -12,6 +12,7 @@ import pytest
 from bench.redis_server import RedisServer
 from tests.server.redis_server import redis_or_skip
 from tests.server.running import RunningServer, free_port
+from voxtral_worker.server import redis_link
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad
 
@@ -48,8 +49,9 @@ def server(start_server: Callable[..., RunningServer]) -> RunningServer:
 
 
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    """A Redis of the test's own, empty."""
+def redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A Redis of the test's own, empty, and waited for on a busy machine too."""
+    monkeypatch.setattr(redis_link, "PATIENCE_S", 10.0)
     server = redis_or_skip()
     server.start()
     yield server
