@@ -92,6 +92,7 @@ class FakeJobApi:
             size = int(asked[0]) if is_batch else 1
             jobs, self.jobs = self.jobs[:size], self.jobs[size:]
             self.taken += [job["id"] for job in jobs]
+            self.changed.notify_all()
             return (jobs if is_batch else jobs[0]) if jobs else None
 
     def _failure(self, path: str) -> int | None:

@@ -182,6 +182,30 @@ async def test_a_job_whose_task_is_stopped_lets_the_engine_go(make: Any) -> None
     assert await asyncio.wait({reading}) and reading.cancelled()
 
 
+async def test_a_job_that_was_stopped_before_it_began_does_nothing(make: Any) -> None:
+    handler, engine = make()
+    before = counted("text", "stopped")
+    assert handler.stops_arrived(["j0", "j1"]) == []
+
+    async def read() -> list[Piece]:
+        return await output(handler, type="text", text="never asked")
+
+    task = asyncio.create_task(read())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert counted("text", "stopped") == before + 1
+    assert engine.generations == []
+    # A name that comes again is another job.
+    assert (await output(handler, type="text", text="again"))[-1]["text"] == "again "
+
+
+async def test_the_stop_of_a_job_under_way_is_not_kept_for_another_of_its_name(make: Any) -> None:
+    handler, _ = make()
+    assert (await output(handler, type="text", text="one"))[-1]["text"] == "one "
+    assert handler.stops_arrived(["j1", "j2"]) == ["j1"]
+    assert (await output(handler, type="text", text="two"))[-1]["text"] == "two "
+
+
 async def test_a_job_stopped_while_its_piece_is_on_its_way_lets_the_engine_go(make: Any) -> None:
     handler, engine = make(endless, step_s=0.001)
     # What holds the generator keeps it from being closed, as the SDK's traceback does.

@@ -15,6 +15,7 @@ from tests.jobs.fakes import FakeEngine, endless
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.runpod_loop import run_serve_api
 from voxtral_worker.jobs.shutdown import Shutdown
+from voxtral_worker.jobs.stops import Stops
 from voxtral_worker.settings import Settings
 
 Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
@@ -76,6 +77,34 @@ def run(
         asyncio.run(scaler.run())
     engine.stop()
     return scaler, time.monotonic() - began_s
+
+
+async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
+    engine = FakeEngine()
+    handler = JobHandler(engine, dict, Settings())
+    answers = [["j1", "j2"], ["j1"]]
+
+    class Scaler:
+        async def stop_signals_fetcher(self, _: object) -> list[str]:
+            return answers.pop(0)
+
+    scaler, stops = Scaler(), Stops(handler)
+    for _ in range(2):
+        stops.follow(scaler)
+    assert await scaler.stop_signals_fetcher(None) == []
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(anext(handler.handle({"id": "j1"})))
+    assert await scaler.stop_signals_fetcher(None) == ["j1"]
+    engine.stop()
+
+
+def test_an_sdk_with_other_stops_is_said_and_left_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = FakeEngine()
+    Stops(JobHandler(engine, dict, Settings())).follow(object())
+    assert "early stops may be lost" in caplog.text
+    engine.stop()
 
 
 def test_an_open_question_is_left_when_there_is_nothing_else_to_wait_for() -> None:

@@ -9,7 +9,8 @@ exception would take a traceback along.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,12 +40,14 @@ log = logging.getLogger(__name__)
 
 # The SDK tries a call three times, with pauses of 2 and 5 s between.
 STALL_S = 30.0
+# Stops of jobs that have not begun: the SDK has a few in its queue at most.
+EARLY_STOPS = 256
 
 
 class JobHandler:
     """Every job handed in is answered once: with its pieces, or with one error.
 
-    `handle` and `drain` belong to the loop that runs the jobs.
+    `handle`, `drain` and `stops_arrived` belong to the loop that runs the jobs.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class JobHandler:
         self._recordings = Recordings()
         self._runs: set[JobRun] = set()
         self._readers: set[asyncio.Task[Any]] = set()
+        self._begun: deque[str] = deque(maxlen=EARLY_STOPS)
+        self._early_stops: deque[str] = deque(maxlen=EARLY_STOPS)
         self._is_draining = False
         self._stopping: NotReady | None = None
 
@@ -80,6 +85,7 @@ class JobHandler:
         started_s = time.monotonic()
         run: JobRun | None = None
         try:
+            await self._leave_if_stopped(job_id)
             run = self._begin(job_id, read_input(value))
             while (piece := await run.outlet.take()) is not None:
                 run.hand_out()
@@ -105,12 +111,32 @@ class JobHandler:
                 self._runs.discard(run)
                 run.stop()
 
+    def stops_arrived(self, job_ids: Sequence[str]) -> list[str]:
+        """The platform stops these jobs. Returns those that have begun: the SDK ends them.
+
+        One that is still on its way, or in the SDK's queue, ends here as it begins.
+        """
+        self._early_stops.extend(job_id for job_id in job_ids if job_id not in self._begun)
+        return [job_id for job_id in job_ids if job_id in self._begun]
+
     def drain(self, timeout_s: float) -> None:
         """The worker goes away: what is not finished after `timeout_s` fails, and says so."""
         if self._is_draining:
             return
         self._is_draining = True
         asyncio.get_running_loop().call_later(timeout_s, self._give_up, timeout_s)
+
+    async def _leave_if_stopped(self, job_id: str) -> None:
+        self._begun.append(job_id)
+        if job_id not in self._early_stops:
+            return
+        self._early_stops.remove(job_id)
+        log.info("job stopped before it began", extra={"job_id": job_id})
+        reader = asyncio.current_task()
+        if reader is not None:
+            # What the SDK itself does to a job that it stops.
+            reader.cancel()
+            await asyncio.sleep(0)
 
     def _begin(self, job_id: str, job: Job) -> JobRun:
         if self._stopping is not None:

@@ -15,6 +15,7 @@ from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.local import run_local
 from voxtral_worker.jobs.mode import Mode, read_flags, which_mode
 from voxtral_worker.jobs.shutdown import Shutdown
+from voxtral_worker.jobs.stops import Stops
 from voxtral_worker.settings import Settings
 
 __all__ = ["Mode", "run_local", "run_queue", "run_serve_api", "which_mode"]
@@ -46,9 +47,11 @@ def run_queue(
         fitness_check()
 
     shutdown = Shutdown(handler, on_terminate, settings.drain_timeout_seconds, is_healthy)
+    stops = Stops(handler)
 
     def concurrency(_: int) -> int:
         shutdown.before_question()
+        stops.follow(shutdown.scaler)
         return max_concurrency
 
     # A forked heartbeat would hold the listening socket and outlive a killed worker.

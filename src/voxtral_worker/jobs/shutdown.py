@@ -51,6 +51,11 @@ class Shutdown:
         self._sdk_tasks: set[asyncio.Task[Any]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
+    @property
+    def scaler(self) -> Any:
+        """The SDK's own, once it has asked for a job: its signal handler is a method of it."""
+        return getattr(self._sdk_handlers.get(signal.SIGTERM), "__self__", None)
+
     def before_question(self) -> None:
         """Called before the SDK asks for jobs, which a worker that cannot do any must not."""
         if not self._sdk_tasks:
@@ -80,9 +85,8 @@ class Shutdown:
         open_jobs = self._handler.open_jobs
         log.info("runpod: %s with %d jobs open", signal.Signals(number).name, open_jobs)
         self._handler.drain(self._drain_timeout_s)
-        # The handler is a method of the SDK's scaler, whose fetcher asks for jobs.
-        scaler = getattr(self._sdk_handlers[number], "__self__", None)
-        if scaler is not None and hasattr(scaler, "jobs_fetcher"):
+        scaler = self.scaler
+        if hasattr(scaler, "jobs_fetcher"):
             scaler.jobs_fetcher = self._ask_nobody
         else:
             self._question_is_over = True

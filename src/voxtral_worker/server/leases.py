@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from voxtral_worker.errors import SessionNotFound
-from voxtral_worker.server.service import Service
+from voxtral_worker.server.service import CLOSE_DONE, Service
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.leased import LeasedSession
@@ -20,8 +21,18 @@ class SessionLeases:
         self._server = server
 
     async def create(self, config: SessionConfig) -> LeasedSession:
-        """A new session. Raises AtCapacity or NotReady."""
-        return await self._on_server(_create(self._server.service, config))
+        """A new session. Raises AtCapacity or NotReady.
+
+        Who is cancelled before they learn its name leaves no session behind.
+        """
+        service = self._server.service
+        made = self._server.begin(_create(service, config))
+        try:
+            # Shielded: a cancel on its way to the other loop may come after the session.
+            return await asyncio.shield(asyncio.wrap_future(made))
+        except asyncio.CancelledError:
+            made.add_done_callback(self._end_unknown)
+            raise
 
     async def exists(self, session_id: str) -> bool:
         """Whether the session has not been deleted and has not expired."""
@@ -34,6 +45,10 @@ class SessionLeases:
     async def close(self, session_id: str, code: int) -> None:
         """End the session and close its sockets; nothing happens when there is none."""
         await self._on_server(_close(self._server.service, session_id, code))
+
+    def _end_unknown(self, made: "Future[LeasedSession]") -> None:
+        if not made.cancelled() and made.exception() is None:
+            self._server.begin(_close(self._server.service, made.result().session_id, CLOSE_DONE))
 
     async def _on_server(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(self._server.begin(work))
