@@ -16,6 +16,8 @@ class WorkerError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        # What its sender called the message that this is about.
+        self.request_id: str | int | None = None
 
 
 class BadInput(WorkerError):

@@ -102,6 +102,17 @@ async def test_a_typed_message_is_one_turn_with_its_latency(open_page: OpenPage)
         await expect(page.locator(".turn")).to_have_count(1)
 
 
+async def test_a_typed_message_that_is_refused_says_why_and_waits_no_longer(
+    open_page: OpenPage,
+) -> None:
+    async with open_page() as page:
+        await page.evaluate("document.getElementById('text').removeAttribute('maxlength')")
+        await page.get_by_label("Text to send").fill("x" * 32_769)
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator(".turn")).to_contain_text("but may have 32768", timeout=WAIT_MS)
+        await expect(page.locator(".turn")).not_to_contain_class("is-waiting")
+
+
 async def test_a_worker_with_keys_is_used_after_one_was_given(
     open_page: OpenPage, start_server: Callable[..., RunningServer]
 ) -> None:

@@ -385,9 +385,9 @@ async def test_at_most_64_texts_wait(server: RunningServer) -> None:
     server.engine.holds = True
     async with talk(server) as talker:
         for number in range(66):
-            await talker.text(f"text {number}")
+            await talker.text(f"text {number}", request_id=number)
         error = await talker.until("error")
-        assert error["code"] == "RATE_LIMITED"
+        assert (error["code"], error["request_id"]) == ("RATE_LIMITED", 65)
         await talker.control("get_stats")
         while "stats" not in (message := await talker.until("status")):
             pass
@@ -425,10 +425,10 @@ async def test_texts_and_audio_over_the_limit_are_dropped_and_told(start_server:
         rate_limit_audio_bytes_per_second=3200,
     )
     async with talk(server) as talker:
-        for _ in range(3):
-            await talker.text("hello")
+        for number in range(3):
+            await talker.text("hello", request_id=f"r{number}")
         error = await talker.until("error")
-        assert error["code"] == "RATE_LIMITED"
+        assert (error["code"], error["request_id"]) == ("RATE_LIMITED", "r2")
         assert 0 < error["retry_after"] <= 60
         await talker.send(bytes(3200))
         await talker.send(bytes(3200))

@@ -114,8 +114,13 @@ def test_what_cannot_be_understood_is_an_invalid_request(text: str) -> None:
 def test_a_text_over_the_limit_is_too_large_and_one_at_the_limit_is_not() -> None:
     longest = "x" * MAX_TEXT_CHARACTERS
     assert parse(json.dumps({"type": "text_input", "text": longest})) == TextInput(longest)
-    with pytest.raises(TooLarge):
-        parse(json.dumps({"type": "text_input", "text": longest + "x"}))
+    with pytest.raises(TooLarge) as refused:
+        parse(json.dumps({"type": "text_input", "text": longest + "x", "request_id": "a"}))
+    assert ErrorMessage(refused.value, request_id=refused.value.request_id).fields() == {
+        "error": "text has 32769 characters, but may have 32768",
+        "code": "PAYLOAD_TOO_LARGE",
+        "request_id": "a",
+    }
 
 
 def test_the_documented_messages_are_understood() -> None:

@@ -19,6 +19,7 @@ from voxtral_worker.sessions.messages import (
     ClientMessage,
     ErrorMessage,
     TextInput,
+    asked_as,
     parse,
     to_wire,
 )
@@ -167,7 +168,8 @@ def _checked(
         return data
     message = parse(data)
     if isinstance(message, TextInput):
-        service.check_text(session.session_id)
+        with asked_as(message.request_id):
+            service.check_text(session.session_id)
     session.last_activity_s = time.monotonic()
     return message
 

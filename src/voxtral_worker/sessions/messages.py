@@ -4,7 +4,8 @@ Conversation messages carry a sequence number; the others do not.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
@@ -74,20 +75,35 @@ def parse(text: str) -> ClientMessage:
     raise BadInput("type must be one of text_input, control, config_update")
 
 
+@contextmanager
+def asked_as(request_id: RequestId | None) -> Iterator[None]:
+    """Names the request in every WorkerError that refuses it."""
+    try:
+        yield
+    except WorkerError as error:
+        error.request_id = request_id
+        raise
+
+
 def _text_input(message: Mapping[str, Any]) -> TextInput:
-    text, request_id = message.get("text"), message.get("request_id")
+    request_id = message.get("request_id")
+    is_good_id = request_id is None or is_whole(request_id) or is_clean_text(request_id)
+    if not is_good_id or len(str(request_id)) > MAX_REQUEST_ID_CHARACTERS:
+        raise BadInput(
+            f"request_id must be a text of at most {MAX_REQUEST_ID_CHARACTERS} characters"
+        )
+    with asked_as(request_id):
+        return TextInput(_checked_text(message.get("text")), request_id)
+
+
+def _checked_text(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise BadInput("text must be a text that is not empty")
     if len(text) > MAX_TEXT_CHARACTERS:
         raise TooLarge(f"text has {len(text)} characters, but may have {MAX_TEXT_CHARACTERS}")
     if not is_clean_text(text):
         raise BadInput("text holds half a surrogate pair, which is no character")
-    is_good_id = request_id is None or is_whole(request_id) or is_clean_text(request_id)
-    if not is_good_id or len(str(request_id)) > MAX_REQUEST_ID_CHARACTERS:
-        raise BadInput(
-            f"request_id must be a text of at most {MAX_REQUEST_ID_CHARACTERS} characters"
-        )
-    return TextInput(text, request_id)
+    return text
 
 
 def _control(message: Mapping[str, Any]) -> Control:

@@ -25,7 +25,7 @@ from voxtral_worker.sessions.answering import Answers
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send, Settle
 from voxtral_worker.sessions.line import Line
-from voxtral_worker.sessions.messages import ErrorMessage, Heard, Status, TextInput
+from voxtral_worker.sessions.messages import ErrorMessage, Heard, Status, TextInput, asked_as
 from voxtral_worker.sessions.partials import Partials
 from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.speculation import Speculation, Speculator
@@ -291,7 +291,8 @@ class Session:
 
     def text(self, line: LineName, message: TextInput, now_s: float) -> list[Effect]:
         """Answer a text on the line it came by. Raises RateLimited when too many wait."""
-        self._answers.require_room()
+        with asked_as(message.request_id):
+            self._answers.require_room()
         turn = Turn(
             self._new_turn_id(),
             line,
@@ -398,7 +399,7 @@ class Session:
 
     def refuse(self, line: LineName, error: WorkerError) -> list[Effect]:
         """Tell a client that something it sent was not taken."""
-        return [Send(line, ErrorMessage(error))]
+        return [Send(line, ErrorMessage(error, request_id=error.request_id))]
 
     def give_up(self) -> list[Effect]:
         """Stop all work, at the end of the session; its memory is wiped."""
