@@ -5,7 +5,7 @@ import shutil
 import sys
 
 # In the order in which they run; each is a module of this folder with a function `run`.
-NAMES = ("cold_start", "throughput", "conversations", "schedules", "understanding")
+NAMES = ("cold_start", "throughput", "peers", "conversations", "schedules", "understanding")
 NEEDS = {"understanding": "flite"}
 
 

@@ -136,7 +136,11 @@ SCHEMAS: dict[tuple[str, str | None], Schema] = {
         {"text": _TEXT, "stable_chars": _COUNT, "turn_id": _WORDS, "seq": _SEQ},
     ),
     ("error", None): _either(
-        _message("error", {"error": _WORDS, "code": _CODES}, {"retry_after": _NUMBER}),
+        _message(
+            "error",
+            {"error": _WORDS, "code": _CODES},
+            {"retry_after": _NUMBER, "request_id": _REQUEST_ID},
+        ),
         _message(
             "error",
             {"error": _WORDS, "code": _CODES, "turn_id": _WORDS, "seq": _SEQ},
