@@ -101,7 +101,8 @@ def check_speed(
         print(f"loaded from {len(shards)} shards in {time.monotonic() - started_s:.1f} s")
     engine = Engine(loaded, settings)
     # Random weights would say anything, and never when to stop.
-    engine._stop_ids, engine._is_runaway = frozenset(), lambda token_ids: False
+    delivery = engine._delivery
+    delivery.stop_ids, delivery.is_runaway = frozenset(), lambda token_ids: False
     started_s = time.monotonic()
     engine.start()
     engine.warm_up()

@@ -231,7 +231,7 @@ def check(
     engine = Engine(loaded, Settings(max_batch_size=8, response_cache_size=0))
     # Few blocks: prefixes are evicted, sequences wait for each other.
     engine._cache = cache = WatchedCache(blocks)
-    engine._is_runaway = lambda token_ids: False
+    engine._delivery.is_runaway = lambda token_ids: False
     schedule = Schedule(engine)
     engine.start()
     schedule.run(sessions)

@@ -224,7 +224,7 @@ async def test_of_a_deleted_session_only_cached_answers_are_left(
     await real.until_nothing_is_left()
     assert real.engine._cache.kept == 0
     # By a hash of what was asked; what was asked itself is gone.
-    assert [len(key) for key in real.engine._responses._responses] == [32, 32]
+    assert [len(key) for key in real.engine._delivery.responses._responses] == [32, 32]
 
 
 async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
@@ -235,4 +235,4 @@ async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
     await asyncio.to_thread(real.expire)
     await real.until_nothing_is_left()
     assert real.engine._cache.kept == 0
-    assert not real.engine._responses._responses
+    assert not real.engine._delivery.responses._responses

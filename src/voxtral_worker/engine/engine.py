@@ -18,6 +18,7 @@ from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from voxtral_worker import metrics
 from voxtral_worker.engine.budget import PrefillBudget, context_per_row
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.delivery import Delivery, tell_end
 from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.generation import Generation
@@ -25,20 +26,15 @@ from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.packing import Chunk
 from voxtral_worker.engine.prompt import PromptEncoder
-from voxtral_worker.engine.repetition import is_runaway
 from voxtral_worker.engine.request import (
-    Delta,
     Failed,
     Finished,
     GenerationRequest,
     HistoryTrimmed,
     Listener,
     Sampling,
-    Usage,
 )
-from voxtral_worker.engine.response_cache import CachedResponse, ResponseCache
 from voxtral_worker.engine.runner import Runner
-from voxtral_worker.engine.sampler import sample
 from voxtral_worker.engine.scheduler import Scheduler
 from voxtral_worker.engine.sequence import Sequence
 from voxtral_worker.errors import AtCapacity, EngineFailure, NotReady, OutOfMemory, WorkerError
@@ -66,9 +62,7 @@ class Engine:
         self._context_per_row = context_per_row(loaded.model.config.text_config)
         self._cache = KvCache(self._runner.blocks)
         self._scheduler: Scheduler[Sequence] = Scheduler(settings.max_batch_size, self._place)
-        self._responses = ResponseCache(settings.response_cache_size)
-        self._stop_ids = loaded.stop_ids
-        self._is_runaway = is_runaway
+        self._delivery = Delivery(loaded, settings.response_cache_size)
         self.context_tokens = min(
             loaded.context_tokens, settings.max_context_tokens or loaded.context_tokens
         )
@@ -268,7 +262,8 @@ class Engine:
                 metrics.tokens_prefilled.inc(chunk.stop - chunk.start)
         ready = [chunk.sequence for chunk in chunks if chunk.wants_logits]
         if ready:
-            self._choose(ready, logits)
+            for sequence, finish_reason in self._delivery.deliver(ready, logits):
+                self._finish(sequence, finish_reason)
 
     def _publish(self) -> None:
         self.running, self.waiting = len(self._scheduler.running), self._scheduler.waiting
@@ -293,66 +288,14 @@ class Engine:
         sequence.submitted_s = submitted_s
         if not self._cache.can_ever_hold(sequence.most_tokens):
             raise OutOfMemory(f"the KV cache cannot hold {sequence.most_tokens} tokens")
-        sequence.response_key = self._responses.key(prompt, request.sampling)
-        cached = self._responses.get(sequence.response_key)
-        if cached is not None:
-            self._replay(generation, cached, sequence)
-            return
-        self._scheduler.add(sequence)
-
-    def _replay(self, generation: Generation, cached: CachedResponse, sequence: Sequence) -> None:
-        metrics.response_cache_hits.inc()
-        for delta in cached.deltas:
-            generation.report(delta)
-        tokens = len(sequence.prompt.ids)
-        usage = Usage(tokens, cached.completion_tokens, tokens)
-        now_s = time.monotonic()
-        sequence.admitted_s = sequence.encoded_s = sequence.first_token_s = now_s
-        generation.report(Finished(cached.finish_reason, usage, sequence.timings()))
-
-    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        samplings = [sequence.generation.request.sampling for sequence in sequences]
-        device = logits.device
-        chosen = sample(
-            logits,
-            torch.tensor([s.temperature for s in samplings], device=device),
-            torch.tensor([s.top_p for s in samplings], device=device),
-        ).tolist()
-        for sequence, token_id in zip(sequences, chosen, strict=True):
-            self._deliver(sequence, token_id)
-
-    def _deliver(self, sequence: Sequence, token_id: int) -> None:
-        if sequence.first_token_s == 0.0:
-            sequence.first_token_s = time.monotonic()
-        if token_id in self._stop_ids:
-            self._finish(sequence, "stop")
-            return
-        sequence.token_ids.append(token_id)
-        metrics.tokens_generated.inc()
-        self._say(sequence, *sequence.detokenizer.push(token_id))
-        if self._is_runaway(sequence.token_ids):
-            metrics.runaways.inc()
-            self._finish(sequence, "length")
-        elif len(sequence.token_ids) >= sequence.max_tokens:
-            self._finish(sequence, "length")
-
-    def _say(self, sequence: Sequence, text: str, token_ids: tuple[int, ...]) -> None:
-        if text:
-            delta = Delta(text, token_ids)
-            sequence.deltas.append(delta)
-            sequence.generation.report(delta)
+        if not self._delivery.replay(sequence):
+            self._scheduler.add(sequence)
 
     def _finish(self, sequence: Sequence, finish_reason: str) -> None:
         if finish_reason != "interrupted":
-            self._say(sequence, *sequence.detokenizer.finish())
-            self._responses.put(
-                sequence.response_key,
-                CachedResponse(tuple(sequence.deltas), finish_reason, len(sequence.token_ids)),
-            )
+            self._delivery.complete(sequence, finish_reason)
         self._release(sequence)
-        if finish_reason == "interrupted" and sequence.generation.cancelled_s is not None:
-            metrics.cancel_seconds.observe(time.monotonic() - sequence.generation.cancelled_s)
-        sequence.generation.report(Finished(finish_reason, sequence.usage(), sequence.timings()))
+        tell_end(sequence, finish_reason)
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:
         self._release(sequence)

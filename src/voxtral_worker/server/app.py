@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
 
+from voxtral_worker import metrics
 from voxtral_worker.server import rest, sockets
 from voxtral_worker.server.access_log import name_lines, tell_request_id
 from voxtral_worker.server.middleware import SERVICE, allow_origins, check_access, tell_errors
@@ -16,6 +18,7 @@ from voxtral_worker.server.service import Service
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 MAX_BODY_BYTES = 1 << 20
+WATCH_S = 0.25
 # A session cannot be called "create": with another verb than POST that path is 405.
 SESSION_PATH = "/session/{session_id:(?!create$)[^{}/]+}"
 CONSOLE = Path(__file__).parent / "console"
@@ -78,7 +81,7 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(service.sweep(), name="sweep"),
         asyncio.create_task(service.keep(), name="session keeper"),
-        asyncio.create_task(service.watch_loop(), name="event-loop lag"),
+        asyncio.create_task(_watch_loop(), name="event-loop lag"),
     ]
     yield
     for task in tasks:
@@ -86,3 +89,12 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             await task
     await service.close()
+
+
+async def _watch_loop() -> None:
+    """Measure how late the event loop is, and count its tasks; runs until cancelled."""
+    while True:
+        before_s = time.monotonic()
+        await asyncio.sleep(WATCH_S)
+        metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before_s - WATCH_S))
+        metrics.event_loop_tasks.set(len(asyncio.all_tasks()))

@@ -25,8 +25,8 @@ def health(service: Service) -> dict[str, Any]:
         "gpu": service.parts.loaded.gpu() if service.parts else NO_GPU,
         "active_sessions": len(service.registry),
         "queue_size": engine.waiting if engine else 0,
-        "model": service.model(),
-        "capacity": service.capacity(),
+        "model": _model(service),
+        "capacity": _capacity(service),
         "version": __version__,
         "uptime_seconds": round(time.monotonic() - service.started_s, 3),
     }
@@ -35,3 +35,24 @@ def health(service: Service) -> dict[str, Any]:
 def is_healthy(service: Service) -> bool:
     """Whether `GET /health` answers 200."""
     return service.phase is Phase.READY
+
+
+def _capacity(service: Service) -> dict[str, int]:
+    """How many sessions fit, and how many more."""
+    limit = service.registry.max_sessions
+    available = max(0, limit - len(service.registry))
+    if service.parts is not None and service.parts.admission is not None:
+        available = min(available, service.parts.admission.room(time.monotonic()))
+    return {"max_sessions": limit, "available": available}
+
+
+def _model(service: Service) -> dict[str, Any]:
+    """What is served, as far as it is loaded."""
+    loaded = service.parts.loaded if service.parts else None
+    return {
+        "id": loaded.model_id if loaded else None,
+        "revision": loaded.revision if loaded else service.settings.model_revision,
+        "device": loaded.device.type if loaded else None,
+        "dtype": str(loaded.dtype).removeprefix("torch.") if loaded else None,
+        "ready": service.phase is Phase.READY,
+    }

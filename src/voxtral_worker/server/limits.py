@@ -1,7 +1,6 @@
 """The limits of an address, counted in memory or in a Redis that several workers share.
 
-A session's own limits are no part of this (`sessions/limits.py`): a session lives in one
-worker at a time, and a frame of audio must not wait for a network.
+A session's own limits are no part of this (`session_limits.py`).
 """
 
 import time
@@ -14,6 +13,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from voxtral_worker.server.redis_link import LinkDown, RedisLink
 from voxtral_worker.sessions.limits import Verdict
+from voxtral_worker.settings import Settings
 
 T = TypeVar("T")
 
@@ -83,6 +83,35 @@ class AddressLimit:
             is_allowed = remaining > 0
         wait_s = 0.0 if is_allowed else max(0.0, reset_s - now_s)
         return Verdict(is_allowed, limit, remaining, reset_s, wait_s)
+
+
+class AddressLimits:
+    """Which limit a call counts against, by its path."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._is_on = settings.rate_limit_enabled
+        self._counts = Counts(settings.rate_limit_store)
+        self._connections = AddressLimit(
+            self._counts, "connections", settings.rate_limit_connections_per_minute
+        )
+        self._creations = AddressLimit(
+            self._counts, "sessions", settings.rate_limit_sessions_per_minute
+        )
+        self._calls = AddressLimit(self._counts, "calls", settings.rate_limit_text_per_minute)
+
+    def of_path(self, path: str) -> AddressLimit | None:
+        """The limit that calls of a path count against; None without one."""
+        if not self._is_on:
+            return None
+        if path.startswith("/ws/"):
+            return self._connections
+        if path in ("/v1/audio/transcriptions", "/v1/chat/completions"):
+            return self._calls
+        return self._creations if path in ("/session/create", "/v1/realtime") else None
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._counts.close()
 
 
 def _shared(link: RedisLink) -> MovingWindowRateLimiter:

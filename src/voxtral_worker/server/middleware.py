@@ -45,7 +45,7 @@ def limit_headers(verdict: Verdict) -> dict[str, str]:
 
 async def count_call(request: web.Request, what: str) -> dict[str, str]:
     """Count a limited call; its headers. Raises RateLimited when it is one too many."""
-    limit = request.app[SERVICE].limit_of(request.path)
+    limit = request.app[SERVICE].address_limits.of_path(request.path)
     if limit is None:
         return {}
     verdict = await limit.take(request[ADDRESS])
@@ -104,7 +104,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 
 async def _limits_of(request: web.Request) -> dict[str, str]:
     """The headers of a limited call that is refused for another reason, and does not count."""
-    limit = request.app[SERVICE].limit_of(request.path)
+    limit = request.app[SERVICE].address_limits.of_path(request.path)
     if limit is not None and LIMITS not in request and ADDRESS in request:
         request[LIMITS] = limit_headers(await limit.look(request[ADDRESS]))
     told: dict[str, str] = request.get(LIMITS, {})

@@ -8,19 +8,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from voxtral_worker import metrics
-from voxtral_worker.errors import NotReady, RateLimited, SessionNotFound
+from voxtral_worker.errors import NotReady, SessionNotFound
 from voxtral_worker.server.access import Credentials
 from voxtral_worker.server.driver import SessionDriver
-from voxtral_worker.server.limits import AddressLimit, Counts
+from voxtral_worker.server.limits import AddressLimits
 from voxtral_worker.server.observer import Observer
 from voxtral_worker.server.session_keeper import SessionKeeper
+from voxtral_worker.server.session_limits import SessionLimits
 from voxtral_worker.server.session_store import Saved, SessionStore
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.limits import RollingLimit, Verdict
 from voxtral_worker.sessions.messages import Status
 from voxtral_worker.sessions.record import SessionRecord, read_record
 from voxtral_worker.sessions.registry import Registry
@@ -67,15 +67,6 @@ class Parts:
     admission: Admission | None = None
 
 
-@dataclass
-class SessionLimits:
-    """The limits of one session's two connections together."""
-
-    audio: RollingLimit
-    text: RollingLimit
-    refusals: RollingLimit
-
-
 class Service:
     """A session is in the registry and has a driver, or neither.
 
@@ -92,14 +83,7 @@ class Service:
         self._phase = Phase.STARTING
         self._drivers: dict[str, SessionDriver] = {}
         self._limits: dict[str, SessionLimits] = {}
-        self._counts = Counts(settings.rate_limit_store)
-        self._connections = AddressLimit(
-            self._counts, "connections", settings.rate_limit_connections_per_minute
-        )
-        self._creations = AddressLimit(
-            self._counts, "sessions", settings.rate_limit_sessions_per_minute
-        )
-        self._calls = AddressLimit(self._counts, "calls", settings.rate_limit_text_per_minute)
+        self.address_limits = AddressLimits(settings)
         self._calls_under_way = 0
         self._store = SessionStore(settings.session_store) if settings.session_store else None
         self._keeper = self._keeper_of(self._store) if self._store else None
@@ -151,7 +135,7 @@ class Service:
 
     async def close(self) -> None:
         """Let go of what is shared with other workers; the last thing the server does."""
-        await self._counts.close()
+        await self.address_limits.close()
         if self._store is not None:
             await self._store.close()
 
@@ -200,11 +184,7 @@ class Service:
         note_change = keeper.note_change if keeper is not None else None
         observer = Observer(session.session_id, parts.tracing, admission, note_change)
         self._drivers[session.session_id] = make_driver(session, parts.engine, parts.vad, observer)
-        self._limits[session.session_id] = SessionLimits(
-            RollingLimit(self.settings.rate_limit_audio_bytes_per_second, 1.0),
-            RollingLimit(self.settings.rate_limit_text_per_minute, 60.0),
-            RollingLimit(200, 10.0),
-        )
+        self._limits[session.session_id] = SessionLimits(self.settings)
         metrics.sessions_active.set(len(self.registry))
         return session
 
@@ -216,6 +196,11 @@ class Service:
         """Raises SessionNotFound."""
         self.registry.get(session_id)
         return self._drivers[session_id]
+
+    def limits(self, session_id: str) -> SessionLimits:
+        """Raises SessionNotFound after its end."""
+        self.registry.get(session_id)
+        return self._limits[session_id]
 
     async def end(self, session_id: str, code: int, reason: str) -> None:
         """End a session, with its connections, wherever it is. Raises SessionNotFound."""
@@ -300,82 +285,6 @@ class Service:
         for session in self.registry.expired(time.monotonic()):
             self._drivers[session.session_id].tell(Status("session_expired"))
             await self.end(session.session_id, CLOSE_EXPIRED, "session expired")
-
-    async def watch_loop(self) -> None:
-        """Measure how late the event loop is, and count its tasks; runs until cancelled."""
-        while True:
-            before_s = time.monotonic()
-            await asyncio.sleep(0.25)
-            metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before_s - 0.25))
-            metrics.event_loop_tasks.set(len(asyncio.all_tasks()))
-
-    # Limits.
-
-    def limit_of(self, path: str) -> AddressLimit | None:
-        """The limit that calls of a path count against; None without one."""
-        if not self.settings.rate_limit_enabled:
-            return None
-        if path.startswith("/ws/"):
-            return self._connections
-        if path in ("/v1/audio/transcriptions", "/v1/chat/completions"):
-            return self._calls
-        return self._creations if path in ("/session/create", "/v1/realtime") else None
-
-    def check_audio(self, session_id: str, size: int) -> None:
-        """Count audio bytes. Raises RateLimited, or SessionNotFound after its end."""
-        limits = self._limits_of(session_id)
-        self._check(limits.audio.take(time.monotonic(), size), "audio bytes per second")
-
-    def check_text(self, session_id: str) -> None:
-        """Count a text. Raises RateLimited, or SessionNotFound after its end."""
-        limits = self._limits_of(session_id)
-        self._check(limits.text.take(time.monotonic()), "text messages per minute")
-
-    def is_ignoring_limits(self, session_id: str) -> bool:
-        """Count one refusal; whether there were too many of them lately."""
-        return not self._limits_of(session_id).refusals.take(time.monotonic()).allowed
-
-    def _limits_of(self, session_id: str) -> SessionLimits:
-        try:
-            return self._limits[session_id]
-        except KeyError:
-            raise SessionNotFound(_NO_SESSION) from None
-
-    def _check(self, verdict: Verdict, what: str) -> None:
-        if self.settings.rate_limit_enabled and not verdict.allowed:
-            raise RateLimited(
-                f"over the limit of {verdict.limit} {what}", retry_after_s=verdict.retry_after_s
-            )
-
-    # What is told of it all.
-
-    def capacity(self) -> dict[str, int]:
-        """How many sessions fit, and how many more."""
-        limit = self.registry.max_sessions
-        available = max(0, limit - len(self.registry))
-        if self.parts is not None and self.parts.admission is not None:
-            available = min(available, self.parts.admission.room(time.monotonic()))
-        return {"max_sessions": limit, "available": available}
-
-    def model(self) -> dict[str, Any]:
-        """What is served, as far as it is loaded."""
-        is_ready = self.phase is Phase.READY
-        if self.parts is None:
-            return {
-                "id": None,
-                "revision": self.settings.model_revision,
-                "device": None,
-                "dtype": None,
-                "ready": is_ready,
-            }
-        loaded = self.parts.loaded
-        return {
-            "id": loaded.model_id,
-            "revision": loaded.revision,
-            "device": loaded.device.type,
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "ready": is_ready,
-        }
 
 
 def _read(text: bytes | None) -> SessionRecord | None:

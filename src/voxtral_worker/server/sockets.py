@@ -140,9 +140,9 @@ async def read(
             continue
         except WorkerError as error:
             driver.refuse(line, error)
-            if isinstance(error, RateLimited) and service.is_ignoring_limits(
-                driver.session.session_id
-            ):
+            if not isinstance(error, RateLimited):
+                continue
+            if service.limits(driver.session.session_id).is_ignored():
                 connection.close(CLOSE_LIMITS_IGNORED, "limits ignored for too long")
                 # The library reads on until the client has answered the close, unless somebody
                 # else reads; a socket closed over what it has not read is reset, and the
@@ -163,13 +163,13 @@ def _checked(
     if isinstance(data, bytes):
         if line is LineName.CONTROL:
             raise BadInput("the control connection takes no audio")
-        service.check_audio(session.session_id, size)
+        service.limits(session.session_id).check_audio(size)
         session.last_activity_s = time.monotonic()
         return data
     message = parse(data)
     if isinstance(message, TextInput):
         with asked_as(message.request_id):
-            service.check_text(session.session_id)
+            service.limits(session.session_id).check_text()
     session.last_activity_s = time.monotonic()
     return message
 

@@ -11,7 +11,6 @@ order in which they are to be performed.
 """
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
-from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
+from voxtral_worker.engine.request import GenerationEvent
 from voxtral_worker.errors import BadInput, WorkerError
+from voxtral_worker.sessions.ahead import AskingAhead
 from voxtral_worker.sessions.answering import Answers
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send, Settle
+from voxtral_worker.sessions.effects import Effect, LineName, Send
+from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.line import Line
 from voxtral_worker.sessions.messages import ErrorMessage, Heard, Status, TextInput, asked_as
 from voxtral_worker.sessions.partials import Partials
 from voxtral_worker.sessions.record import SessionRecord
-from voxtral_worker.sessions.speculation import Speculation, Speculator
 from voxtral_worker.sessions.turn import Turn
 from voxtral_worker.sessions.unanswered import Unanswered
 from voxtral_worker.turns.detector import (
@@ -65,18 +65,13 @@ class Session:
         self.audio_bytes_received = 0
         self.lines = {name: Line() for name in LineName}
         self._detector = TurnDetector(max_turn_frames=int(max_turn_s * 1000 / FRAME_MS))
-        self._heard: deque[tuple[NDArray[np.float32], float]] = deque()
-        self._heard_from = 0
+        self._heard = HeardFrames()
         self._turns = 0
         self._open_turn_id: str | None = None
         self._unanswered = Unanswered()
         self._answers = Answers(session_id, config)
         self._partials = Partials()
-        self._speculates = speculates
-        self._speculator = Speculator()
-        self._speculation: Speculation | None = None
-        # Wrong guesses of which the engine has not yet said what they cost.
-        self._discarded: set[str] = set()
+        self._ahead = AskingAhead(self._answers, self._unanswered, self._heard, is_on=speculates)
         self.use_config(config)
 
     @property
@@ -142,10 +137,11 @@ class Session:
         """Take frames, float32 [k, 512], each with its speech probability."""
         effects: list[Effect] = []
         for frame, probability in zip(frames, probabilities, strict=True):
-            self._heard.append((frame, now_s))
+            self._heard.add(frame, now_s)
             for event in self._detector.hear(float(probability)):
                 effects += self._on_turn_event(event, now_s)
-            effects += self._look_at_pause(now_s)
+            heard = self._detector.frames_heard
+            effects += self._ahead.look_at_pause(self._open_turn_id, heard, now_s)
         effects += self._look_at_partial()
         self._forget_heard()
         return effects
@@ -173,11 +169,10 @@ class Session:
             case SpeechStarted():
                 return self._start_turn(event, now_s)
             case SpeechPaused():
-                self._speculator.begin_pause(event)
+                self._ahead.begin_pause(event)
                 return []
             case SpeechResumed():
-                self._speculator.end_pause(self._detector.frames_heard)
-                return self._discard()
+                return self._ahead.end_pause(self._detector.frames_heard)
         return self._end_turn(event, now_s)
 
     def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
@@ -193,11 +188,10 @@ class Session:
         if self._open_turn_id is None:
             return [*effects, Send(LineName.AUDIO, Status("no_speech", self._new_turn_id()))]
         turn_id, self._open_turn_id = self._open_turn_id, None
-        effects += self._drop_stale_speculation(ended)
-        self._speculator.end_turn()
-        speculation, self._speculation = self._speculation, None
+        wasted, speculation = self._ahead.end_turn(ended)
+        effects += wasted
         if speculation is None:
-            audio = Audio(self._samples(ended.first_frame, ended.end_frame))
+            audio = Audio(self._heard.samples(ended.first_frame, ended.end_frame))
             user = self._unanswered.with_audio(audio)
         else:
             user = speculation.request.conversation.user
@@ -214,7 +208,7 @@ class Session:
             "audio",
             user,
             decided_s=now_s,
-            speech_end_s=self._heard[ended.last_speech_frame - self._heard_from][1],
+            speech_end_s=self._heard.heard_s(ended.last_speech_frame),
             speech_ms=ended.speech_frames * FRAME_MS,
             audio_bytes=self.audio_bytes_received,
         )
@@ -222,70 +216,15 @@ class Session:
             return effects + self._answers.add(turn, now_s)
         return effects + self._answers.adopt(turn, speculation, now_s)
 
-    def _samples(self, first_frame: int, end_frame: int) -> NDArray[np.float32]:
-        start = first_frame - self._heard_from
-        stop = end_frame - self._heard_from
-        return np.concatenate([self._heard[i][0] for i in range(start, stop)])
-
     def _forget_heard(self) -> None:
-        while self._heard and self._heard_from < self._detector.oldest_needed_frame:
-            self._heard.popleft()
-            self._heard_from += 1
+        self._heard.forget_before(self._detector.oldest_needed_frame)
 
     def _look_at_partial(self) -> list[Effect]:
         frame = self._detector.frames_heard
         if not (self.config.interim and self._open_turn_id and self._partials.is_due(frame)):
             return []
-        samples = self._samples(self._detector.oldest_needed_frame, frame)
+        samples = self._heard.samples(self._detector.oldest_needed_frame, frame)
         return self._partials.ask(Audio(samples), self.config, frame)
-
-    # Asking ahead.
-
-    def _look_at_pause(self, now_s: float) -> list[Effect]:
-        pause, frame = self._speculator.pause, self._detector.frames_heard
-        may_guess = self._speculates and self.config.answers_turns and self._answers.is_idle
-        if pause is None or not may_guess:
-            return []
-        if not self._speculator.is_time_to_guess(frame):
-            return []
-        self._speculator.guess()
-        audio = Audio(self._samples(pause.first_frame, pause.end_frame))
-        user = self._unanswered.with_audio(audio)
-        request = self._answers.request(user, Urgency.SPECULATION, is_audio=True)
-        generation_id = f"ahead-{self._open_turn_id}-{frame}"
-        self._speculation = Speculation(generation_id, request, pause, now_s)
-        return [Generate(generation_id, request)]
-
-    def _drop_stale_speculation(self, ended: TurnEnded | None = None) -> list[Effect]:
-        """Discard what is not, or no longer, what the turn would be answered with."""
-        speculation = self._speculation
-        if speculation is None:
-            return []
-        pause, request = speculation.pause, speculation.request
-        ends_there = ended is None or ended.end_frame == pause.end_frame
-        user = request.conversation.user
-        is_same = self._answers.request(user, request.urgency, is_audio=True) == request
-        if ends_there and is_same and self._answers.is_idle and self.config.answers_turns:
-            return []
-        return self._discard()
-
-    def _discard(self) -> list[Effect]:
-        speculation, self._speculation = self._speculation, None
-        if speculation is None:
-            return []
-        self._speculator.charge()
-        if speculation.is_finished:
-            return [_wasted(speculation.withheld[-1])]
-        self._discarded.add(speculation.generation_id)
-        return [Cancel(speculation.generation_id)]
-
-    def _on_ahead(self, speculation: Speculation, event: GenerationEvent) -> list[Effect]:
-        if isinstance(event, Failed):
-            # The turn asks again when it is over, and is told if that fails too.
-            self._speculation = None
-            return [_wasted(event)]
-        speculation.withheld.append(event)
-        return []
 
     # Answering.
 
@@ -305,16 +244,16 @@ class Session:
         asked = {} if message.request_id is None else {"request_id": message.request_id}
         processing = Send(line, Status("processing", turn.turn_id, asked))
         # A turn that is still open is answered after this text.
-        return [*self._discard(), processing, *self._answers.add(turn, now_s)]
+        return [*self._ahead.discard(), processing, *self._answers.add(turn, now_s)]
 
     def say(self, key: str, parts: tuple[str | Audio, ...]) -> list[Effect]:
         """Take something of the user's that is answered with what comes after it."""
         self._unanswered.add(key, parts)
-        return self._discard()
+        return self._ahead.discard()
 
     def unsay(self, key: str) -> list[Effect] | None:
         """Take it back; None when it was answered, or never said."""
-        return self._discard() if self._unanswered.remove(key) else None
+        return self._ahead.discard() if self._unanswered.remove(key) else None
 
     def respond(
         self, line: LineName, now_s: float, config: SessionConfig | None = None
@@ -339,7 +278,7 @@ class Session:
             config=config,
         )
         processing = Send(line, Status("processing", turn.turn_id))
-        return [*self._discard(), processing, *self._answers.add(turn, now_s)]
+        return [*self._ahead.discard(), processing, *self._answers.add(turn, now_s)]
 
     def remember(self, text: str) -> list[Effect]:
         """Take what was said and not answered as answered with a text from outside.
@@ -351,25 +290,22 @@ class Session:
             raise BadInput("an answer must follow something of the user's that has none yet")
         self._unanswered.clear()
         self._answers.history.append(Exchange(user, AssistantTurn(text=text)))
-        return self._discard()
+        return self._ahead.discard()
 
     def forget_open_turn(self) -> list[Effect]:
         """What is being said now counts as not said."""
         self._detector.end_turn()
-        self._speculator.end_turn()
         self._open_turn_id = None
         self._forget_heard()
-        return [*self._partials.drop(), *self._discard()]
+        return [*self._partials.drop(), *self._ahead.forget_turn()]
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
         """Take what the engine says of a generation; one that was cancelled says nothing."""
         if generation_id == self._partials.generation_id:
             return self._partials.on_event(event)
-        if self._speculation is not None and generation_id == self._speculation.generation_id:
-            return self._on_ahead(self._speculation, event)
-        if generation_id in self._discarded and isinstance(event, Finished | Failed):
-            self._discarded.remove(generation_id)
-            return [_wasted(event)]
+        settled = self._ahead.on_event(generation_id, event)
+        if settled is not None:
+            return settled
         return self._answers.on_event(generation_id, event, now_s)
 
     def cancel(self, line: LineName, now_s: float) -> list[Effect]:
@@ -381,7 +317,7 @@ class Session:
     def clear_history(self, line: LineName) -> list[Effect]:
         """Forget what was said; a response being made is not remembered either."""
         self._answers.clear_history()
-        return [*self._drop_stale_speculation(), Send(line, Status("history_cleared"))]
+        return [*self._ahead.drop_stale(), Send(line, Status("history_cleared"))]
 
     def update_config(self, line: LineName, changes: object) -> list[Effect]:
         """Change options, all or none. Raises BadInput that names the bad one."""
@@ -395,7 +331,7 @@ class Session:
         self._detector.reconfigure(
             config.vad_sensitivity, config.silence_ms, config.threshold, config.pre_roll_ms
         )
-        return self._drop_stale_speculation()
+        return self._ahead.drop_stale()
 
     def refuse(self, line: LineName, error: WorkerError) -> list[Effect]:
         """Tell a client that something it sent was not taken."""
@@ -403,12 +339,15 @@ class Session:
 
     def give_up(self) -> list[Effect]:
         """Stop all work, at the end of the session; its memory is wiped."""
-        effects = [*self._partials.drop(), *self._discard(), *self._answers.give_up()]
+        effects = [
+            *self._partials.drop(),
+            *self._ahead.forget_turn(),
+            *self._answers.give_up(),
+        ]
         self._heard.clear()
         self._unanswered.clear()
         # A turn that is still open has no audio left to end with.
         self._detector.end_turn()
-        self._speculator.end_turn()
         self._open_turn_id = None
         return effects
 
@@ -430,15 +369,3 @@ def _speech_ended(turn_id: str, ended: TurnEnded, user: UserTurn) -> Status:
     (audio,) = (part for part in user.parts[-1:] if isinstance(part, Audio))
     heard = Heard(ended.first_frame * FRAME_MS, ended.end_frame * FRAME_MS, audio)
     return Status("speech_ended", turn_id, reason, heard)
-
-
-def _wasted(last: GenerationEvent) -> Settle:
-    """What a wrong guess has cost; one that the engine never began has cost nothing."""
-    if not isinstance(last, Finished):
-        return Settle("yielded")
-    usage, timings = last.usage, last.timings
-    computed = usage.completion_tokens
-    if usage.completion_tokens or timings.prefill_s:
-        computed += usage.prompt_tokens - usage.cached_tokens
-    has_begun = computed or timings.encode_s
-    return Settle("discarded" if has_begun else "yielded", computed)

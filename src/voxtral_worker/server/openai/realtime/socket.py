@@ -77,14 +77,14 @@ def _checked(
         raise TooLarge(f"an event may have at most {MAX_EVENT_BYTES} bytes, this one has {size}")
     value, driver.reading_id = event_id_of(data)
     event = read_event(value, driver.reading_id)
-    session_id = driver.session.session_id
+    limits = service.limits(driver.session.session_id)
     match event.kind:
         case "input_audio_buffer.append":
-            service.check_audio(session_id, len(event.audio))
+            limits.check_audio(len(event.audio))
         case "conversation.item.create":
             # It may hold audio as well.
-            service.check_audio(session_id, size)
+            limits.check_audio(size)
         case "response.create":
-            service.check_text(session_id)
+            limits.check_text()
     driver.note_activity()
     return event
