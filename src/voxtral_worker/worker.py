@@ -43,6 +43,7 @@ class Worker:
         self.server = server
         self.engine = parts.engine
         self.leases = SessionLeases(server)
+        self._drain_timeout_s = settings.drain_timeout_seconds
         self._vad = parts.vad
         self._tracing = parts.tracing
 
@@ -54,13 +55,14 @@ class Worker:
         """Raises EngineFailure when the model does not answer a tiny prompt."""
         self.engine.warm_up(60.0)
 
-    def begin_drain(self) -> None:
-        """Start to drain; does not wait."""
-        self.server.begin_drain(self.settings.drain_timeout_seconds)
+    def begin_drain(self, timeout_s: float) -> None:
+        """Start to drain, or to drain faster; does not wait."""
+        self._drain_timeout_s = timeout_s
+        self.server.begin_drain(timeout_s)
 
     def stop(self) -> None:
         """Drain, then undo the cold start in reverse order."""
-        self.server.drain(self.settings.drain_timeout_seconds)
+        self.server.drain(self._drain_timeout_s)
         self.engine.stop()
         self._vad.stop()
         self.server.stop()
@@ -209,6 +211,9 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
             argv=argv,
         )
     finally:
+        # All jobs are answered; talkers may be in a turn, which a second signal cuts off.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
         worker.stop()
 
 

@@ -29,7 +29,7 @@ class FakeScaler:
         self.outputs: list[list[dict[str, Any]]] = []
         self.was_told = False
         self._handler = handler
-        self._shutdown = shutdown
+        self.shutdown = shutdown
 
     def handle_shutdown(self, *_: object) -> None:
         self.was_told = True
@@ -38,7 +38,7 @@ class FakeScaler:
         signal.signal(signal.SIGTERM, self.handle_shutdown)
         jobs = []
         while not self.was_told:
-            self._shutdown.before_question()
+            self.shutdown.before_question()
             if (job := await self.jobs_fetcher()) is not None:
                 jobs.append(asyncio.create_task(self._run_job(job)))
         await asyncio.gather(*jobs)
@@ -66,11 +66,11 @@ async def never() -> None:
 
 
 def run(
-    fetch: Fetch, engine: FakeEngine, terminated: list[bool], drain_timeout_s: float = 5.0
+    fetch: Fetch, engine: FakeEngine, terminated: list[float], drain_timeout_s: float = 5.0
 ) -> tuple[FakeScaler, float]:
     """Run until the loop is left; the scaler, and how long it took in seconds."""
     handler = JobHandler(engine, dict, Settings())
-    shutdown = Shutdown(handler, lambda: terminated.append(True), drain_timeout_s)
+    shutdown = Shutdown(handler, terminated.append, drain_timeout_s)
     scaler = FakeScaler(handler, shutdown, fetch)
     began_s = time.monotonic()
     with contextlib.suppress(asyncio.CancelledError):
@@ -110,13 +110,12 @@ def test_an_sdk_with_other_stops_is_said_and_left_as_it_is(
 def test_an_open_question_is_left_when_there_is_nothing_else_to_wait_for() -> None:
     async def fetch() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
         await never()
 
-    terminated: list[bool] = []
+    terminated: list[float] = []
     scaler, took_s = run(fetch, FakeEngine(), terminated)
     assert scaler.was_told
-    assert terminated == [True]
+    assert terminated == [5.0]
     assert took_s < 6
 
 
@@ -165,6 +164,27 @@ def test_a_job_that_takes_too_long_is_answered_with_an_error_and_the_loop_is_lef
     assert scaler.outputs[0][-1]["error"].endswith("(NOT_READY)")
 
 
+def test_a_second_signal_leaves_no_time_and_every_job_is_answered_all_the_same() -> None:
+    jobs = [text_job()]
+
+    async def fetch() -> dict[str, Any] | None:
+        if jobs:
+            return jobs.pop()
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        await never()
+        return None
+
+    terminated: list[float] = []
+    scaler, took_s = run(fetch, FakeEngine(endless, step_s=0.001), terminated, 60.0)
+    assert scaler.outputs == [[{"error": "the worker is stopping at once (NOT_READY)"}]]
+    assert terminated == [60.0, 0.0]
+    assert scaler.shutdown.exit_code == 128 + signal.SIGTERM
+    assert took_s < 20
+
+
 def test_a_worker_whose_engine_is_lost_asks_for_no_more_jobs_and_leaves_with_1() -> None:
     health = [True, False]
     questions = 0
@@ -173,15 +193,16 @@ def test_a_worker_whose_engine_is_lost_asks_for_no_more_jobs_and_leaves_with_1()
         nonlocal questions
         questions += 1
 
-    engine, terminated = FakeEngine(), []
+    engine = FakeEngine()
+    terminated: list[float] = []
     handler = JobHandler(engine, dict, Settings())
-    shutdown = Shutdown(handler, lambda: terminated.append(True), 5.0, lambda: health.pop(0))
+    shutdown = Shutdown(handler, terminated.append, 5.0, lambda: health.pop(0))
     scaler = FakeScaler(handler, shutdown, fetch)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(scaler.run())
     engine.stop()
     assert (questions, scaler.was_told, shutdown.exit_code) == (1, True, 1)
-    assert terminated == [True]
+    assert terminated == [5.0]
 
 
 def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:
@@ -189,10 +210,10 @@ def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.05)
 
-    terminated: list[bool] = []
+    terminated: list[float] = []
     run(fetch, FakeEngine(), terminated)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert terminated == [True]
+    assert terminated == [5.0]
 
 
 def test_the_local_api_may_not_have_the_streaming_servers_port(

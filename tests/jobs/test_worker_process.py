@@ -117,6 +117,25 @@ def test_what_cannot_be_finished_in_time_is_failed_and_says_so(
         worker.kill()
 
 
+def test_a_second_sigterm_ends_at_once_and_every_job_is_answered(
+    api: FakeJobApi, tmp_path: Path
+) -> None:
+    worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="300")
+    try:
+        api.give("long", **LONG)
+        api.wait(lambda: "long" in api.taken)
+        worker.signal(signal.SIGTERM)
+        worker.until_log_has("jobs open")
+        worker.signal(signal.SIGTERM)
+        assert api.result("long") == {"error": "the worker is stopping at once (NOT_READY)"}
+        assert worker.wait(30) == 128 + signal.SIGTERM, worker.log
+        assert worker.left_behind() == []
+        assert not is_listening(worker.port)
+        assert "Traceback" not in worker.log
+    finally:
+        worker.kill()
+
+
 def test_a_job_that_comes_with_the_last_answer_is_still_done(
     api: FakeJobApi, worker: WorkerProcess
 ) -> None:

@@ -47,7 +47,7 @@ EARLY_STOPS = 256
 class JobHandler:
     """Every job handed in is answered once: with its pieces, or with one error.
 
-    `handle`, `drain` and `stops_arrived` belong to the loop that runs the jobs.
+    It belongs to the loop that runs the jobs.
     """
 
     def __init__(
@@ -124,7 +124,14 @@ class JobHandler:
         if self._is_draining:
             return
         self._is_draining = True
-        asyncio.get_running_loop().call_later(timeout_s, self._give_up, timeout_s)
+        stopping = NotReady(
+            f"the worker is stopping and the job could not be finished within {timeout_s:g} s"
+        )
+        asyncio.get_running_loop().call_later(timeout_s, self._give_up, stopping)
+
+    def give_up(self) -> None:
+        """The worker goes away now: what is not finished fails, and says so."""
+        self._give_up(NotReady("the worker is stopping at once"))
 
     async def _leave_if_stopped(self, job_id: str) -> None:
         self._begun.append(job_id)
@@ -171,12 +178,10 @@ class JobHandler:
                     job, leases, outlet, settings, lambda: self._is_draining
                 )
 
-    def _give_up(self, timeout_s: float) -> None:
-        self._stopping = NotReady(
-            f"the worker is stopping and the job could not be finished within {timeout_s:g} s"
-        )
+    def _give_up(self, stopping: NotReady) -> None:
+        self._stopping = stopping
         for run in list(self._runs):
-            run.fail(self._stopping)
+            run.fail(stopping)
 
     def _remember_reader(self) -> None:
         reader = asyncio.current_task()

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def run_queue(
     handler: JobHandler,
-    on_terminate: Callable[[], None],
+    on_terminate: Callable[[float], None],
     max_concurrency: int,
     *,
     fitness_check: Callable[[], object],
@@ -36,10 +36,11 @@ def run_queue(
     """Take jobs until SIGTERM or SIGINT; blocks, and wants the main thread.
 
     `fitness_check` runs before the first job is taken; when it raises, the SDK reports the
-    worker unhealthy and ends the process with code 1. `on_terminate` is called once, on the
-    loop that runs the jobs, as soon as the signal is there. A worker that is no longer
-    healthy leaves as if told to, rather than fail one job after the other. Returns the exit
-    code, 1 in that case.
+    worker unhealthy and ends the process with code 1. `on_terminate` is called on the
+    loop that runs the jobs, as soon as the signal is there, with the seconds that a drain may
+    take, and for a second signal again, with none. A worker that is no longer healthy leaves
+    as if told to, rather than fail one job after the other. Returns the exit code: 1 in that
+    case, 128 and its number after a second signal.
     """
     import runpod
 

@@ -4,12 +4,15 @@ By itself the SDK stops to run jobs once it hears SIGTERM, while its question fo
 job may stay open for 90 s: a job that came as the answer would never be run, and without
 one the process would wait that long with nothing to do. So after the signal no further
 question is asked, and the SDK hears of it when the open one is answered, or has been open
-for a while with no job left to do.
+for a while with no job left to do. A second signal leaves no time: jobs fail, are answered
+with that, and the loop is left.
 """
 
 import asyncio
 import logging
+import math
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -25,18 +28,22 @@ QUESTION_GRACE_S = 2.0
 QUIET_S = 0.5
 # Time beyond the drain for the SDK to deliver: it tries three times, over 7 s.
 DELIVERY_S = 10.0
+# Time for it to deliver once, after a second signal.
+LAST_DELIVERY_S = 2.0
 
 
 class Shutdown:
     """Begun by the first SIGTERM or SIGINT, or by an engine that is lost; then nothing else.
 
-    Owned by the loop that runs the jobs. `exit_code` is 1 once the engine was lost.
+    Owned by the loop that runs the jobs. `exit_code` is 1 once the engine was lost, and 128
+    and the signal's number after a second signal. `on_terminate` is told how many seconds the
+    drain may take: none, when it is called for the second signal.
     """
 
     def __init__(
         self,
         handler: JobHandler,
-        on_terminate: Callable[[], None],
+        on_terminate: Callable[[float], None],
         drain_timeout_s: float,
         is_healthy: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -46,6 +53,8 @@ class Shutdown:
         self._on_terminate = on_terminate
         self._drain_timeout_s = drain_timeout_s
         self._has_begun = False
+        self._is_hurried = False
+        self._last_s = math.inf
         self._question_is_over = False
         self._sdk_handlers: dict[int, Any] = {}
         self._sdk_tasks: set[asyncio.Task[Any]] = set()
@@ -80,6 +89,7 @@ class Shutdown:
 
     def _begin(self, number: int) -> None:
         if self._has_begun:
+            self._hurry(number)
             return
         self._has_begun = True
         open_jobs = self._handler.open_jobs
@@ -90,24 +100,36 @@ class Shutdown:
             scaler.jobs_fetcher = self._ask_nobody
         else:
             self._question_is_over = True
+        self._last_s = time.monotonic() + self._drain_timeout_s + DELIVERY_S
         self._leaving = asyncio.create_task(self._leave(number), name="shutdown")
-        self._on_terminate()
+        self._on_terminate(self._drain_timeout_s)
+
+    def _hurry(self, number: int) -> None:
+        if self._is_hurried:
+            return
+        self._is_hurried = True
+        name, open_jobs = signal.Signals(number).name, self._handler.open_jobs
+        log.warning("runpod: %s again: %d open jobs fail now", name, open_jobs)
+        self.exit_code = self.exit_code or 128 + number
+        self._last_s = time.monotonic() + LAST_DELIVERY_S
+        self._handler.give_up()
+        self._on_terminate(0.0)
 
     async def _ask_nobody(self, *_: object) -> None:
         self._question_is_over = True
         await asyncio.sleep(LOOK_S)
 
     async def _leave(self, number: int) -> None:
-        now_s = asyncio.get_running_loop().time
-        last_s = now_s() + self._drain_timeout_s + DELIVERY_S
+        now_s = time.monotonic
         quiet_since_s = now_s()
         sdk_knows = False
-        while now_s() < last_s:
+        while now_s() < self._last_s:
             await asyncio.sleep(LOOK_S)
             if self._handler.open_jobs:
                 quiet_since_s = now_s()
             quiet_s = now_s() - quiet_since_s
-            if not sdk_knows and (self._question_is_over or quiet_s >= QUESTION_GRACE_S):
+            is_over = self._question_is_over or self._is_hurried or quiet_s >= QUESTION_GRACE_S
+            if not sdk_knows and is_over:
                 self._sdk_handlers[number](number, None)
                 sdk_knows, quiet_since_s = True, now_s()
             elif sdk_knows and quiet_s >= QUIET_S:

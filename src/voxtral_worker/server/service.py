@@ -109,9 +109,10 @@ class Service:
 
     async def drain(self, timeout_s: float) -> None:
         """Tell everybody, let turns in flight finish, close all with 1012."""
-        self._phase = Phase.DRAINING
-        for driver in self._drivers.values():
-            driver.tell(Status("draining"))
+        if self._phase is not Phase.DRAINING:
+            self._phase = Phase.DRAINING
+            for driver in self._drivers.values():
+                driver.tell(Status("draining"))
         deadline_s = time.monotonic() + timeout_s
         while self._has_work() and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
