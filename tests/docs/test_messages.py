@@ -14,6 +14,7 @@ from tests.test_docs import message_types, statuses
 
 Message = dict[str, Any]
 Start = Callable[..., RunningServer]
+TRIES = 5
 
 
 def examples() -> list[Message]:
@@ -42,9 +43,14 @@ async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
         talker = Talker(socket)
         await talker.text("hello")
         await talker.text("hello", request_id="a1")
-        for pace_s in (0.1, 0.0):
-            await speak(talker, spoken, pace_s)
+        for _ in range(TRIES):
+            await speak(talker, spoken, 0.1)
             await talker.until("text_response", source="audio")
+            # On a busy machine there may be no time to guess.
+            if any(message["type"] == "transcript_partial" for message in talker.seen):
+                break
+        await speak(talker, spoken, 0.0)
+        await talker.until("text_response", source="audio")
         for control in ("ping", "get_stats", "cancel", "end_turn", "clear_history", "resume"):
             await talker.control(control)
         await talker.control("sing")

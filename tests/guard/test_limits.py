@@ -23,7 +23,7 @@ from voxtral_worker.server.limits import AddressLimit, Counts
 
 Start = Callable[..., RunningServer]
 ADDRESS = "203.0.113.7"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def creation(http: ClientSession, server: RunningServer) -> tuple[int, dict[str, str]]:

@@ -35,7 +35,7 @@ OF_A_SESSION = (
     Session, SessionDriver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Sequence,
     _Memory, _Task,
 )  # fmt: skip
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def wave(pcm: bytes) -> bytes:

@@ -98,7 +98,7 @@ def endless(_: Conversation) -> list[str]:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what another thread or task brings about."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - what is waited for knows no events
             await asyncio.sleep(0.01)
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import websockets
 
-WAIT_S = 15.0
+WAIT_S = 45.0
 
 
 class Talker:
