@@ -207,6 +207,26 @@ def break_engine(engine: Engine, *errors: Exception | None) -> BrokenRunner:
     return broken
 
 
+def test_who_is_cancelled_while_sound_is_encoded_is_not_computed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, submitted = engine._encoder.encode_some, queue.Queue[Generation]()
+
+    def encode_and_cancel(waiting: Any) -> None:
+        encode(waiting)
+        submitted.get(timeout=WAIT_S).cancel()
+
+    monkeypatch.setattr(engine._encoder, "encode_some", encode_and_cancel)
+    steps = break_engine(engine, *[AssertionError("a step for nobody")] * 4)
+    spoken = Conversation(UserTurn((Audio(np.zeros(8000, np.float32)),)))
+    listener = Listener()
+    submitted.put(engine.submit(GenerationRequest(spoken, GREEDY), listener))
+    (ended,) = listener.all()
+    assert isinstance(ended, Finished)
+    assert (ended.finish_reason, ended.usage.completion_tokens) == ("interrupted", 0)
+    assert len(list(steps._errors)) == 4
+
+
 def test_a_failing_step_fails_its_generation_and_the_loop_goes_on(engine: Engine) -> None:
     break_engine(engine, RuntimeError("/a/path in a kernel"))
     failed = ask(engine, said("hello")).all()[-1]

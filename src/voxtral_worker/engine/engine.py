@@ -183,14 +183,19 @@ class Engine:
 
     def _step(self) -> None:
         """Admit, encode, prefill and decode in one packed step, deliver."""
-        for sequence in self._scheduler.everyone():
-            if sequence.generation.is_cancelled:
-                self._finish(sequence, "interrupted")
+        self._drop_cancelled()
         for sequence in self._scheduler.admit():
             sequence.admitted_s = time.monotonic()
         self._encode()
+        # A window takes a while, and whoever is cancelled meanwhile need not be computed.
+        self._drop_cancelled()
         self._run(self._chunks())
         self._publish()
+
+    def _drop_cancelled(self) -> None:
+        for sequence in self._scheduler.everyone():
+            if sequence.generation.is_cancelled:
+                self._finish(sequence, "interrupted")
 
     def _place(self, sequence: Sequence) -> bool:
         """Give a sequence its blocks of KV cache, if there are enough."""
