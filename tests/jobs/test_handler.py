@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from tests.jobs.fakes import FakeEngine, Say, echo, endless, until
 from voxtral_worker.errors import EngineFailure, TooLarge
-from voxtral_worker.jobs.handler import JobHandler
+from voxtral_worker.jobs.handler import STOPS_REMEMBERED, JobHandler
 from voxtral_worker.settings import Settings
 
 Piece = dict[str, Any]
@@ -197,6 +197,21 @@ async def test_a_job_that_was_stopped_before_it_began_does_nothing(make: Any) ->
     assert engine.generations == []
     # A name that comes again is another job.
     assert (await output(handler, type="text", text="again"))[-1]["text"] == "again "
+
+
+async def test_however_many_jobs_are_under_way_each_can_be_stopped(make: Any) -> None:
+    handler, _ = make(endless, step_s=0.001, max_batch_size=1)
+    names = [f"j{number}" for number in range(STOPS_REMEMBERED + 20)]
+    jobs = [{"id": name, "input": {"type": "text", "text": "a"}} for name in names]
+    tasks = [asyncio.create_task(anext(handler.handle(job))) for job in jobs]
+    await asyncio.sleep(0.01)
+    assert handler.stops_arrived(names) == names
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert handler.open_jobs == 0
+    # Of those that are over, the last ones are known.
+    assert handler.stops_arrived(names[-1:]) == names[-1:]
 
 
 async def test_the_stop_of_a_job_under_way_is_not_kept_for_another_of_its_name(make: Any) -> None:

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 # The SDK tries a call three times, with pauses of 2 and 5 s between.
 STALL_S = 30.0
-# Stops of jobs that have not begun: the SDK has a few in its queue at most.
-EARLY_STOPS = 256
+# Stops of jobs that have not begun, and jobs that are over whose stop may still come.
+STOPS_REMEMBERED = 256
 
 
 class JobHandler:
@@ -66,9 +66,10 @@ class JobHandler:
         self._stall_s = stall_s
         self._recordings = Recordings()
         self._runs: set[JobRun] = set()
-        self._readers: set[asyncio.Task[Any]] = set()
-        self._begun: deque[str] = deque(maxlen=EARLY_STOPS)
-        self._early_stops: deque[str] = deque(maxlen=EARLY_STOPS)
+        # The SDK's task of each job, and the job's id.
+        self._readers: dict[asyncio.Task[Any], str] = {}
+        self._early_stops: deque[str] = deque(maxlen=STOPS_REMEMBERED)
+        self._over: deque[str] = deque(maxlen=STOPS_REMEMBERED)
         self._is_draining = False
         self._stopping: NotReady | None = None
 
@@ -80,7 +81,7 @@ class JobHandler:
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Piece]:
         """Pieces of a job's output. Never raises: an error is the last piece."""
         job_id, value = str(job.get("id", "unknown")), job.get("input")
-        self._remember_reader()
+        self._remember_reader(job_id)
         outcome, code = "stopped", None
         started_s = time.monotonic()
         run: JobRun | None = None
@@ -116,8 +117,9 @@ class JobHandler:
 
         One that is still on its way, or in the SDK's queue, ends here as it begins.
         """
-        self._early_stops.extend(job_id for job_id in job_ids if job_id not in self._begun)
-        return [job_id for job_id in job_ids if job_id in self._begun]
+        begun = {*self._readers.values(), *self._over}
+        self._early_stops.extend(job_id for job_id in job_ids if job_id not in begun)
+        return [job_id for job_id in job_ids if job_id in begun]
 
     def drain(self, timeout_s: float) -> None:
         """The worker goes away: what is not finished after `timeout_s` fails, and says so."""
@@ -134,7 +136,6 @@ class JobHandler:
         self._give_up(NotReady("the worker is stopping at once"))
 
     async def _leave_if_stopped(self, job_id: str) -> None:
-        self._begun.append(job_id)
         if job_id not in self._early_stops:
             return
         self._early_stops.remove(job_id)
@@ -183,11 +184,15 @@ class JobHandler:
         for run in list(self._runs):
             run.fail(stopping)
 
-    def _remember_reader(self) -> None:
+    def _remember_reader(self, job_id: str) -> None:
         reader = asyncio.current_task()
         if reader is not None:
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
+            if reader not in self._readers:
+                reader.add_done_callback(self._forget_reader)
+            self._readers[reader] = job_id
+
+    def _forget_reader(self, reader: asyncio.Task[Any]) -> None:
+        self._over.append(self._readers.pop(reader))
 
 
 def _kind(value: object) -> str:

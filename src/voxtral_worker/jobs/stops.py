@@ -20,12 +20,14 @@ class Stops:
 
     def __init__(self, handler: JobHandler) -> None:
         self._handler = handler
+        self._scaler: Any = None
         self._poll: Callable[[Any], Awaitable[list[str]]] | None = None
 
     def follow(self, scaler: Any) -> None:
         """Read the stops first, from now on; the SDK offers no setting for it on the platform."""
-        if self._poll is not None:
+        if self._scaler is not None:
             return
+        self._scaler = scaler
         if not hasattr(scaler, "stop_signals_fetcher"):
             log.warning("runpod: this SDK has another way to stop jobs, early stops may be lost")
             return
