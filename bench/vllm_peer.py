@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +113,7 @@ def _is_ready(url: str, process: "subprocess.Popen[bytes]") -> bool:
             with urllib.request.urlopen(url, timeout=5) as response:
                 if response.status == 200:
                     return True
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
+        except OSError:  # nobody listens yet, or is too busy starting to answer
             pass
         time.sleep(0.5)
     return False

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +93,7 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
             with urllib.request.urlopen(url, timeout=5) as response:
                 if response.status == 200:
                     return
-        except urllib.error.URLError:
+        except OSError:  # nobody listens yet, or is too busy starting to answer
             pass
         time.sleep(0.1)
     raise TimeoutError("the worker did not become ready")
