@@ -1,25 +1,42 @@
 # syntax=docker/dockerfile:1
 # "base" holds the CUDA runtime and the driver's settings; all other libraries come with torch.
-# Its version is that of the torch wheel in builder/requirements.txt.
-FROM nvidia/cuda:13.0.2-base-ubuntu24.04
+# Its version is that of the torch wheel in builder/requirements.txt. A tag can be moved: pin it with
+#   docker build --build-arg BASE_IMAGE=nvidia/cuda@sha256:... .
+# where the digest is what `docker buildx imagetools inspect nvidia/cuda:13.0.2-base-ubuntu24.04` says.
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
+FROM ${BASE_IMAGE}
 
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+    && apt-get install -y --no-install-recommends \
+        ca-certificates gcc libc6-dev python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/venv
 
+# Prompts differ in size at every step, so the allocator must be able to grow its segments.
+# Compiled kernels have a fixed folder in the image, as a container keeps no home folder.
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONPATH=/app/src \
     PYTHONUNBUFFERED=1 \
-    HF_HOME=/runpod-volume/huggingface-cache
+    HF_HOME=/runpod-volume/huggingface-cache \
+    HF_XET_HIGH_PERFORMANCE=1 \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
+    TRITON_CACHE_DIR=/opt/kernels/triton \
+    TORCHINDUCTOR_CACHE_DIR=/opt/kernels/inductor
+
+# Triton compiles C at the first launch of a kernel: without a compiler and Python's headers
+# the worker would start on no GPU at all, and no build without a GPU would notice.
+RUN python -c "import shutil, sysconfig, pathlib; assert shutil.which('gcc'); assert pathlib.Path(sysconfig.get_paths(scheme='posix_prefix')['include'], 'Python.h').is_file()" \
+    && gcc -include stdio.h -x c -fsyntax-only /dev/null
 
 WORKDIR /app
 
 # Dependencies change seldom and take long: they are a layer of their own, before the code.
-COPY builder/requirements.txt builder/
-RUN --mount=type=cache,target=/root/.cache/pip pip install -r builder/requirements.txt
+# The lock names every package with the hash of its file: what is not that very file is refused.
+COPY builder/requirements.lock builder/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --no-deps -r builder/requirements.lock
 
 # Weights in the image, if asked for:
 #   docker build --build-arg MODEL_ID=mistralai/Voxtral-Mini-3B-2507 --secret id=HF_TOKEN .
@@ -27,6 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install -r builder/requiremen
 ARG MODEL_ID=""
 ARG MODEL_REVISION=main
 COPY builder/fetch_weights.py builder/
+COPY src/voxtral_worker/__init__.py src/voxtral_worker/checkpoint.py src/voxtral_worker/
 RUN --mount=type=secret,id=HF_TOKEN \
     if [ -n "$MODEL_ID" ]; then \
         HF_HOME=/tmp/hf HF_TOKEN="$(cat /run/secrets/HF_TOKEN 2>/dev/null || true)" \
@@ -38,9 +56,14 @@ ENV MODEL_ID=${MODEL_ID:+/models/$MODEL_ID}
 COPY handler.py test_input.json ./
 COPY models models
 COPY src src
-RUN python -m compileall -q src
+COPY builder/compile_kernels.py builder/
+RUN python -m compileall -q src && python -m builder.compile_kernels
 
-# Runs as root: RunPod mounts its volume for root, and the model cache on it is written to.
+# For everybody who is not RunPod (`--user worker`): a user that can write to the two volumes and
+# to /tmp alone. RunPod mounts its volume for root, so there, and by default, root runs the worker.
+RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin worker \
+    && mkdir -p /runpod-volume /opt/kernels \
+    && chown -R worker:worker /runpod-volume /opt/kernels
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, ssl, urllib.request as r; s = 's' if os.environ.get('TLS_CERT_FILE') else ''; r.urlopen('http%s://127.0.0.1:%s/ping' % (s, os.environ.get('PORT') or 8000), timeout=4, context=ssl._create_unverified_context() if s else None)"]

@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-STAMP  := $(VENV)/.set-up
+WORKER := $(VENV)/.set-up-worker
+STAMP  := $(VENV)/.set-up-developer
+# The address of PyTorch's builds for CPUs, for a machine without an NVIDIA driver.
+export TORCH_INDEX
 
-.PHONY: run test setup check format demo bench bench-load gpu-check
+.PHONY: run test setup check format demo bench bench-load gpu-check verify turns-check lock clients docs
 
-run: $(STAMP)
+run: $(WORKER)
 	$(PY) -m voxtral_worker
 
 test: $(STAMP)
@@ -16,25 +19,40 @@ test: $(STAMP)
 
 setup: $(STAMP)
 
-$(STAMP): builder/requirements.txt builder/requirements-dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-dev.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
-	@touch $@
+# Each says what it fetches; two that are started at once take turns.
+$(WORKER): builder/requirements.txt pyproject.toml
+	@$(PYTHON) builder/set_up.py worker
+
+$(STAMP): $(WORKER) builder/requirements-dev.txt
+	@$(PYTHON) builder/set_up.py developer
+
+# The frameworks of docs/clients.md, for tests/clients/test_frameworks.py.
+clients:
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-clients.txt
+	cp tests/clients/frameworks/package.json .clients && npm install --silent --no-audit --no-fund --prefix .clients
+
+# The docs as a site in .site; a link that leads nowhere ends it. REPOSITORY=https://... for links to files.
+docs: .docs/.set-up
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
+
+.docs/.set-up: builder/requirements-docs.txt
+	$(PYTHON) -m venv .docs
+	.docs/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-docs.txt
+	touch $@
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m builder.prose
 
 format: $(STAMP)
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-demo: $(STAMP)
+demo: $(WORKER)
 	$(PY) -m bench.demo $(URL)
 
 bench: $(STAMP)
@@ -44,4 +62,17 @@ bench-load: $(STAMP)
 	$(PY) -m bench.load
 
 gpu-check: $(STAMP)
-	$(PY) -m bench.gpu_check
+	$(PY) -m bench.gpu_check $(PARTS)
+
+# The lock is made by the image's version of Python, in an environment of its own.
+lock: $(STAMP)
+	python3.12 -m venv .lock
+	.lock/bin/python builder/lock.py $(PY)
+
+# make verify MODEL_ID=owner/name [AUDIO=folder] [ARGS="--clips 2"]
+verify: $(STAMP)
+	MODEL_ID="$(MODEL_ID)" $(PY) -m bench.verify $(if $(AUDIO),--audio "$(AUDIO)") $(ARGS)
+
+# make turns-check RECORDINGS=folder [ARGS="--ways 'semantic, medium'"]
+turns-check: $(STAMP)
+	$(PY) -m bench.turns_check "$(RECORDINGS)" $(ARGS)

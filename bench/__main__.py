@@ -5,7 +5,16 @@ import shutil
 import sys
 
 # In the order in which they run; each is a module of this folder with a function `run`.
-NAMES = ("cold_start", "throughput", "peers", "conversations", "schedules", "understanding")
+NAMES = (
+    "cold_start",
+    "throughput",
+    "window_tail",
+    "peers",
+    "conversations",
+    "schedules",
+    "understanding",
+    "speech",
+)
 NEEDS = {"understanding": "flite"}
 
 

@@ -11,6 +11,7 @@ from bench.load_speakers import clips
 CONTROLS = ("ping", "get_stats", "cancel", "end_turn", "clear_history", "resume")
 CONFIG: dict[str, Any] = {
     "vad_sensitivity": 2, "temperature": 0.2, "max_length": 8, "top_p": 0.9, "mode": "chat",
+    "stop": ["!"], "seed": 7,
     "language": "en", "system_prompt": "Be brief.", "silence_ms": 300, "sample_rate": 16_000,
     "encoding": "pcm_s16le", "stream": True, "interim": True, "barge_in": True,
 }  # fmt: skip

@@ -37,10 +37,10 @@ def fuzz_rest(url: str, examples: int) -> RestTally:
             "generation": {"max-examples": examples, "allow-x00": True},
             # A full or draining worker answers 503, and says so in the description.
             "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503"]}},
-            # Which parameters go together, and what a file must hold, no schema can say.
+            # Which parameters and tools go together, and what a file must hold, no schema can say.
             "operations": [
                 {
-                    "include-path-regex": "^/v1/",
+                    "include-path-regex": "^/(v1/|session/create$)",
                     "checks": {"positive_data_acceptance": {"enabled": False}},
                 }
             ],

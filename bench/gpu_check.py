@@ -4,10 +4,13 @@ Without a CUDA device it says so and does nothing. Weights of the released shape
 and made on the spot; speed does not depend on them.
 """
 
+import argparse
+import queue
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +18,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.conversations import ask
-from bench.random_model import RELEASED, Shape, write_random_model
+from bench.gpu_kernel import check_kernel
+from bench.gpu_peers import check_peers
+from bench.gpu_scale import SCALES, Scale, endless_engine, load_random, make_random
+from bench.gpu_talk import (
+    SECOND_OF_SPEECH,
+    TURN,
+    ask,
+    check_long,
+    check_talkers,
+    percentile,
+)
+from bench.gpu_timing import REPEATS, device_name, free, in_ms, memory, timed
 from bench.schedules import BLOCKS, Reference, Said, Talk, check
+from bench.token_times import TokenTimes
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn, windows_of
 from voxtral_worker.engine.decoding import Row
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.kv_cache import blocks_for
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
+from voxtral_worker.engine.sampler import sample_rows
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 
-CONTEXT_TOKENS = 2000
-BATCHES = (1, 16, 64)
-REPEATS = 20
+WAIT_S = 300.0
 NEW_TOKENS = 64
-SECOND_OF_SPEECH = (0.1 * np.random.default_rng(1).standard_normal(16_000)).astype(np.float32)
 # bf16 keeps eight bits: two logits this near may change places.
 SURE_IN_BF16 = 0.25
 
@@ -47,18 +59,6 @@ class Floors:
         return (weights + cache_bytes) / self.bytes_per_s
 
 
-def timed(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
-    """Median seconds of a piece of work, with the device's queue empty before and after."""
-    times = []
-    for _ in range(repeats + 2):
-        _synchronize(device)
-        started_s = time.perf_counter()
-        work()
-        _synchronize(device)
-        times.append(time.perf_counter() - started_s)
-    return sorted(times[2:])[repeats // 2]
-
-
 def measure_floors(device: torch.device, size: int = 8192) -> Floors:
     """Copy bandwidth, bytes read and written, and the rate of a bf16 matrix product."""
     source = torch.empty(size * size * 4, dtype=torch.bfloat16, device=device)
@@ -71,6 +71,8 @@ def measure_floors(device: torch.device, size: int = 8192) -> Floors:
 
 def check_tokens(device: torch.device) -> None:
     """The embedded model on the device beside plain generate(). Raises AssertionError."""
+    # Also of cuDNN's convolutions, whose TF32 is on by default.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     talks = [
         Talk(0, (Said(0), Said("hello", cut=1), Said(2))),
         Talk(50, (Said("turn on the kitchen light"), Said(1))),
@@ -83,74 +85,109 @@ def check_tokens(device: torch.device) -> None:
         for blocks in BLOCKS:
             counts = check(loaded, reference, talks, blocks)
             print(f"tokens of the embedded model in {dtype}, {blocks} blocks: equal, {counts}")
+            free(device)
 
 
-def check_speed(
-    device: torch.device, shape: Shape, settings: Settings, batches: tuple[int, ...] = BATCHES
-) -> None:
-    """Print the table for one shape; the checkpoint is written, loaded and warmed up."""
-    floors = measure_floors(device, 8192 if device.type == "cuda" else 256)
+def check_speed(scale: Scale, folder: Path, settings: Settings) -> None:
+    """Print the tables for one shape; the checkpoint is made, loaded and warmed up."""
+    device = scale.device
+    floors = measure_floors(device, scale.floor_size)
     print(f"\ncopy {floors.bytes_per_s / 1e9:.0f} GB/s", end="")
     print(f" · bf16 products {floors.operations_per_s / 1e12:.1f} TFLOP/s")
-    with tempfile.TemporaryDirectory() as folder:
-        write_random_model(Path(folder), shape, device)
-        shards = list(Path(folder).glob("*.safetensors"))
-        _free(device)
-        started_s = time.monotonic()
-        loaded = load_model(replace(settings, model_id=folder))
-        print(f"loaded from {len(shards)} shards in {time.monotonic() - started_s:.1f} s")
-    engine = Engine(loaded, settings)
-    # Random weights would say anything, and never when to stop.
-    delivery = engine._delivery
-    delivery.stop_ids, delivery.is_runaway = frozenset(), lambda token_ids: False
+    make_random(scale, folder)
     started_s = time.monotonic()
-    engine.start()
-    engine.warm_up()
+    loaded = load_random(scale, folder, settings)
+    shards = list(folder.glob("*.safetensors"))
+    print(f"loaded from {len(shards)} shards in {time.monotonic() - started_s:.1f} s")
+    started_s = time.monotonic()
+    engine = endless_engine(loaded, settings)
     print(f"warm after {time.monotonic() - started_s:.1f} s", flush=True)
+    tokens = TokenTimes(engine)
     print("\n| step | took | floor | ratio |\n| --- | --- | --- | --- |")
     weights = _language_bytes(loaded.model)
-    for batch in batches:
-        cache = batch * CONTEXT_TOKENS * engine._runner.bytes_per_token
-        took_s = timed(_decode_step(engine, batch), device)
-        _line(
-            f"decode, batch {batch}, {CONTEXT_TOKENS} tokens each", took_s, floors, weights, cache
-        )
-    _first_token(engine, loaded.model, floors, weights)
-    _many(engine, max(batches))
+    for batch in scale.batches:
+        cache = batch * scale.context_tokens * engine._runner.bytes_per_token
+        for name, choose in (("decode", _greedily), ("decode, temperature 0.2", _warm)):
+            took_s = timed(_decode_step(engine, batch, scale.context_tokens, choose), device)
+            step = f"{name}, batch {batch}, {scale.context_tokens} tokens each"
+            _line(step, took_s, floors, weights, cache)
+    _first_token(engine, tokens, loaded.model, floors, weights)
+    _loops(engine, tokens, scale)
+    _many(engine, max(scale.batches))
     engine.stop()
+    print(f"memory: {memory(device)}")
 
 
-def _decode_step(engine: Engine, batch: int) -> Callable[[], object]:
-    """One decode of sequences that own blocks of their own, sampling included."""
+def _greedily(logits: torch.Tensor) -> object:
+    return sample_rows(logits, [0.0] * len(logits), [1.0] * len(logits))
+
+
+def _warm(logits: torch.Tensor) -> object:
+    return sample_rows(logits, [0.2] * len(logits), [0.95] * len(logits))
+
+
+def _decode_step(
+    engine: Engine, batch: int, context: int, choose: Callable[[torch.Tensor], object]
+) -> Callable[[], object]:
+    """One decode of sequences that own blocks of their own, with the choice of its tokens."""
     runner = engine._runner
-    width = blocks_for(CONTEXT_TOKENS + 1)
+    width = blocks_for(context + 1)
     rows = [
-        Row(5, CONTEXT_TOKENS, (torch.arange(width) + i * width) % runner.blocks)
-        for i in range(batch)
+        Row(5, context, (torch.arange(width) + i * width) % runner.blocks) for i in range(batch)
     ]
 
     @torch.inference_mode()
     def step() -> object:
         assert runner._steps is not None
-        return runner._steps.run(rows).argmax(-1).tolist()
+        return choose(runner._steps.run(rows))
 
     return step
 
 
-def _first_token(engine: Engine, model: Any, floors: Floors, weights: int) -> None:
-    """From the end of a 3 s turn to its first delta, beside encoder, prefill and one decode."""
+def _first_token(
+    engine: Engine, tokens: TokenTimes, model: Any, floors: Floors, weights: int
+) -> None:
+    """From the end of a 3 s turn to its first token, beside encoder, prefill and one decode."""
 
     def first_s() -> float:
-        sound = np.tile(SECOND_OF_SPEECH, 3)
-        conversation = Conversation(UserTurn((Audio(sound),)), transcribe=True)
-        return ask(engine, GenerationRequest(conversation, Sampling(0, 1, 8))).first_s
+        conversation = Conversation(UserTurn((Audio(TURN),)), transcribe=True)
+        return ask(engine, tokens, GenerationRequest(conversation, Sampling(0, 1, 8))).first_s
 
     took_s = sorted(first_s() for _ in range(REPEATS + 2))[REPEATS // 2]
     encoder = sum(p.numel() for p in model.model.audio_tower.parameters())
     operations = 2 * 1500 * encoder + weights * 390
     floor_s = operations / floors.operations_per_s + floors.decode_s(weights, 0)
     ratio = took_s / floor_s
-    print(f"| end of turn to first token, alone | {_ms(took_s)} | {_ms(floor_s)} | {ratio:.2f} |")
+    print(
+        f"| end of turn to first token, alone | {in_ms(took_s)} | {in_ms(floor_s)} | {ratio:.2f} |"
+    )
+
+
+def _loops(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
+    """The engine's own loop: texts of the same length, all at once, at temperature 0.2."""
+    print("\n| the engine's loop | tokens/s | gap p50 | gap p99 | longest |")
+    print("| --- | --- | --- | --- | --- |")
+    sampling = Sampling(max_tokens=scale.loop_tokens)
+    for batch in scale.loops:
+        ended: queue.Queue[Finished | Failed] = queue.Queue()
+        generations = [
+            engine.submit(
+                GenerationRequest(Conversation(UserTurn((f"tell me about {number}",))), sampling),
+                lambda e: ended.put(e) if isinstance(e, Finished | Failed) else None,  # noqa: B023
+            )
+            for number in range(batch)
+        ]
+        for _ in generations:
+            if isinstance(event := ended.get(timeout=WAIT_S), Failed):
+                raise event.error
+        made = [tokens.of(generation) for generation in generations]
+        # From when all have begun: what is measured is decoding, not the prompts.
+        begun_s = max(each.times_s[0] for each in made)
+        times = [at for each in made for at in each.times_s if at > begun_s]
+        per_s = len(times) / (max(times) - begun_s)
+        gaps = [gap for each in made for gap in each.gaps_s]
+        figures = (percentile(gaps, 50), percentile(gaps, 99), max(gaps))
+        print(f"| batch {batch} | {per_s:.0f} | {' | '.join(map(in_ms, figures))} |", flush=True)
 
 
 def _many(engine: Engine, count: int) -> None:
@@ -178,11 +215,7 @@ def _many(engine: Engine, count: int) -> None:
 
 def _line(name: str, took_s: float, floors: Floors, weights: int, cache_bytes: int) -> None:
     floor_s = floors.decode_s(weights, cache_bytes)
-    print(f"| {name} | {_ms(took_s)} | {_ms(floor_s)} | {took_s / floor_s:.2f} |", flush=True)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.2f} ms"
+    print(f"| {name} | {in_ms(took_s)} | {in_ms(floor_s)} | {took_s / floor_s:.2f} |", flush=True)
 
 
 def _language_bytes(model: Any) -> int:
@@ -191,37 +224,97 @@ def _language_bytes(model: Any) -> int:
     return sum(parameter.nbytes for parameter in parameters)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def run() -> None:
-    """Everything, on the first CUDA device."""
-    if not torch.cuda.is_available():
-        print("gpu-check: skipped, this machine has no CUDA device that PyTorch can use")
+def _speed(scale: Scale, folder: Path, *, compiles: bool) -> None:
+    print(f"\nENABLE_TORCH_COMPILE={str(compiles).lower()}")
+    settings = replace(scale.settings, max_context_tokens=4096, enable_torch_compile=compiles)
+    if scale.device.type == "cuda":
+        check_speed(scale, folder, settings)
         return
-    device = torch.device("cuda")
-    print(f"\nOn {torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    check_tokens(device)
-    for compiles in (False, True):
-        print(f"\nENABLE_TORCH_COMPILE={str(compiles).lower()}")
-        settings = Settings(
-            device="cuda",
-            max_batch_size=max(BATCHES),
-            max_context_tokens=4096,
-            enable_torch_compile=compiles,
-            response_cache_size=0,
-        )
-        check_speed(device, RELEASED, settings)
-        _free(device)
+    # A CPU has decode steps of their own only where they are compiled; this is but a try.
+    with torch.compiler.set_stance("force_eager"):
+        check_speed(scale, folder, replace(settings, enable_torch_compile=True))
+
+
+def _kernel(scale: Scale) -> None:
+    if scale.device.type == "cpu":
+        print("skipped: a CPU runs the kernel only in Triton's interpreter, as a test does")
+        return
+    check_kernel(scale.device, scale.kernel_cases, scale.kernel_heads, scale.kernel_repeats)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is run, and the seconds after which it is stopped."""
+
+    run: Callable[[Scale, Path], None]
+    most_s: float
+
+
+# Each is a process of its own, so that none begins with another's memory.
+PARTS = {
+    "tokens": Part(lambda scale, _: check_tokens(scale.device), 300),
+    "kernel": Part(lambda scale, _: _kernel(scale), 180),
+    "speed": Part(lambda scale, folder: _speed(scale, folder, compiles=False), 420),
+    "long": Part(check_long, 420),
+    "talkers": Part(check_talkers, 450),
+    "peers": Part(check_peers, 470),
+    # The last, as compiling takes minutes.
+    "compiled": Part(lambda scale, folder: _speed(scale, folder, compiles=True), 470),
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run parts by their names, all without one; 1 if one failed. Raises SystemExit."""
+    parser = argparse.ArgumentParser("gpu-check", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--device", choices=SCALES, default="cuda", help="cpu: a small try")
+    parser.add_argument("--weights", type=Path, help="folder to make the random weights in, kept")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.parts if name not in PARTS]:
+        raise SystemExit(f"gpu-check: no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("gpu-check: skipped, this machine has no CUDA device that PyTorch can use")
+        return 0
+    if given.here:
+        _run_here(given.parts[0], SCALES[given.device], given.weights)
+        return 0
+    with tempfile.TemporaryDirectory() as made:
+        folder = given.weights or Path(made) / "random"
+        results = [(name, *_run_apart(name, given.device, folder)) for name in given.parts or PARTS]
+    print("\n| part | result | seconds |\n| --- | --- | --- |")
+    for name, result, took_s in results:
+        print(f"| {name} | {result} | {took_s:.0f} |")
+    failed = [name for name, result, _ in results if result != "ok"]
+    if failed:
+        print(f"gpu-check: failed: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+def _run_apart(name: str, device: str, folder: Path) -> tuple[str, float]:
+    """What came of a part in a process of its own, and seconds."""
     sys.stdout.flush()
+    command = [sys.executable, "-m", "bench.gpu_check", name, "--here", "--device", device]
+    started_s = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command, "--weights", str(folder)], check=False, timeout=PARTS[name].most_s
+        )
+        result = "ok" if done.returncode == 0 else f"failed with status {done.returncode}"
+    except subprocess.TimeoutExpired:
+        result = f"stopped after {PARTS[name].most_s:.0f} s"
+    if result != "ok":
+        print(f"\n{name}: {result}; the other parts go on", flush=True)
+    return result, time.monotonic() - started_s
+
+
+def _run_here(name: str, scale: Scale, folder: Path) -> None:
+    print(f"\n## {name}: on {device_name(scale.device)}, torch {torch.__version__}", flush=True)
+    PARTS[name].run(scale, folder)
+    print(
+        f"\n{name}: ended well on {device_name(scale.device)}; {memory(scale.device)}", flush=True
+    )
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(run(sys.argv[1:]))

@@ -1,14 +1,18 @@
 """`make bench-load`: the worker under users who speak in real time, as tables."""
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable
 
 from bench import (
     load_bargein,
+    load_blocking,
     load_chaos,
     load_cuts,
+    load_dictation,
     load_fuzz,
+    load_guard,
     load_hearing,
     load_overload,
     load_soak,
@@ -26,16 +30,20 @@ from bench.load_speakers import (
     tally,
 )
 from bench.workers import running_worker
+from voxtral_worker.engine.layout import WINDOW_TAILS
 
 SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
 LIMIT_MS = 250.0
-TRIAL_S = 20.0
+TRIAL_S = 60.0
+# All sessions of a trial have begun after so long.
+ARRIVAL_S = 10.0
 MOST_SESSIONS = 256
 NAMES = (
     "hearing",
     "sounds",
     "cuts",
     "bargein",
+    "dictation",
     "realtime",
     "speculation",
     "capacity",
@@ -43,6 +51,8 @@ NAMES = (
     "fuzz",
     "chaos",
     "soak",
+    "guard",
+    "blocking",
 )
 
 
@@ -94,18 +104,20 @@ def speculation(seconds: float = 20.0) -> None:
 
 def capacity(shares: tuple[float, ...] = (0.3, 0.6, 1.0), seconds: float = TRIAL_S) -> None:
     """The most sessions at which p95 of decision → first delta stays within the limit."""
-    print(f"\n| speech | sessions within {LIMIT_MS:.0f} ms at p95 | p95 there | first beyond |")
-    print("| --- | --- | --- | --- |")
+    print("\n| speech | window's tail ", end="")
+    print(f"| sessions within {LIMIT_MS:.0f} ms at p95 | p95 there | first beyond |")
+    print("| --- | --- | --- | --- | --- |")
     nothing = dict.fromkeys(clips(), "")
-    for share in shares:
-        with running_worker(**SETTINGS) as url:
+    for share, tail in itertools.product(shares, WINDOW_TAILS):
+        with running_worker(**SETTINGS, WINDOW_TAIL=tail) as url:
 
             def p95(sessions: int, url: str = url, share: float = share) -> float:
-                result = tally(asyncio.run(crowd(url, sessions, seconds, share)), nothing)
+                talks = asyncio.run(crowd(url, sessions, seconds, share, ARRIVAL_S))
+                result = tally(talks, nothing)
                 return result.first_p95 if result.answered == result.turns else float("inf")
 
             good, figure, bad = search(p95)
-        print(f"| {share:.0%} | {good} | {figure:.0f} ms | {bad} |", flush=True)
+        print(f"| {share:.0%} | {tail} | {good} | {figure:.0f} ms | {bad} |", flush=True)
 
 
 def search(p95: Callable[[int], float]) -> tuple[int, float, int]:
@@ -136,6 +148,8 @@ def main() -> None:
                     load_cuts.run(url)
             case "bargein":
                 load_bargein.run()
+            case "dictation":
+                load_dictation.run()
             case "realtime":
                 with running_worker(**SETTINGS) as url:
                     asyncio.run(realtime(url))
@@ -149,6 +163,10 @@ def main() -> None:
                 load_chaos.run()
             case "soak":
                 load_soak.run()
+            case "blocking":
+                load_blocking.run()
+            case "guard":
+                load_guard.run()
             case "fuzz":
                 load_fuzz.run()
             case _:

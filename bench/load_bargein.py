@@ -32,6 +32,7 @@ FRAME_BYTES = 2 * FRAME_SAMPLES
 TIMEOUT_S = 60.0
 # Answers that nobody reads fill what lies between worker and client: 300 bytes each, some MB.
 FLOOD = 1500
+CUT_OFF = "voxtral_slow_clients_total"
 GONE = "voxtral_cancel_seconds_count"
 TOOK = "voxtral_cancel_seconds_sum"
 # A sentence lasts two seconds.
@@ -160,6 +161,7 @@ async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Res
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         watch, stage = Watch(http, url), Stage(http, url)
+        cut_off_before = (await watch.figures()).get(CUT_OFF, 0.0)
         for _ in range(sessions - 1):
             await stack.enter_async_context(stage.talker(reads=True))
         while len(result.gone_ms) < rounds:
@@ -168,7 +170,7 @@ async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Res
                 await _speak_over(watch, one, result, reads=reads)
             # The end of a session cancels, too, what it was last answered with.
             await asyncio.sleep(SETTLED_S)
-        result.cut_off = int((await watch.figures())["voxtral_slow_clients_total"])
+        result.cut_off = int((await watch.figures())[CUT_OFF] - cut_off_before)
     return result
 
 

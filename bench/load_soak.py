@@ -20,6 +20,8 @@ SHARE = 0.3
 # A session lasts this long, and is followed by a new one.
 VISIT_S = 15.0
 LOOK_S = 5.0
+# Three thirds of at least two.
+LEAST_LOOKS = 6
 SETTINGS = {"MAX_SESSIONS": "100", "METRICS_PUBLIC": "true"}
 
 
@@ -49,29 +51,31 @@ class Soak:
         return lag_p95_ms(self.samples[first], self.samples[last])
 
 
-async def _visit(url: str, soak: Soak, seed: int, until_s: float) -> None:
+async def _visit(url: str, soak: Soak, seed: int, until_s: float, *, is_paced: bool) -> None:
     rng = random.Random(seed)
     while time.monotonic() < until_s:
         talk = plan(min(VISIT_S, max(4.0, until_s - time.monotonic())), SHARE, rng)
-        await hold(url, talk)
+        await hold(url, talk, is_paced=is_paced)
         soak.turns += len(talk.words)
         soak.answered += len(talk.responses)
 
 
 async def _look(url: str, soak: Soak, until_s: float, every_s: float) -> None:
     began_s = time.monotonic()
-    while time.monotonic() < until_s:
+    while time.monotonic() < until_s or len(soak.samples) < LEAST_LOOKS:
         soak.samples.append(await asyncio.to_thread(scrape, url))
         soak.at_s.append(time.monotonic() - began_s)
         await asyncio.sleep(every_s)
 
 
-async def steep(url: str, seconds: float, every_s: float = LOOK_S) -> Soak:
-    """Users come and go for so long."""
+async def steep(
+    url: str, seconds: float, every_s: float = LOOK_S, *, is_paced: bool = True
+) -> Soak:
+    """Users come and go for so long; who is not paced sends what he says at once."""
     soak, until_s = Soak(), time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         for seed in range(USERS):
-            group.create_task(_visit(url, soak, seed, until_s))
+            group.create_task(_visit(url, soak, seed, until_s, is_paced=is_paced))
         group.create_task(_look(url, soak, until_s, every_s))
     return soak
 

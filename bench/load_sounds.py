@@ -91,8 +91,9 @@ async def turns(sound: Samples, sensitivity: int = 2) -> int:
     vad.start()
     started = 0
     for piece in _pieces(frames):
-        for probability in await vad.listen("sound", piece):
-            events = detector.hear(float(probability))
+        probabilities = await vad.listen("sound", piece)
+        for frame, probability in zip(piece, probabilities, strict=True):
+            events = detector.hear(float(probability), float(frame @ frame))
             started += any(isinstance(event, SpeechStarted) for event in events)
     vad.stop()
     return started

@@ -133,10 +133,17 @@ async def _say(url: str, words: str, *, is_paced: bool) -> dict[str, Any]:
     return talk.responses[0]
 
 
-async def crowd(url: str, sessions: int, seconds: float, share: float) -> list[Talk]:
-    """So many sessions at once, each with its own sentences."""
+async def crowd(
+    url: str, sessions: int, seconds: float, share: float, within_s: float = 0.0
+) -> list[Talk]:
+    """So many sessions, each with its own sentences, which begin one by one within a time."""
     talks = [plan(seconds, share, random.Random(seed)) for seed in range(sessions)]
-    return await asyncio.gather(*[hold(url, talk) for talk in talks])
+
+    async def come(number: int) -> Talk:
+        await asyncio.sleep(within_s * number / sessions)
+        return await hold(url, talks[number])
+
+    return await asyncio.gather(*[come(number) for number in range(sessions)])
 
 
 @dataclass(frozen=True)

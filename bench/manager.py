@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
-from voxtral_worker.engine.conversation import AUDIO_TOKENS_PER_WINDOW, Conversation
+from voxtral_worker.engine.conversation import Conversation
 from voxtral_worker.engine.features import FeatureExtractor
+from voxtral_worker.engine.layout import WINDOW_TOKENS
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import PromptEncoder
 
@@ -32,7 +33,7 @@ class PooledEmbedding(torch.nn.Module):
         self.words = words
         self.weight = words.weight
         self.vocabulary = len(words.weight)
-        rows = POOL_WINDOWS * AUDIO_TOKENS_PER_WINDOW
+        rows = POOL_WINDOWS * WINDOW_TOKENS
         self.pool = torch.zeros(rows, words.weight.shape[1], dtype=words.weight.dtype)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -99,16 +100,16 @@ class Manager:
     def _ids(self, conversation: Conversation) -> list[int]:
         prompt = self._prompts.encode(conversation, 100_000)
         ids = list(prompt.ids)
-        for start, audio in prompt.spans:
-            ids[start : start + audio.tokens] = self._virtual(audio.samples)
+        for span in prompt.spans:
+            ids[span.start : span.stop] = self._virtual(span.audio.samples)
         return ids
 
     @torch.inference_mode()
     def _virtual(self, samples: NDArray[np.float32]) -> range:
         """Encode a piece of audio of one window; the ids of its rows, never used twice."""
         rows = self._loaded.model.get_audio_features(self._features.windows(samples)).pooler_output
-        first = next(self._windows) * AUDIO_TOKENS_PER_WINDOW
+        first = next(self._windows) * WINDOW_TOKENS
         at = first % len(self._embedding.pool)
-        self._embedding.pool[at : at + AUDIO_TOKENS_PER_WINDOW] = rows
+        self._embedding.pool[at : at + WINDOW_TOKENS] = rows
         first += self._embedding.vocabulary
-        return range(first, first + AUDIO_TOKENS_PER_WINDOW)
+        return range(first, first + WINDOW_TOKENS)

@@ -17,6 +17,7 @@ _CODES: Schema = {
     "enum": [
         "INVALID_REQUEST", "AUDIO_FORMAT_ERROR", "PAYLOAD_TOO_LARGE", "RATE_LIMITED",
         "SESSION_NOT_FOUND", "PROCESSING_ERROR", "AT_CAPACITY", "NOT_READY", "GPU_OOM",
+        "CALL_NOT_FOUND", "TOOL_CALL_INVALID", "SPEECH_FAILED",
     ]
 }  # fmt: skip
 
@@ -51,6 +52,8 @@ _CONFIG = _object(
         "temperature": {"type": "number", "minimum": 0, "maximum": 2},
         "max_length": {"type": "integer", "minimum": 1, "maximum": 4096},
         "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+        "stop": {"type": "array", "maxItems": 4, "items": _WORDS},
+        "seed": {"type": ["integer", "null"]},
         "mode": {"enum": ["chat", "transcribe"]},
         "language": {"type": ["string", "null"], "minLength": 2, "maxLength": 2},
         "system_prompt": {"type": ["string", "null"], "maxLength": 32_768},
@@ -60,6 +63,18 @@ _CONFIG = _object(
         "stream": {"type": "boolean"},
         "interim": {"type": "boolean"},
         "barge_in": {"type": "boolean"},
+        "barge_in_ms": {"type": "integer", "minimum": 0, "maximum": 2000},
+        "turn_detection": {"enum": ["silence", "semantic"]},
+        "eagerness": {"enum": ["low", "medium", "high", "auto"]},
+        "reopen_ms": {"type": "integer", "minimum": 0, "maximum": 2000},
+        "transcript": {"type": "boolean"},
+        "voice": {"type": ["string", "null"], "minLength": 1},
+        "output_sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48_000},
+        "output_encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw"]},
+        "tools": {"type": "array", "maxItems": 64, "items": {"type": "object"}},
+        "tool_choice": {"type": ["string", "object"]},
+        "parallel_tool_calls": {"type": "boolean"},
+        "tool_timeout_ms": {"type": "integer", "minimum": 0, "maximum": 60_000},
     }
 )
 _STATS = _object(
@@ -77,7 +92,8 @@ _METRICS = _object(
         ["speech_ms", "endpoint_ms", "first_token_ms", "queue_ms", "encode_ms", "prefill_ms",
          "total_ms"], {"type": "number", "minimum": 0},
     )
-    | {"tokens": _COUNT, "cached_tokens": _COUNT, "speculative": {"type": "boolean"}}
+    | {"tokens": _COUNT, "cached_tokens": _COUNT, "speculative": {"type": "boolean"}},
+    {"tool_ms": _TIME},
 )  # fmt: skip
 _USAGE = _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "cached_tokens": _COUNT})
 
@@ -91,8 +107,12 @@ SCHEMAS: dict[tuple[str, str | None], Schema] = {
     ("status", None): _message("status", {"stats": _STATS}),
     ("status", "speech_started"): _status("speech_started", of_turn=True),
     ("status", "speech_ended"): _status(
-        "speech_ended", optional={"reason": {"const": "too_long"}}, of_turn=True
+        "speech_ended",
+        {"reason": {"enum": ["silence", "semantic", "end_turn", "stalled", "too_long"]}},
+        {"completeness": {"type": "number", "minimum": 0, "maximum": 1}},
+        of_turn=True,
     ),
+    ("status", "turn_reopened"): _status("turn_reopened", of_turn=True),
     ("status", "processing"): _status(
         "processing", optional={"request_id": _REQUEST_ID}, of_turn=True
     ),
@@ -124,7 +144,7 @@ SCHEMAS: dict[tuple[str, str | None], Schema] = {
             "text": _TEXT,
             "turn_id": _WORDS,
             "source": {"enum": ["audio", "text"]},
-            "finish_reason": {"enum": ["stop", "length", "interrupted"]},
+            "finish_reason": {"enum": ["stop", "length", "interrupted", "tool_calls"]},
             "usage": _USAGE,
             "metrics": _METRICS,
             "seq": _SEQ,
@@ -134,6 +154,33 @@ SCHEMAS: dict[tuple[str, str | None], Schema] = {
     ("transcript_partial", None): _message(
         "transcript_partial",
         {"text": _TEXT, "stable_chars": _COUNT, "turn_id": _WORDS, "seq": _SEQ},
+    ),
+    ("transcript", None): _message(
+        "transcript",
+        {"text": _TEXT, "turn_id": _WORDS, "seq": _SEQ},
+        {"error": _WORDS, "code": _CODES},
+    ),
+    ("tool_call", None): _message(
+        "tool_call",
+        {
+            "turn_id": _WORDS,
+            "call_id": {"type": "string", "pattern": "^[a-zA-Z0-9]{9}$"},
+            "name": _WORDS,
+            "arguments": {"type": "object"},
+            "seq": _SEQ,
+        },
+        {"request_id": _REQUEST_ID},
+    ),
+    ("audio", None): _message(
+        "audio",
+        {
+            "turn_id": _WORDS,
+            "offset_ms": _TIME,
+            "duration_ms": _TIME,
+            "text": _TEXT,
+            "seq": _SEQ,
+        },
+        {"final": {"const": True}},
     ),
     ("error", None): _either(
         _message(

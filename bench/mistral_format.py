@@ -53,13 +53,15 @@ _POSITIONS = "audio_tower.embed_positions.weight"
 
 
 def write_mistral_format(model: Path, folder: Path) -> None:
-    """Write a model of one `model.safetensors` anew, with its tokenizer.
+    """Write a model anew, with its tokenizer; its shards become one file.
 
     Raises KeyError for a weight that has no place in the format, and ValueError for
     learned positions, which the format cannot hold.
     """
     config = json.loads((model / "config.json").read_text())
-    weights = load_file(model / "model.safetensors")
+    weights: dict[str, torch.Tensor] = {}
+    for shard in sorted(model.glob("model*.safetensors")):
+        weights |= load_file(shard)
     _require_sinusoids(weights.pop(_POSITIONS))
     text = config["text_config"]
     heads = {"q": text["num_attention_heads"], "k": text["num_key_value_heads"]}

@@ -22,7 +22,7 @@ import torch
 from openai import AsyncOpenAI, AsyncStream
 
 from bench.load_speakers import clips
-from bench.vllm_peer import install_vllm, running_vllm
+from bench.vllm_peer import embedded, install_vllm, running_vllm
 from bench.workers import running_worker
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
@@ -30,7 +30,7 @@ from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 ROUNDS = 7
 MOST_TOKENS = 64
 GROUPS = ((True, 1), (True, 8), (True, 16), (True, 32), (False, 1), (False, 16), (False, 32))
-SERVERS = ("vLLM", "worker", "worker, compiled")
+SERVERS = ("vLLM", "worker", "worker, compiled", "worker, sampled tail")
 NAMES = ("generate(), one by one", "generate(), padded batch", *SERVERS)
 WORKER = {"DTYPE": "float32", "RESPONSE_CACHE_SIZE": "0", "OMP_NUM_THREADS": "1"}
 # A sound is never the same piece twice, so that nobody answers from memory.
@@ -150,10 +150,13 @@ def run() -> None:
     _stay_on(cores[-1])
     with ExitStack() as servers:
         urls = [
-            servers.enter_context(running_vllm(python, cores[-1])),
-            servers.enter_context(running_worker(**WORKER)),
+            servers.enter_context(running_vllm(python, embedded(cores[-1]))),
+            servers.enter_context(running_worker(**WORKER, WINDOW_TAIL="exact")),
             # As vLLM is, unless told otherwise.
-            servers.enter_context(running_worker(**WORKER, ENABLE_TORCH_COMPILE="true")),
+            servers.enter_context(
+                running_worker(**WORKER, WINDOW_TAIL="exact", ENABLE_TORCH_COMPILE="true")
+            ),
+            servers.enter_context(running_worker(**WORKER, WINDOW_TAIL="sampled")),
         ]
         _stay_on(cores[0])
         asyncio.run(_measure(urls))
@@ -169,7 +172,7 @@ async def _measure(urls: list[str]) -> None:
     print(f"\nmedians of {ROUNDS} interleaved rounds, float32, one core each, ms\n")
     print(f"| requests | {' | '.join(NAMES)} | worker / vLLM | first token, median:", end=" ")
     print(f"{' | '.join(NAMES[1:])} | worker / vLLM | same words |")
-    print(f"| {'--- | ' * 13}")
+    print(f"| {'--- | ' * (2 * len(NAMES) + 3)}")
     for is_audio, count in GROUPS:
         sides: list[Side] = [
             partial(plain.answer, 1, is_audio),

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 from builder.voxtral_tiny.tokenizer import write_tokenizer
 from voxtral_worker.settings import EMBEDDED_MODEL
+
+# Of every Voxtral that was released; the embedded model's encoder hears fewer.
+MEL_BINS = 128
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,15 @@ def write_random_model(folder: Path, shape: Shape, device: torch.device) -> None
             model = VoxtralForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
+    # As the released encoder has them; the format of its makers has no place for others.
+    positions = model.model.audio_tower.embed_positions.weight.data
+    positions.copy_(sinusoids(*positions.shape))
     model.save_pretrained(folder, max_shard_size=shape.shard_size)
     write_tokenizer(folder, shape.bpe_tokens, shape.special_tokens)
-    for name in ("preprocessor_config.json", "generation_config.json"):
-        shutil.copy(EMBEDDED_MODEL / name, folder / name)
+    shutil.copy(EMBEDDED_MODEL / "generation_config.json", folder)
+    features = json.loads((EMBEDDED_MODEL / "preprocessor_config.json").read_text())
+    features["feature_size"] = MEL_BINS
+    (folder / "preprocessor_config.json").write_text(json.dumps(features))
 
 
 def _config(shape: Shape) -> dict[str, object]:
@@ -70,6 +79,7 @@ def _config(shape: Shape) -> dict[str, object]:
         "num_hidden_layers": shape.audio_layers,
         "num_attention_heads": shape.audio_heads,
         "vocab_size": shape.vocabulary,
+        "num_mel_bins": MEL_BINS,
     }
     text |= {
         "hidden_size": shape.hidden,

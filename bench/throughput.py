@@ -26,8 +26,13 @@ TOKENS = 32
 TEXT = "set a timer for ten minutes"
 SOUND = (0.1 * np.random.default_rng(1).standard_normal(48_000)).astype(np.float32)
 GROUPS = ((True, 1), (True, 8), (True, 16), (False, 1), (False, 16))
+# Whole windows, as the other sides compute.
 SETTINGS = Settings(
-    model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32", response_cache_size=0
+    model_id=str(EMBEDDED_MODEL),
+    device="cpu",
+    dtype="float32",
+    response_cache_size=0,
+    window_tail="exact",
 )
 FIRSTS = "first token of one audio request"
 

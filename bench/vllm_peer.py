@@ -1,7 +1,7 @@
-"""vLLM's CPU build, serving the embedded model on loopback.
+"""vLLM, serving the same weights as the worker on loopback.
 
-It lives in a virtual environment of its own under `.peers/`, which is made when it is first
-asked for: several GB, since it wants another PyTorch than the worker.
+Its CPU build lives in a virtual environment of its own under `.peers/`, which is made when it
+is first asked for: several GB, since it wants another PyTorch than the worker.
 """
 
 import os
@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.mistral_format import write_mistral_format
@@ -56,18 +57,65 @@ def _call(*command: str) -> None:
         raise RuntimeError((done.stderr or done.stdout).strip()[-2000:])
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What is served, and where: on one core, or with a share of a GPU's memory."""
+
+    model: Path
+    name: str
+    dtype: str
+    core: int | None = None
+    memory: float = 0.6
+    # Whether `model` is in its makers' format already.
+    is_converted: bool = False
+
+    def arguments(self, folder: str, port: int) -> list[str]:
+        """Of vLLM's server."""
+        modes = ("--tokenizer-mode", "--config-format", "--load-format")
+        device = [] if self.core is not None else ["--gpu-memory-utilization", str(self.memory)]
+        return [
+            *("--model", folder, "--served-model-name", self.name),
+            *(word for mode in modes for word in (mode, "mistral")),
+            *("--dtype", self.dtype, "--max-model-len", "4096", *device),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """What vLLM reads of it."""
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        if self.core is None:
+            return quiet
+        one_core = {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": str(self.core),
+            "OMP_NUM_THREADS": "1",
+        }
+        return quiet | one_core
+
+
+def embedded(core: int) -> Serving:
+    """The embedded model in float32 on one core."""
+    return Serving(EMBEDDED_MODEL, EMBEDDED_MODEL.name, "float32", core)
+
+
 @contextmanager
-def running_vllm(python: Path, core: int) -> Iterator[str]:
-    """The URL of a server in float32 on one core; stopped at the end.
+def running_vllm(python: Path, serving: Serving) -> Iterator[str]:
+    """The URL of a server; stopped at the end.
 
     Raises RuntimeError with its last words when it does not become ready.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        write_mistral_format(EMBEDDED_MODEL, Path(folder))
+        if serving.is_converted:
+            folder = str(serving.model)
+        else:
+            write_mistral_format(serving.model, Path(folder))
         process = subprocess.Popen(
-            [str(python), "-m", "vllm.entrypoints.openai.api_server", *_arguments(folder, port)],
-            env={**os.environ, **_environment(core)},
+            [
+                *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+                *serving.arguments(folder, port),
+            ],
+            env={**os.environ, **serving.environment()},
             cwd=folder,
             stdout=log,
             stderr=log,
@@ -84,26 +132,6 @@ def running_vllm(python: Path, core: int) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _arguments(folder: str, port: int) -> list[str]:
-    modes = ("--tokenizer-mode", "--config-format", "--load-format")
-    return [
-        *("--model", folder, "--served-model-name", EMBEDDED_MODEL.name),
-        *(word for mode in modes for word in (mode, "mistral")),
-        *("--dtype", "float32", "--max-model-len", "4096"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
-
-
-def _environment(core: int) -> dict[str, str]:
-    return {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": str(core),
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def _is_ready(url: str, process: "subprocess.Popen[bytes]") -> bool:

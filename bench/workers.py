@@ -26,6 +26,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+ROOT = Path(__file__).resolve().parents[1]
 FAULTY = Path(__file__).with_name("faulty_handler.py")
 
 
@@ -54,17 +55,25 @@ def running_worker(log_path: Path | None = None, /, **settings: str) -> Iterator
 
 @contextmanager
 def running_process(
-    settings: Mapping[str, str], log_path: Path | None = None, *, is_faulty: bool = False
+    settings: Mapping[str, str],
+    log_path: Path | None = None,
+    *,
+    is_faulty: bool = False,
+    script: Path | None = None,
 ) -> Iterator[RunningWorker]:
-    """As `running_worker`; one that `is_faulty` can be told to fail."""
+    """As `running_worker`; one that `is_faulty` can be told to fail.
+
+    `script` is run instead of the module: RunPod's way in, where there is a job API.
+    """
     port = free_port()
     given = {"HOST": "127.0.0.1", "PORT": str(port), "RATE_LIMIT_ENABLED": "false", "DEVICE": "cpu"}
     if is_faulty:
         # On a Pod the way in serves, and does nothing else.
         given |= {"RUNPOD_POD_ID": "pod", "MODEL_ID": str(EMBEDDED_MODEL)}
+        script = FAULTY
     with tempfile.TemporaryFile() if log_path is None else log_path.open("w+b") as log:
         process = subprocess.Popen(
-            [sys.executable, *([str(FAULTY)] if is_faulty else ["-m", "voxtral_worker"])],
+            [sys.executable, *(["-m", "voxtral_worker"] if script is None else [str(script)])],
             env={**os.environ, **given, **settings},
             stdout=log,
             stderr=log,

@@ -5,15 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What transformers loads; the same weights lie beside it in Mistral's own layout.
-WANTED = ["*.json", "*.safetensors"]
-UNWANTED = ["consolidated*", "*/*"]
-NEEDED = ["config.json", "tekken.json", "*.safetensors"]
-
-
-def missing(folder: Path) -> list[str]:
-    """Patterns of files that a model cannot do without and that the folder lacks."""
-    return [pattern for pattern in NEEDED if not any(folder.glob(pattern))]
+from voxtral_worker.checkpoint import UNWANTED, WANTED, missing_files
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         allow_patterns=WANTED,
         ignore_patterns=UNWANTED,
     )
-    if lacking := missing(wish.folder):
+    if lacking := missing_files(wish.folder):
         print(f"{wish.model_id} has no {', '.join(lacking)}", file=sys.stderr)
         return 1
     print(f"{wish.model_id} is in {wish.folder}")

@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import itertools
 
 
 class CuttableLine:
-    """A TCP proxy on loopback whose connections can all be cut at once."""
+    """A TCP proxy on loopback whose connections can all be cut at once.
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    With several ports each new connection goes to the next of them, as behind a balancer.
+    """
+
+    def __init__(self, *ports: int) -> None:
+        self._ports = itertools.cycle(ports)
         self._writers: list[asyncio.StreamWriter] = []
         self._pipes: set[asyncio.Task[None]] = set()
 
@@ -27,7 +31,7 @@ class CuttableLine:
         self._writers.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        there, back = await asyncio.open_connection("127.0.0.1", next(self._ports))
         self._writers += [writer, back]
         for source, sink in ((reader, back), (there, writer)):
             pipe = asyncio.create_task(self._pipe(source, sink))

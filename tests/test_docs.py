@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
+from builder import write_configuration
 from voxtral_worker import errors, metrics
-from voxtral_worker.server import driver
-from voxtral_worker.sessions import answering, messages, session
+from voxtral_worker.close_codes import CloseCode
+from voxtral_worker.server.native import dialect, messages
 from voxtral_worker.sessions.config import OPTIONS
 from voxtral_worker.settings import Settings, variable_of
 
@@ -30,13 +31,13 @@ def missing(names: set[str], text: str) -> list[str]:
     return sorted(name for name in names if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text))
 
 
-def calls_of(name: str) -> list[ast.Call]:
-    """Every call of a message class where messages are made."""
+def calls_of(*names: str) -> list[ast.Call]:
+    """Every call by which the documented dialect makes a message."""
     return [
         node
-        for module in (answering, session, driver)
+        for module in (dialect, messages)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
     ]
 
 
@@ -45,20 +46,20 @@ def literals(nodes: list[ast.expr]) -> set[str]:
 
 
 def statuses() -> set[str]:
-    stopped = [
-        node.args[0]
-        for node in ast.walk(ast.parse(inspect.getsource(session)))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if node.func.attr == "stop" and node.args
+    shown = [
+        value
+        for module in (dialect, messages)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "status"
     ]
-    elsewhere = {"session_expired", "draining", "connected"}
-    return literals([call.args[0] for call in calls_of("Status")] + stopped) | elsewhere
+    written = literals([call.args[0] for call in calls_of("_status")] + shown)
+    return written | set(messages._STOPPED.values())
 
 
 def message_types() -> set[str]:
-    kinds = {getattr(kind, "kind", None) for kind in vars(messages).values()}
-    plain = literals([call.args[0] for call in calls_of("Plain")])
-    return {kind for kind in kinds if isinstance(kind, str)} | plain
+    return literals([call.args[0] for call in calls_of("Message")])
 
 
 def error_codes() -> set[str]:
@@ -84,14 +85,43 @@ def setting_names() -> set[str]:
 
 def test_the_names_looked_for_are_all_there_are() -> None:
     assert {"speech_started", "interrupted", "cancelled", "history_trimmed"} <= statuses()
+    assert {"connected", "resumed", "draining", "session_expired"} <= statuses()
     assert {"text_delta", "text_response", "error", "heartbeat"} <= message_types()
     assert {"RATE_LIMITED", "GPU_OOM", "NOT_READY", "SESSION_NOT_FOUND"} <= error_codes()
     assert {"websocket_connections_total", "voxtral_turn_stage_seconds"} <= metric_names()
     assert {"MAX_SESSIONS", "PORT_HEALTH", "API_KEYS"} <= setting_names()
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    assert missing(setting_names(), (ROOT / "README.md").read_text("utf-8")) == []
+def test_every_setting_is_in_the_page_of_settings() -> None:
+    assert missing(setting_names(), write_configuration.PAGE.read_text("utf-8")) == []
+
+
+def test_the_tables_of_settings_are_what_their_script_writes() -> None:
+    page, readme = (path.read_text("utf-8") for path in write_configuration.FILES)
+    again = "run: python -m builder.write_configuration"
+    assert page == write_configuration.page(), again
+    assert readme == write_configuration.readme(readme), again
+
+
+@pytest.mark.parametrize("marker", [write_configuration.BEGIN, write_configuration.END])
+def test_a_readme_without_a_place_for_its_settings_is_refused(marker: str) -> None:
+    text = write_configuration.README.read_text("utf-8").replace(marker, "")
+    with pytest.raises(ValueError, match="settings"):
+        write_configuration.readme(text)
+
+
+def test_every_cell_of_a_setting_is_filled_and_splits_no_row() -> None:
+    for row in write_configuration.rows():
+        cells = dataclasses.astuple(row)
+        assert all(cells), row
+        assert not any("|" in cell or "\n" in cell for cell in cells), row
+
+
+def test_every_close_code_has_a_reason_and_is_in_the_docs() -> None:
+    assert all(code.reason for code in CloseCode)
+    # The log's, for a socket that ended without any.
+    sent = set(CloseCode) - {CloseCode.LOST}
+    assert missing({str(code.value) for code in sent}, docs()) == []
 
 
 def test_every_message_type_and_status_is_in_the_docs() -> None:

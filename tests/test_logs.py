@@ -4,16 +4,22 @@ import asyncio
 import io
 import json
 import logging
+import select
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from voxtral_worker import logs, metrics
 from voxtral_worker.engine.conversation import Conversation, UserTurn
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.request import GenerationRequest
-from voxtral_worker.logs import about, context_about, set_up_logging
+from voxtral_worker.logs import about, context_about, session_mark, set_up_logging
 from voxtral_worker.settings import Settings
 
 log = logging.getLogger("voxtral_worker.test")
@@ -107,3 +113,99 @@ def test_what_the_engine_logs_of_a_generation_is_about_whoever_asked(
         generation = Generation(request, lambda _: None)
     generation.context.run(log.error, "failed")
     assert lines(written)[0]["session_id"] == "s1"
+
+
+FLOOD = """
+import logging, sys
+from voxtral_worker.logs import session_mark, set_up_logging
+from voxtral_worker.settings import Settings
+set_up_logging(Settings())
+for number in range(int(sys.argv[1])):
+    logging.info("%d %s", number, "x" * 100)
+signal = __import__("signal")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("done", flush=True)
+signal.pause()
+"""
+
+
+def flood(lines: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", FLOOD, str(lines)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_log_that_nobody_reads_stops_neither_the_work_nor_the_exit() -> None:
+    with flood(20_000) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert select.select([process.stdout], [], [], 60)[0], "logging waits for its reader"
+            assert process.stdout.readline() == "done\n"
+            process.terminate()
+            assert process.wait(60) == 7
+        finally:
+            process.kill()
+
+
+def test_the_last_lines_are_written_before_the_process_ends() -> None:
+    with flood(3000) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert len(said.splitlines()) == 3000
+
+
+def test_lines_beyond_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "QUEUED_LINES", 4)
+    monkeypatch.setattr(logs, "FLUSH_S", 0.01)
+    before = metrics.log_lines_dropped._value.get()
+    is_read = threading.Event()
+
+    class Unread(io.StringIO):
+        def write(self, text: str) -> int:
+            assert is_read.wait(60)
+            return super().write(text)
+
+    stream = Unread()
+    handler = logs.BackgroundHandler(stream)
+    for number in range(20):
+        handler.handle(logging.makeLogRecord({"msg": f"line {number}"}))
+    handler.flush()
+    dropped = metrics.log_lines_dropped._value.get() - before
+    assert 15 <= dropped <= 16
+    is_read.set()
+    monkeypatch.setattr(logs, "FLUSH_S", 60.0)
+    handler.flush()
+    assert len(stream.getvalue().splitlines()) == 20 - dropped
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_id_of_a_session_is_in_no_traceback(form: str, written: io.StringIO) -> None:
+    session_id = "00000000-1111-4222-8333-444444444444"
+    set_up_logging(Settings(log_format=form), written)
+    try:
+        raise KeyError(session_id)
+    except KeyError:
+        log.exception("failed")
+    assert session_id not in written.getvalue()
+    assert f"KeyError: '{session_mark(session_id)}'" in written.getvalue()
+
+
+def test_the_mark_of_a_session_is_what_the_docs_compute() -> None:
+    done = subprocess.run(
+        ["sh", "-c", "printf %s some-id | sha256sum | cut -c1-12"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == session_mark("some-id")
+    assert "| sha256sum | cut -c1-12" in (
+        Path(__file__).parents[1] / "docs" / "operations.md"
+    ).read_text("utf-8")

@@ -5,13 +5,22 @@ from typing import Any
 
 import pytest
 
-from voxtral_worker.settings import Settings, SettingsError, read_settings, variable_of
+from voxtral_worker.settings import (
+    Settings,
+    SettingsError,
+    near_misses,
+    read_settings,
+    variable_of,
+)
 
+# The shortest secret that may be one.
+LONG = "sixteen-letters."
 DOCUMENTED: dict[str, Any] = {
     "HOST": "0.0.0.0",
     "PORT": 8000,
     "MODEL_ID": None,
     "MODEL_REVISION": None,
+    "MODEL_ALIASES": (),
     "DEVICE": "auto",
     "DTYPE": "auto",
     "ENABLE_TORCH_COMPILE": False,
@@ -26,9 +35,13 @@ DOCUMENTED: dict[str, Any] = {
     "RATE_LIMIT_AUDIO_BYTES_PER_SECOND": 1_000_000,
     "RATE_LIMIT_TEXT_PER_MINUTE": 60,
     "API_KEYS": (),
+    "SPEECH": None,
+    "SPEECH_VOICE": None,
     "JWT_SECRET": None,
     "JWT_PUBLIC_KEY": None,
     "JWT_AUDIENCE": None,
+    "TOKEN_SECRET": None,
+    "MAX_SESSIONS_PER_ADDRESS": None,
     "ALLOWED_ORIGINS": ("*",),
     "ALLOWED_IPS": (),
     "TRUSTED_PROXIES": (),
@@ -126,12 +139,12 @@ def test_words_for_false_turn_a_switch_off(text: str) -> None:
 def test_lists_are_separated_by_commas() -> None:
     settings = read_settings(
         {
-            "API_KEYS": "one, two,,three ",
+            "API_KEYS": f"{LONG}1, {LONG}2,,{LONG}3 ",
             "ALLOWED_ORIGINS": "https://a.example,https://b.example",
             "ALLOWED_IPS": "10.0.0.1/8, ::1",
         }
     )
-    assert settings.api_keys == ("one", "two", "three")
+    assert settings.api_keys == (LONG + "1", LONG + "2", LONG + "3")
     assert settings.allowed_origins == ("https://a.example", "https://b.example")
     assert settings.allowed_ips == (
         ipaddress.ip_network("10.0.0.0/8"),
@@ -145,7 +158,7 @@ def test_choices_are_read_in_any_case() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    key, secret, other = "opensesame-1", "opensesame-2", "opensesame-3"
+    key, secret, other = (f"opensesame-opensesame-{number}" for number in range(3))
     environment = {"API_KEYS": key, "JWT_SECRET": secret, "JWT_PUBLIC_KEY": other, "PORT": "x"}
     with pytest.raises(SettingsError) as refused:
         read_settings(environment)
@@ -153,6 +166,20 @@ def test_secrets_are_not_shown() -> None:
     del environment["PORT"]
     settings = read_settings(environment)
     assert "opensesame" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "TOKEN_SECRET"])
+def test_a_secret_that_can_be_guessed_stops_the_start_and_is_not_shown(name: str) -> None:
+    assert read_settings({name: LONG})
+    with pytest.raises(SettingsError, match=rf"{name} is .* at least 16 .*characters") as refused:
+        read_settings({name: LONG[1:]})
+    assert LONG[1:] not in str(refused.value)
+
+
+@pytest.mark.parametrize("keys", [f"{LONG},short", f"{LONG},é{LONG}"])
+def test_every_key_must_be_long_and_fit_a_header(keys: str) -> None:
+    with pytest.raises(SettingsError, match="ASCII"):
+        read_settings({"API_KEYS": keys})
 
 
 REDIS_SETTINGS = ("RATE_LIMIT_STORE", "SESSION_STORE")
@@ -234,9 +261,57 @@ def test_where_it_runs_follows_from_what_runpod_sets() -> None:
 @pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "JWT_PUBLIC_KEY"])
 def test_any_credential_set_makes_credentials_needed(name: str) -> None:
     assert not read_settings({}).needs_credentials
-    assert read_settings({name: "x"}).needs_credentials
+    assert read_settings({name: LONG}).needs_credentials
 
 
 def test_without_an_environment_the_process_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_SESSIONS", "7")
     assert read_settings().max_sessions == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MAX_SESSION", "MAX_SESSIONS"), ("API_KEY", "API_KEYS"), ("MODEL_IDS", "MODEL_ID")]
+    + [("RATE_LIMIT_ENABLE", "RATE_LIMIT_ENABLED"), ("max_batchsize", "MAX_BATCH_SIZE")],
+)
+def test_a_variable_that_is_nearly_a_setting_is_named(name: str, meant: str) -> None:
+    (sentence,) = near_misses({name: "1", "PATH": "/bin", "HOME": "/root"})
+    assert sentence == f"{name} is no setting of this worker; {meant} is meant perhaps"
+
+
+def test_a_setting_and_a_stranger_are_no_near_misses() -> None:
+    ours = {variable_of(field): "" for field in dataclasses.fields(Settings)}
+    others = ("PATH", "HOSTNAME", "SORT", "RUNPOD_API_KEY", "HF_TOKEN", "MODEL", "SESSION")
+    assert near_misses({**ours, **dict.fromkeys(others, "")}) == []
+
+
+def test_an_option_goes_before_its_variable_and_is_read_alike() -> None:
+    settings = read_settings({"PORT": "9000", "HOST": "::1"}, {"PORT": "9001", "MODEL_ID": "a/b"})
+    assert (settings.port, settings.host, settings.model_id) == (9001, "::1", "a/b")
+    with pytest.raises(SettingsError, match="PORT is 'high'"):
+        read_settings({"PORT": "9000"}, {"PORT": "high"})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("OFF", "off"),
+        ("embedded", "embedded"),
+        ("http://localhost:8880/v1/", "http://localhost:8880/v1"),
+        ("https://example.com/voices/v1", "https://example.com/voices/v1"),
+    ],
+)
+def test_speech_is_off_embedded_or_a_server(text: str, value: str) -> None:
+    assert read_settings({"SPEECH": text}).speech == value
+
+
+@pytest.mark.parametrize(
+    "text", ["on", "localhost:8880/v1", "http://localhost:8880", "ftp://a/v1", "http://a/v1?x=1"]
+)
+def test_what_speech_cannot_be_is_told_with_what_it_may_be(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"SPEECH is .*off, embedded, or the http\(s\)"):
+        read_settings({"SPEECH": text})
+
+
+def test_the_key_of_the_speech_server_is_shown_nowhere() -> None:
+    assert "a secret key" not in repr(read_settings({"SPEECH_API_KEY": "a secret key"}))

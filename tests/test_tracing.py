@@ -20,7 +20,8 @@ from tests.server.running import RunningServer, free_port
 from tests.server.talking import talk
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.errors import EngineFailure
-from voxtral_worker.server.service import Parts
+from voxtral_worker.logs import session_mark
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.settings import Settings
 from voxtral_worker.tracing import Tracing, open_tracing
 from voxtral_worker.turns.vad import Vad
@@ -121,7 +122,7 @@ async def test_turns_of_a_session_are_traced_and_their_words_are_not(
     root, children = tree(heard)
     check_is_gapless(root, children)
     assert children[0].name == "listen"
-    assert root.attributes["session.id"] == talker.seen[0]["session_id"]
+    assert root.attributes["session.id"] == session_mark(talker.seen[0]["session_id"])
     assert root.attributes["voxtral.tokens"] == spoken["metrics"]["tokens"] == 3
     of_text = [span for span in spans[len(heard) :] if span.name == "turn"][0]
     assert of_text.attributes["voxtral.source"] == "text"

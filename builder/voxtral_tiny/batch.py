@@ -1,9 +1,7 @@
-"""Batches: log-mel features, and prompts whose 30 s windows cost no more than their speech.
+"""Batches: prompts whose 30 s windows cost no more than their speech.
 
-A window is 375 audio tokens, of which a short clip fills forty; all others look at
-silence. A batch keeps the groups (one group is one audio token) that hold sound, and a
-few of the silent ones at their true positions; log(all / kept) on the attention scores of
-these keys makes up for those that were left out.
+A window is 375 audio tokens. A batch has those that were kept (features.py) at their true
+positions; log(all / kept) on the attention scores of the silent ones makes up for the others.
 """
 
 import math
@@ -13,60 +11,40 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import WhisperFeatureExtractor
-from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-from builder.voxtral_tiny.examples import ExampleMaker, Utterance
+from builder.voxtral_tiny.examples import ExampleMaker
+from builder.voxtral_tiny.features import GROUPS, HeardUtterance, SampledWindow
 from builder.voxtral_tiny.prompts import Prompt, PromptMaker, Window
 from builder.voxtral_tiny.tokenizer import PAD, Tokenizer
-from builder.voxtral_tiny.voices import Samples
 
-GROUPS = 375
-GROUP_FRAMES = 8
-GROUP_SAMPLES = GROUP_FRAMES * 160
-TAIL_GROUPS = 7
-LEAD_GROUPS = 6
-CHARACTERS = " abcdefghijklmnopqrstuvwxyz"
 AUDIO_PLACE = -1
 MOST_OFFSET = 12_000
 ALIKE = 3
-MOST_SAMPLES = 32 * 3 * 16_000
+THIN = 5
+LONG_GROUPS = 100
+# Rows of audio in a batch: long utterances come in smaller batches.
+MOST_ROWS = 2200
 
 
 @dataclass
 class Batch:
-    """Audio of all prompts, flat, and the prompts themselves.
+    """Audio of all prompts, and the prompts themselves.
 
-    `features` [A, 128, frames]; `groups` [G] true positions of the groups, of which the
-    first `lead` are silence before the features; `bias` [G]. `ids`, `positions`, `labels`
-    [B, T]; `key_bias` [B, T] (-inf where padded); places with AUDIO_PLACE take the
-    embeddings of `audio_index` [B, T], rows of [A * G]. `characters` and `pieces` are the
-    targets of the two CTC losses, with their lengths; `sound_lengths` [A] in groups.
+    `states` [A, G, 4 * width] of the encoder, padded with zeros; `sound_lengths` [A] in groups.
+    `ids`, `positions`, `labels` [B, T]; `key_bias` [B, T] (-inf where padded); places with
+    AUDIO_PLACE take the embeddings of `audio_index` [B, T], rows of [A * G]. `pieces` are the
+    targets of the CTC loss, with their lengths.
     """
 
-    features: torch.Tensor
-    lead: int
-    groups: torch.Tensor
-    bias: torch.Tensor
+    states: torch.Tensor
+    sound_lengths: torch.Tensor
     ids: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
     key_bias: torch.Tensor
     audio_index: torch.Tensor
-    characters: torch.Tensor
-    character_lengths: torch.Tensor
     pieces: torch.Tensor
     piece_lengths: torch.Tensor
-    sound_lengths: torch.Tensor
-
-
-@dataclass(frozen=True)
-class SampledWindow:
-    """Which groups of a window are computed, and what is added to their attention scores."""
-
-    lead: int
-    groups: list[int]
-    bias: list[float]
 
 
 class Batcher:
@@ -74,115 +52,109 @@ class Batcher:
 
     def __init__(self, tokenizer: Tokenizer, maker: ExampleMaker) -> None:
         self._tokenizer = tokenizer
-        self._maker = maker
+        self._random = maker.random
+        self._noise = np.random.default_rng(maker.random.randrange(1 << 30))
         self._prompts = PromptMaker(maker, self._encode)
-        self._extractor = WhisperFeatureExtractor(feature_size=128)
 
-    def draw(
-        self, size: int, strength: float, *, several: float, most: int, turns: int, late: float
-    ) -> Iterator[Batch]:
-        """Batches of `size` prompts with `turns` utterances each; clips of like length together.
-
-        `late` is the share of batches whose speech starts anywhere in the window.
-        """
-        wanted = size * turns
-        drawn = [self._maker.utterance(strength, several, most) for _ in range(wanted * ALIKE)]
-        drawn.sort(key=lambda utterance: len(utterance.samples))
-        starts = list(range(0, len(drawn), wanted))
-        self._maker.random.shuffle(starts)
+    def draw(self, heard: list[HeardUtterance], size: int, turns: int) -> Iterator[Batch]:
+        """Batches of `size` utterances, `turns` in a prompt; those of like length together."""
+        drawn = [self._random.choice(heard) for _ in range(size * ALIKE)]
+        drawn.sort(key=lambda utterance: len(utterance.states))
+        starts = list(range(0, len(drawn), size))
+        self._random.shuffle(starts)
         for start in starts:
-            utterances = _affordable(drawn[start : start + wanted], turns)
-            self._maker.random.shuffle(utterances)
-            yield self._assemble(utterances, turns, strength, late)
+            utterances = _affordable(drawn[start : start + size], turns)
+            self._random.shuffle(utterances)
+            # The longest prompt decides what all cost, so texts come in batches of their own.
+            plain = turns == 1 and self._random.random() < 0.7
+            numbered = list(enumerate(utterances))
+            prompts = [
+                self._prompts.prompt(numbered[i : i + turns], plain=plain)
+                for i in range(0, len(numbered), turns)
+            ]
+            if not plain:
+                prompts += [self._prompts.text_prompt() for _ in range(2)]
+            yield self.assemble(utterances, prompts)
 
-    def _assemble(
-        self, utterances: list[Utterance], turns: int, strength: float, late: float
-    ) -> Batch:
-        longest = max(len(u.samples) for u in utterances)
-        # A silent group before and two after the sound keep the convolutions' edges silent.
-        sound = min(GROUPS - TAIL_GROUPS, -(-longest // GROUP_SAMPLES) + 3)
-        is_late = self._maker.random.random() < late
-        window = _window(sound, self._maker.random, late=is_late)
-        features = self._features(utterances, sound * GROUP_FRAMES, strength, late=is_late)
-        heard = list(enumerate(utterances))
-        # The longest prompt decides what all of them cost, so texts come in batches of their own.
-        plain = turns == 1 and self._maker.random.random() < 0.7
-        prompts = [
-            self._prompts.prompt(heard[i : i + turns], plain=plain)
-            for i in range(0, len(heard), turns)
-        ]
-        if not plain:
-            prompts += [self._prompts.text_prompt() for _ in range(2)]
-        rows = [_numbered(prompt, window, self._maker.random) for prompt in prompts]
+    def draw_tools(self, heard: list[HeardUtterance], size: int) -> Batch:
+        """A batch of `size` prompts that offer tools."""
+        utterances: list[HeardUtterance] = []
+        prompts: list[Prompt] = []
+        fitting = [u for u in self._random.sample(heard, min(len(heard), 200)) if u.asks]
+        for _ in range(size):
+            own = self._random.choices(heard, k=self._random.choice([1, 2, 4, 4, 5, 6]))
+            if fitting:
+                own = [
+                    u if self._random.random() < 0.4 else self._random.choice(fitting) for u in own
+                ]
+            own = [u for u in own if len(u.states) < LONG_GROUPS] or own[:1]
+            numbered = list(enumerate(own, len(utterances)))
+            prompts.append(self._prompts.tool_prompt(numbered))
+            utterances += own
+        return self.assemble(utterances, prompts)
+
+    def assemble(self, utterances: list[HeardUtterance], prompts: list[Prompt]) -> Batch:
+        """The batch of these prompts; their windows name utterances by their place in the list."""
+        width = max(len(u.states) for u in utterances)
+        states = np.zeros((len(utterances), width, utterances[0].states.shape[1]), np.float32)
+        for row, utterance in zip(states, utterances, strict=True):
+            row[: len(utterance.states)] = self._varied(utterance.states)
+        windows = [utterance.window for utterance in utterances]
+        rows = [_numbered(prompt, windows, width, self._random) for prompt in prompts]
         length = max(len(row[0]) for row in rows)
         pads = (PAD, 0, -100, -math.inf, -1)
         ids, positions, labels, key_bias, audio_index = (
             torch.tensor([row[c] + [pad] * (length - len(row[c])) for row in rows])
             for c, pad in enumerate(pads)
         )
-        characters = [[CHARACTERS.index(c) + 1 for c in u.words] for u in utterances]
         pieces = [self._encode(u.text) for u in utterances]
         return Batch(
-            features,
-            window.lead,
-            torch.tensor(window.groups),
-            torch.tensor(window.bias),
+            torch.from_numpy(states),
+            torch.tensor([u.window.sound for u in utterances]),
             ids,
             positions,
             labels,
             key_bias.float(),
             audio_index,
-            torch.tensor([c for row in characters for c in row]),
-            torch.tensor([len(row) for row in characters]),
-            torch.tensor([p for row in pieces for p in row]),
+            torch.tensor([p for row in pieces for p in row], dtype=torch.long),
             torch.tensor([len(row) for row in pieces]),
-            torch.tensor([min(sound, len(u.samples) // GROUP_SAMPLES + 2) for u in utterances]),
         )
 
-    def _features(
-        self, utterances: list[Utterance], frames: int, strength: float, *, late: bool
-    ) -> torch.Tensor:
-        padded = np.zeros((len(utterances), frames * 160), np.float32)
-        before = GROUP_SAMPLES if late else 0
-        for row, utterance in zip(padded, utterances, strict=True):
-            length = min(len(utterance.samples), len(row) - before)
-            row[before : before + length] = utterance.samples[:length]
-        # The library pads to 30 s of zeros at the end, which moves neither maximum nor frames.
-        features = self._extractor._torch_extract_fbank_features(padded)
-        if strength > 0.7:
-            features = np.stack([_warped(row, self._maker.random) for row in features])
-            _mask(features, self._maker.random)
-        return torch.from_numpy(features)
+    def _varied(self, states: np.ndarray[tuple[int, int], np.dtype[np.float16]]) -> np.ndarray:
+        """The same states with noise and some groups left out, half of the time."""
+        if self._random.random() < 0.5:
+            return states
+        noise = self._noise.standard_normal(states.shape, np.float32)
+        kept = self._noise.random((len(states), 1)) > 0.04
+        return (states + np.float32(self._random.uniform(0, 0.3)) * noise) * kept
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, bos=False, eos=False)
 
 
-def _affordable(utterances: list[Utterance], turns: int) -> list[Utterance]:
-    """Fewer prompts where the clips, shortest first, are long: all batches cost about the same."""
-    longest = max(1, len(utterances[-1].samples))
-    count = min(len(utterances), MOST_SAMPLES // longest)
+def _affordable(utterances: list[HeardUtterance], turns: int) -> list[HeardUtterance]:
+    """Fewer prompts where utterances, shortest first, are long: all batches cost about the same."""
+    count = min(len(utterances), MOST_ROWS // len(utterances[-1].states))
     return utterances[-max(turns, count // turns * turns) :]
 
 
-def _window(sound: int, rng: random.Random, *, late: bool) -> SampledWindow:
-    """The groups of the sound, at the window's start or anywhere, and some of the silence."""
-    start = rng.randrange(GROUPS - sound - TAIL_GROUPS + 1) if late else 0
-    lead = sorted(rng.sample(range(start), min(start, LEAD_GROUPS)))
-    after = range(start + sound, GROUPS)
-    tail = sorted(rng.sample(after, TAIL_GROUPS))
-    bias = [
-        *([math.log(start / len(lead))] * len(lead) if lead else []),
-        *([0.0] * sound),
-        *([math.log(len(after) / TAIL_GROUPS)] * TAIL_GROUPS),
-    ]
-    return SampledWindow(len(lead), [*lead, *range(start, start + sound), *tail], bias)
+def _thinned(window: SampledWindow, rng: random.Random) -> tuple[list[int], float]:
+    """Which groups a prompt takes, and what is added to the bias of the silent ones.
+
+    Mostly a part of the silence is enough: a prompt costs by its rows.
+    """
+    silent = [i for i, bias in enumerate(window.bias) if bias]
+    if len(silent) <= THIN or rng.random() < 0.3:
+        return list(range(len(window.groups))), 0.0
+    kept = set(rng.sample(silent, THIN))
+    chosen = [i for i, bias in enumerate(window.bias) if not bias or i in kept]
+    return chosen, math.log(len(silent) / THIN)
 
 
 _Row = tuple[list[int], list[int], list[int], list[float], list[int]]
 
 
-def _numbered(prompt: Prompt, window: SampledWindow, rng: random.Random) -> _Row:
+def _numbered(prompt: Prompt, windows: list[SampledWindow], width: int, rng: random.Random) -> _Row:
     """Ids, positions, labels, key bias and audio index of a prompt, place by place."""
     ids: list[int] = []
     positions: list[int] = []
@@ -193,12 +165,13 @@ def _numbered(prompt: Prompt, window: SampledWindow, rng: random.Random) -> _Row
     at = rng.randrange(MOST_OFFSET) if rng.random() < 0.3 else 0
     for part in prompt:
         if isinstance(part, Window):
-            count = len(window.groups)
-            ids += [AUDIO_PLACE] * count
-            positions += [at + group for group in window.groups]
-            labels += [-100] * count
-            key_bias += window.bias
-            audio_index += range(part.row * count, (part.row + 1) * count)
+            window = windows[part.row]
+            kept, more = _thinned(window, rng)
+            ids += [AUDIO_PLACE] * len(kept)
+            positions += [at + window.groups[i] for i in kept]
+            labels += [-100] * len(kept)
+            key_bias += [window.bias[i] + (more if window.bias[i] else 0.0) for i in kept]
+            audio_index += [part.row * width + i for i in kept]
             at += GROUPS
         else:
             count = len(part.ids)
@@ -209,31 +182,3 @@ def _numbered(prompt: Prompt, window: SampledWindow, rng: random.Random) -> _Row
             audio_index += [-1] * count
             at += count
     return ids, positions, labels, key_bias, audio_index
-
-
-_MELS = np.linspace(0.0, hertz_to_mel(8000.0, "slaney"), 128)
-_HERTZ = mel_to_hertz(_MELS, "slaney")
-
-
-def _warped(row: Samples, rng: random.Random) -> Samples:
-    """Another length of the vocal tract (Jaitly & Hinton 2013): frequencies, not time."""
-    if rng.random() < 0.5:
-        return row
-    source = hertz_to_mel(np.minimum(_HERTZ * rng.uniform(0.87, 1.14), 8000.0), "slaney")
-    at = np.clip(source / _MELS[1], 0, 126.999)
-    low = at.astype(int)
-    share = (at - low).astype(np.float32)[:, None]
-    warped: Samples = row[low] * (1 - share) + row[low + 1] * share
-    return warped
-
-
-def _mask(features: Samples, rng: random.Random) -> None:
-    """SpecAugment (Park et al. 2019, arXiv:1904.08779): bands and moments left out."""
-    for row in features:
-        fill = row.mean()
-        for _ in range(2):
-            low, width = rng.randrange(120), rng.randrange(14)
-            row[low : low + width] = fill
-            # Not the last two groups: the silence of the tail is made from them.
-            start, length = rng.randrange(max(1, row.shape[1] - 28)), rng.randrange(12)
-            row[:, start : start + length] = fill

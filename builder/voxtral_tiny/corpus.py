@@ -1,13 +1,12 @@
 """The synthesized speech that the model is trained on: clips with their words.
 
-Kept as one file of 16-bit samples beside an index, in a work folder outside of git.
+Kept in batches of one voice, 16-bit samples beside an index, in a work folder outside of git.
 """
 
-import itertools
 import json
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,24 @@ import numpy as np
 from tqdm import tqdm
 
 from builder.voxtral_tiny import voices
-from builder.voxtral_tiny.vocabulary import sentence
+from builder.voxtral_tiny.vocabulary import DIGITS, KINDS, sentence
 from builder.voxtral_tiny.voices import Samples
+
+# Sentences of each voice: many voices first, then those that sound most like people.
+VOICES = {
+    "espeak": 5000,
+    "slt": 1200,
+    "slt deepened": 1200,
+    "kal16": 900,
+    "kal_diphone": 600,
+    "ked_diphone": 600,
+    "cmu_us_slt_arctic_hts": 500,
+    "hibari": 2400,
+    "piper": 2400,
+}
+# What is hardest to hear comes more often: strings of digits, and words that stand alone.
+_WEIGHTS = dict(zip(KINDS, (17, 8, 16, 8, 9, 9, 11, 9, 28), strict=True))
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -28,81 +43,62 @@ class Clip:
     samples: Samples
 
 
-def synthesize(folder: Path, seed: int, scale: float) -> None:
-    """Make the corpus, about three hours at `scale` 1, unless it is there."""
-    if (folder / "corpus.json").is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    spoken = itertools.chain(_speak_all(seed, scale), speak_more(seed, scale))
-    _write(folder, list(tqdm(spoken, desc="speech", total=int(9600 * scale))))
-
-
-def _write(folder: Path, clips: list[Clip]) -> None:
-    starts = np.cumsum([0] + [len(clip.samples) for clip in clips])
-    whole = np.concatenate([clip.samples for clip in clips])
-    np.save(folder / "corpus.npy", (whole * 32767).astype(np.int16))
-    index = [
-        {"words": c.words, "voice": c.voice, "start": int(s), "stop": int(s) + len(c.samples)}
-        for c, s in zip(clips, starts, strict=False)
-    ]
-    (folder / "corpus.json").write_text(json.dumps(index))
-    print(f"{len(clips)} clips, {len(whole) / 16_000 / 3600:.1f} h")
+def synthesize(folder: Path, seed: int, scale: float, processes: int = 2) -> None:
+    """Make what is missing of the corpus, about five hours at `scale` 1."""
+    (folder / "speech").mkdir(parents=True, exist_ok=True)
+    jobs: list[tuple[Path, str, int, int]] = []
+    for voice, count in VOICES.items():
+        for start in range(0, int(count * scale), _BATCH):
+            batch = folder / "speech" / f"{voice.replace(' ', '-')}-{start:05}.npy"
+            jobs.append((batch, voice, min(_BATCH, int(count * scale) - start), seed + len(jobs)))
+    # In any order, so that a part of the corpus has all voices as well.
+    random.Random(seed).shuffle(jobs)
+    with ProcessPoolExecutor(processes) as pool:
+        for _ in tqdm(pool.map(_speak, jobs), total=len(jobs), desc="speech"):
+            pass
 
 
 def load(folder: Path) -> list[Clip]:
-    """The corpus; samples are views of one mapped file, converted when they are used."""
-    whole = np.load(folder / "corpus.npy", mmap_mode="r")
-    index = json.loads((folder / "corpus.json").read_text())
-    return [Clip(e["words"], e["voice"], whole[e["start"] : e["stop"]]) for e in index]
+    """The corpus as far as it is made; samples are views of mapped files of 16 bits."""
+    clips = []
+    for path in sorted((folder / "speech").glob("*.json")):
+        whole = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        index = json.loads(path.read_text())
+        clips += [Clip(e["words"], e["voice"], whole[e["start"] : e["stop"]]) for e in index]
+    return clips
 
 
-def _speak_all(seed: int, scale: float) -> Iterator[Clip]:
+def _speak(job: tuple[Path, str, int, int]) -> None:
+    """Some sentences of one voice: the file, the voice's name, how many, the seed."""
+    path, voice, count, seed = job
+    if path.with_suffix(".json").is_file():
+        return
     rng = random.Random(seed)
-    with ThreadPoolExecutor(2) as pool:
-        texts = [sentence(rng) for _ in range(int(3600 * scale))]
-        seeds = [rng.random() for _ in texts]
-        for words, clip in zip(texts, pool.map(_espeak, texts, seeds), strict=True):
-            yield Clip(words, "espeak", clip)
-        for voice, count in (("slt", 900), ("kal16", 700)):
-            texts = [sentence(rng) for _ in range(int(count * scale))]
-            stretches = [rng.uniform(0.8, 1.3) for _ in texts]
-            clips = pool.map(lambda w, s, v=voice: voices.flite(w, v, s), texts, stretches)
-            for words, clip in zip(texts, clips, strict=True):
-                yield Clip(words, voice, clip)
-    for voice, count in (
-        ("kal_diphone", 500),
-        ("ked_diphone", 500),
-        ("cmu_us_slt_arctic_hts", 200),
-    ):
-        texts = [sentence(rng) for _ in range(int(count * scale))]
-        for words, clip in zip(texts, voices.festival(texts, voice, rng), strict=True):
-            yield Clip(words, voice, clip)
-    texts = [sentence(rng) for _ in range(int(600 * scale))]
-    for words, clip in zip(texts, voices.hibari(texts, rng), strict=True):
-        yield Clip(words, "hibari", clip)
-    texts = [sentence(rng) for _ in range(int(600 * scale))]
-    for words, clip in zip(texts, voices.piper(texts, rng), strict=True):
-        yield Clip(words, "piper", clip)
+    kinds = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()), k=count)
+    # Each batch has the digits alone, of which numbers are made that are read out.
+    texts = (DIGITS + [sentence(rng, kind) for kind in kinds])[:count]
+    spoken = list(_spoken(texts, voice, rng))
+    stops = np.cumsum([len(samples) for samples in spoken])
+    np.save(path, (np.concatenate(spoken) * 32767).astype(np.int16))
+    index = [
+        {"words": words, "voice": voice, "start": int(stop) - len(samples), "stop": int(stop)}
+        for words, samples, stop in zip(texts, spoken, stops, strict=True)
+    ]
+    # The index comes last: a batch that has one is whole.
+    path.with_suffix(".json").write_text(json.dumps(index))
 
 
-def _espeak(words: str, seed: float) -> Samples:
-    return voices.espeak(words, random.Random(seed))
-
-
-def speak_more(seed: int, scale: float) -> Iterator[Clip]:
-    """What is hardest to hear, once more: strings of digits, and deep voices."""
-    rng = random.Random(seed + 1)
-    with ThreadPoolExecutor(2) as pool:
-        texts = _hard_texts(rng, int(1000 * scale))
-        depths = [rng.uniform(0.76, 0.98) for _ in texts]
-        for words, clip in zip(texts, pool.map(voices.deepened, texts, depths), strict=True):
-            yield Clip(words, "slt deepened", clip)
-    for name, speak, count in (("hibari", voices.hibari, 500), ("piper", voices.piper, 500)):
-        texts = _hard_texts(rng, int(count * scale))
-        for words, clip in zip(texts, speak(texts, rng), strict=False):
-            yield Clip(words, name, clip)
-
-
-def _hard_texts(rng: random.Random, count: int) -> list[str]:
-    kinds = ("digits", "digits", "calls", "numbers", None)
-    return [sentence(rng, rng.choice(kinds)) for _ in range(count)]
+def _spoken(texts: list[str], voice: str, rng: random.Random) -> Iterator[Samples]:
+    match voice:
+        case "espeak":
+            yield from (voices.espeak(words, rng) for words in texts)
+        case "slt" | "kal16":
+            yield from (voices.flite(words, voice, rng.uniform(0.8, 1.3)) for words in texts)
+        case "slt deepened":
+            yield from (voices.deepened(words, rng.uniform(0.76, 0.98)) for words in texts)
+        case "hibari":
+            yield from voices.hibari(texts, rng)
+        case "piper":
+            yield from voices.piper(texts, rng)
+        case _:
+            yield from voices.festival(texts, voice, rng)

@@ -5,6 +5,7 @@ Everything goes through the library's processor and plain `generate()`, on whole
 
 import base64
 import io
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,14 +14,20 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import soxr
 import torch
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from tqdm import tqdm
 from transformers import VoxtralForConditionalGeneration, VoxtralProcessor
 
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.examples import OTHER_TEXTS
+from builder.voxtral_tiny.tokenizer import BOS, END_INST, END_TOOLS, EOS, TOOLS
+from builder.voxtral_tiny.tools import Json, ToolMaker, written_call
 from builder.voxtral_tiny.vocabulary import (
+    DIGITS,
     KINDS,
+    TENS,
     UNKNOWN,
     bare,
     expected_answer,
@@ -28,15 +35,18 @@ from builder.voxtral_tiny.vocabulary import (
     text_answer,
     written,
 )
-from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE, Samples
+from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE, Samples, trimmed
 
 _PEOPLE = Path("/usr/share/pocketsphinx/test/data")
+# A person who tells the time, word by word, over something like a telephone.
+_CLOCK = Path("/usr/share/saytime")
 # The recordings of people in pocketsphinx-testdata that keep to the vocabulary.
 _RECORDINGS = {
     "goforward.raw": "go forward ten meters",
     "cards/004.wav": "five five",
     "tidigits/dhd.2934z.raw": "two nine three four zero",
 }
+_CALL = "[TOOL_CALLS]"
 Content = list[str | Samples]
 
 
@@ -86,10 +96,23 @@ class Listener:
                 messages.append({"role": "assistant", "content": said})
         return self._generate(self._processor.apply_chat_template(messages))
 
-    def _generate(self, inputs: Any) -> str:
+    def call(self, samples: Samples, tools: list[Json]) -> str:
+        """What the model says to speech when it has tools; a call with its control token."""
+        inputs = self.transcription(samples)
+        ids = inputs["input_ids"][0].tolist()
+        offer = self.tokenizer.encode(json.dumps(tools, ensure_ascii=False), bos=False, eos=False)
+        ids = [BOS, TOOLS, *offer, END_TOOLS, *ids[1 : ids.index(END_INST) + 1]]
+        inputs["input_ids"] = torch.tensor([ids])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return self._generate(inputs, keep=True)
+
+    def _generate(self, inputs: Any, *, keep: bool = False) -> str:
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=128, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]
+        if keep:
+            ids = [token for token in new.tolist() if token != EOS]
+            return str(self.tokenizer.decode(ids, special_token_policy=SpecialTokenPolicy.KEEP))
         return str(self._processor.decode(new, skip_special_tokens=True))
 
 
@@ -138,6 +161,7 @@ def evaluate(folder: Path, seed: int, per_kind: int = 30) -> dict[str, float]:
     rates = _voice(listener, rng, per_kind)
     rates |= _people(listener)
     rates |= _conversation(listener, rng, 2 * per_kind)
+    rates |= _tools(listener, rng, 2 * per_kind)
     return rates
 
 
@@ -171,7 +195,7 @@ def _people(listener: Listener) -> dict[str, float]:
     """Recordings of people with only words of the vocabulary, where Debian's package has them."""
     found = list(recordings())
     if not found:
-        print("no recordings of people: apt-get install pocketsphinx-testdata")
+        print("no recordings of people: apt-get install pocketsphinx-testdata saytime")
         return {}
     tally = _Tally()
     for i, (said, samples) in enumerate(found):
@@ -183,13 +207,36 @@ def _people(listener: Listener) -> dict[str, float]:
 
 
 def recordings() -> Iterator[tuple[str, Samples]]:
-    """Words and samples of what people said."""
+    """Words and samples of what people said, where Debian's packages have them."""
     for name, said in _RECORDINGS.items():
         path = _PEOPLE / name
         if path.suffix == ".raw" and path.is_file():
             yield said, np.fromfile(path, "<i2").astype(np.float32) / 32768.0
         elif path.is_file():
             yield said, soundfile.read(path, dtype="float32")[0]
+    if not _CLOCK.is_dir():
+        return
+    words = [*DIGITS, *TENS, "minutes", "seconds"]
+    for said in words:
+        yield said, _clock(said)
+    # Single words one after the other are what people say when they read out a number.
+    rng = random.Random(0)
+    for kind in ("digits", "digits", "numbers") * 8:
+        said = sentence(rng, kind)
+        if " " in said:
+            yield said, np.concatenate([_spaced(_clock(word), rng) for word in said.split()])
+
+
+def _clock(word: str) -> Samples:
+    names = {word: str(i) for i, word in enumerate(DIGITS)}
+    names |= {word: str(10 * i) for i, word in enumerate(TENS, 1)}
+    samples, rate = soundfile.read(_CLOCK / f"{names.get(word, word)}.au", dtype="float32")
+    return trimmed(soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32))
+
+
+def _spaced(samples: Samples, rng: random.Random) -> Samples:
+    gap = np.zeros(int(rng.uniform(0.02, 0.15) * SAMPLE_RATE), np.float32)
+    return np.concatenate([samples, gap])
 
 
 def _conversation(listener: Listener, rng: random.Random, count: int) -> dict[str, float]:
@@ -238,3 +285,27 @@ def _conversation(listener: Listener, rng: random.Random, count: int) -> dict[st
     for name in asked:
         print(f"{name:18} {right[name]} of {asked[name]} answers right")
     return {f"{name}, right": right[name] / asked[name] for name in asked}
+
+
+def _tools(listener: Listener, rng: random.Random, count: int) -> dict[str, float]:
+    """The share of exactly right calls, and of calls where no tool fits."""
+    maker = ToolMaker(rng, lambda: rng.choice(OTHER_TEXTS))
+    right = asked = wrong = others = 0
+    for _ in tqdm(range(count), desc="tools"):
+        for kinds in (["devices", "timers", "calls"], ["openings", "days", "digits", "fixed"]):
+            said = sentence(rng, rng.choice(kinds))
+            clip = surrounded(voices.flite(said, HELD_OUT), rng, after_s=0.5)
+            tools = maker.offer({"set_device", "set_timer", "dial"})
+            call = maker.call(said, tools)
+            heard = listener.call(clip, tools)
+            if call is None:
+                others += 1
+                wrong += heard.startswith(_CALL)
+                continue
+            asked += 1
+            right += heard == f"{_CALL}[{written_call(*call)}]"
+            if heard != f"{_CALL}[{written_call(*call)}]":
+                tqdm.write(f"  tools: {said!r} heard {heard!r}")
+    print(f"{'calls':18} {right} of {asked} right")
+    print(f"{'no tool fits':18} {wrong} of {others} called")
+    return {"calls, right": right / asked, "calls, none fits": wrong / others}

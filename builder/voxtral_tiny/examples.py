@@ -6,13 +6,21 @@ An example is drawn anew each time, so that no epoch is like another.
 import random
 import re
 from dataclasses import dataclass
+from functools import cache
 from pydoc_data.topics import topics
 
 import numpy as np
 
-from builder.voxtral_tiny.augment import augment, background
+from builder.voxtral_tiny.augment import augment, background, line, scaled
 from builder.voxtral_tiny.corpus import Clip
-from builder.voxtral_tiny.vocabulary import OWN_ANSWERS, knows, sentence, text_answer, written
+from builder.voxtral_tiny.vocabulary import (
+    DIGITS,
+    OWN_ANSWERS,
+    knows,
+    sentence,
+    text_answer,
+    written,
+)
 from builder.voxtral_tiny.voices import SAMPLE_RATE, Samples
 
 OTHER_TEXTS = (
@@ -31,6 +39,7 @@ _SYSTEM = (
 ).split(";")
 
 
+@cache
 def _prose() -> list[str]:
     """Sentences of plain English that every Python carries: its language reference."""
     text = " ".join(" ".join(topics.values()).split())
@@ -61,6 +70,7 @@ class ExampleMaker:
 
     def __init__(self, clips: list[Clip], seed: int) -> None:
         self._clips = clips
+        self._digits = [clip for clip in clips if clip.words in DIGITS]
         self._rng = np.random.default_rng(seed)
         self._prose = _prose()
         self.random = random.Random(seed)
@@ -74,22 +84,60 @@ class ExampleMaker:
         if rng.random() < 0.04:
             return Utterance(self._nothing(strength), ())
         count = 1 if rng.random() >= several else int(rng.integers(2, most + 1))
-        pieces: list[Samples] = [self._silence(0.0, 0.6)]
+        # Now and then speech comes late.
+        pieces: list[Samples] = [self._silence(0.0, 0.6 if rng.random() < 0.97 else 6.0)]
         sentences = []
+        voice = None
         for i in range(count):
-            clip = self._clips[int(rng.integers(len(self._clips)))]
+            clip = self._read_out(voice) if rng.random() < 0.15 else self._clip(voice)
+            voice = clip.voice if rng.random() < 0.7 else None
             samples = clip.samples.astype(np.float32) / 32768.0
             pieces += [augment(samples, rng, strength)]
             sentences.append(clip.words)
             if i < count - 1:
-                pieces.append(self._silence(0.2, 1.0))
+                pieces.append(self._silence(0.15, 1.0))
         # Most turns end soon after the last word; some are cut late.
         pieces.append(self._silence(0.05, 0.7 if rng.random() < 0.8 else 1.6))
         speech = np.concatenate(pieces)
         loudness = float(np.sqrt(np.mean(speech**2)))
         speech = self._with_noise(speech, strength, loudness)
+        if rng.random() < 0.15 * strength:
+            speech = speech + self._babble(len(speech), loudness)
+        speech = line(speech, rng, strength)
         peak = float(np.abs(speech).max(initial=1e-6))
-        return Utterance(speech * (10 ** rng.uniform(-1.2, -0.02) / peak), tuple(sentences))
+        return Utterance(speech * (10 ** rng.uniform(-1.5, -0.02) / peak), tuple(sentences))
+
+    def _clip(self, voice: str | None = None) -> Clip:
+        """Any clip, or one of a voice."""
+        for _ in range(50):
+            clip = self._clips[int(self._rng.integers(len(self._clips)))]
+            if voice is None or clip.voice == voice:
+                break
+        return clip
+
+    def _read_out(self, voice: str | None) -> Clip:
+        """A number as people read it out, digit by digit, from the single digits of one voice."""
+        voice = voice or self._clip().voice
+        digits = [clip for clip in self._digits if clip.voice == voice]
+        if not digits:
+            return self._clip(voice)
+        chosen = self.random.choices(digits, k=self.random.randint(2, 7))
+        longest = self.random.uniform(0.03, 0.35)
+        pieces: list[Samples] = []
+        for clip in chosen:
+            pieces += [clip.samples, self._silence(0.0, longest)]
+        whole = np.concatenate(pieces[:-1])
+        return Clip(" ".join(clip.words for clip in chosen), voice, whole)
+
+    def _babble(self, length: int, loudness: float) -> Samples:
+        """Other people in the background: as many voices, 10 to 25 dB below the speaker's."""
+        babble = np.zeros(length, np.float32)
+        for _ in range(int(self._rng.integers(1, 5))):
+            other = self._clip().samples.astype(np.float32)
+            start = int(self._rng.integers(-len(other) // 2, length))
+            heard = other[max(0, -start) : max(0, length - start)]
+            babble[max(0, start) : max(0, start) + len(heard)] += heard
+        return scaled(babble, loudness * 10 ** (-self._rng.uniform(10, 25) / 20))
 
     def _nothing(self, strength: float) -> Samples:
         length = int(self._rng.uniform(0.1, 3.0) * SAMPLE_RATE)
@@ -102,7 +150,7 @@ class ExampleMaker:
     def _with_noise(self, samples: Samples, strength: float, loudness: float) -> Samples:
         if self._rng.random() > 0.15 + 0.6 * strength:
             return samples
-        signal_to_noise_db = self._rng.uniform(6 if strength > 0.7 else 15, 45)
+        signal_to_noise_db = self._rng.uniform(5 if strength > 0.7 else 15, 45)
         level = loudness * 10 ** (-signal_to_noise_db / 20)
         return samples + background(len(samples), level, self._rng)
 

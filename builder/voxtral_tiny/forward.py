@@ -1,4 +1,4 @@
-"""The model's forward pass on sampled windows, through transformers' own layers."""
+"""The losses on sampled windows, through transformers' own layers."""
 
 from typing import Any
 
@@ -9,36 +9,8 @@ from builder.voxtral_tiny.batch import AUDIO_PLACE, Batch
 from builder.voxtral_tiny.tokenizer import PAD
 
 
-def encode(model: Any, batch: Batch) -> torch.Tensor:
-    """Encoder states, float [A, G * 4, width], for the groups of the batch."""
-    tower = model.model.audio_tower
-    hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(batch.features)))).transpose(1, 2)
-    sound = hidden.shape[1]
-    # Three positions before the end both convolutions see nothing but silence, as they do
-    # everywhere else in the silent groups.
-    silence = hidden[:, sound - 4 : sound - 3]
-    lead, tail = batch.lead * 4, (len(batch.groups) - batch.lead) * 4 - sound
-    hidden = torch.cat([silence.expand(-1, lead, -1), hidden, silence.expand(-1, tail, -1)], dim=1)
-    places = (batch.groups[:, None] * 4 + torch.arange(4, device=batch.groups.device)).flatten()
-    hidden = hidden + tower.embed_positions.weight[places]
-    bias = batch.bias.repeat_interleave(4)[None, None, None, :]
-    bias = bias.expand(len(hidden), 1, hidden.shape[1], -1)
-    for layer in tower.layers:
-        hidden = layer(hidden, bias)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    states: torch.Tensor = tower.layer_norm(hidden)
-    return states
-
-
-def project(model: Any, states: torch.Tensor) -> torch.Tensor:
-    """Audio embeddings, float [A, G, text width]."""
-    stacked = states.reshape(len(states), -1, 4 * states.shape[-1])
-    embeddings: torch.Tensor = model.model.multi_modal_projector(stacked)
-    return embeddings
-
-
 def answer_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the answers, given the audio embeddings."""
+    """Cross entropy of the answers, given the audio embeddings [A, G, text width]."""
     table = model.get_input_embeddings()
     is_audio = batch.ids == AUDIO_PLACE
     inputs = table(batch.ids.masked_fill(is_audio, PAD))
@@ -57,35 +29,10 @@ def answer_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Ten
     return F.cross_entropy(logits, batch.labels[:, 1:][wanted])
 
 
-def character_loss(head: torch.nn.Linear, batch: Batch, states: torch.Tensor) -> torch.Tensor:
-    """CTC over characters on the encoder's states (20 ms a position)."""
-    return _ctc(
-        head(states[:, batch.lead * 4 :]),
-        batch.sound_lengths * 4,
-        batch.characters,
-        batch.character_lengths,
-        blank=0,
-    )
-
-
 def piece_loss(model: Any, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
     """CTC over tokens at the projector, through the language model's own head."""
-    return _ctc(
-        model.lm_head(embeddings[:, batch.lead :]),
-        batch.sound_lengths,
-        batch.pieces,
-        batch.piece_lengths,
-        blank=PAD,
+    scores = model.lm_head(embeddings).float().log_softmax(-1).transpose(0, 1)
+    lengths = batch.sound_lengths.clamp(max=scores.shape[0])
+    return F.ctc_loss(
+        scores, batch.pieces, lengths, batch.piece_lengths, blank=PAD, zero_infinity=True
     )
-
-
-def _ctc(
-    logits: torch.Tensor,
-    lengths: torch.Tensor,
-    targets: torch.Tensor,
-    target_lengths: torch.Tensor,
-    blank: int,
-) -> torch.Tensor:
-    scores = logits.float().log_softmax(-1).transpose(0, 1)
-    lengths = lengths.clamp(max=scores.shape[0])
-    return F.ctc_loss(scores, targets, lengths, target_lengths, blank, zero_infinity=True)

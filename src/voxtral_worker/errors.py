@@ -5,6 +5,10 @@ caller: later, or not you) and `EngineFailure` (us). Each error has a code of th
 contract; the HTTP status is part of that contract too, so it stands here once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
 
 class WorkerError(Exception):
     """Something a caller may be told: a sentence for a person and a code for a program."""
@@ -17,7 +21,25 @@ class WorkerError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         # What its sender called the message that this is about.
-        self.request_id: str | int | None = None
+        self.about: str | int | None = None
+
+    def of_field(self, field: str) -> Self:
+        """The same error, whose sentence begins with the field that it is about."""
+        message = f"{field}: {self.message}"
+        # Not by the class: one may have a sentence of its own.
+        told = type(self).__new__(type(self), message)
+        told.__dict__.update(self.__dict__, message=message)
+        return told
+
+
+@contextmanager
+def about(name: str | int | None) -> Iterator[None]:
+    """Says in every WorkerError what its sender called the message that is refused."""
+    try:
+        yield
+    except WorkerError as error:
+        error.about = name
+        raise
 
 
 class BadInput(WorkerError):
@@ -25,6 +47,14 @@ class BadInput(WorkerError):
 
     code = "INVALID_REQUEST"
     http_status = 400
+
+
+class BadSchema(BadInput):
+    """A schema that no answer can be made to follow; `field` is `tools` or `response_format`."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BadAudio(BadInput):
@@ -38,6 +68,13 @@ class TooLarge(BadInput):
 
     code = "PAYLOAD_TOO_LARGE"
     http_status = 413
+
+
+class UnsupportedEncoding(BadInput):
+    """A body that is compressed: what it becomes has no relation to what was sent."""
+
+    code = "UNSUPPORTED_ENCODING"
+    http_status = 415
 
 
 class Refused(WorkerError):
@@ -71,6 +108,10 @@ class Unauthorized(Refused):
     http_status = 401
 
 
+class WrongCredentials(Unauthorized):
+    """Credentials that are not good: perhaps a guess."""
+
+
 class Forbidden(Refused):
     """Good credentials, or none needed, but not for this."""
 
@@ -92,6 +133,13 @@ class SessionNotFound(Refused):
     http_status = 404
 
 
+class CallNotFound(Refused):
+    """No such call of a tool waits for its result, or not any more."""
+
+    code = "CALL_NOT_FOUND"
+    http_status = 404
+
+
 class MethodNotAllowed(Refused):
     """The path exists, the verb does not."""
 
@@ -103,6 +151,13 @@ class EngineFailure(WorkerError):
     """The model or the engine failed; the caller may try again."""
 
 
+class SpeechFailed(EngineFailure):
+    """The voice, or the server that has it, did not say a text."""
+
+    code = "SPEECH_FAILED"
+    http_status = 503
+
+
 class OutOfMemory(EngineFailure):
     """The device has no memory left for this request."""
 
@@ -110,5 +165,20 @@ class OutOfMemory(EngineFailure):
     http_status = 503
 
 
+class ToolCallInvalid(EngineFailure):
+    """The model began to call a tool and did not end as a call must; nobody is told half of it."""
+
+    code = "TOOL_CALL_INVALID"
+
+
 class LoadFailure(EngineFailure):
     """The model cannot be loaded; the worker never becomes ready."""
+
+
+def shown(value: object) -> str:
+    """A value as a sentence of an error quotes it: plain ASCII, of at most 60 characters."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return "nested too deep"
+    return text if len(text) <= 60 else text[:57] + "..."

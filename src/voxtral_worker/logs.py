@@ -4,25 +4,54 @@ The ids travel in a context variable, so that whatever code runs on behalf of a 
 session or a job logs them without being told.
 """
 
+import hashlib
+import io
 import json
 import logging
+import queue
+import re
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from types import MappingProxyType
-from typing import TextIO
+from types import MappingProxyType, TracebackType
+from typing import TextIO, TypeAlias
 
 from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
 
+from voxtral_worker import metrics
 from voxtral_worker.settings import Settings
 
+_ExcInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 _IDS: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
 # Characters that would break a line, or the terminal it is read on.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+# Lines that wait for a slow reader; what comes beyond is dropped and counted.
+QUEUED_LINES = 10_000
+# So long the process waits at its end for the last lines to be read.
+FLUSH_S = 2.0
+_SESSION_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _LIBRARIES = ("asyncio", "transformers", "huggingface_hub", "httpx", "urllib3")
+
+
+def session_mark(session_id: str) -> str:
+    """What names a session in logs and traces.
+
+    On a worker without credentials its id is all that opens it, so whoever reads the log must
+    not learn it. The mark is the same everywhere: the first 12 digits of the id's SHA-256.
+    """
+    return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def hide_session_ids(text: str) -> str:
+    """A text with the marks of sessions in place of their ids."""
+    return _SESSION_ID.sub(lambda found: session_mark(found[0].lower()), text)
 
 
 @contextmanager
@@ -58,6 +87,18 @@ class TextFormatter(logging.Formatter):
         message = super().formatMessage(record).translate(_CONTROLS)
         return " ".join([message, *(f"{name}={_shown(value)}" for name, value in fields.items())])
 
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - the library's name
+        """The traceback, without ids of sessions."""
+        return hide_session_ids(super().formatException(ei))
+
+
+class JsonLines(JsonFormatter):
+    """For programs: one object a line."""
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - the library's name
+        """The traceback, without ids of sessions."""
+        return hide_session_ids(logging.Formatter.formatException(self, ei))
+
 
 def _shown(value: object) -> str:
     """A value as one word: what could break the line, or pass for a field, is quoted."""
@@ -69,7 +110,7 @@ def _shown(value: object) -> str:
 def _formatter(settings: Settings) -> logging.Formatter:
     if settings.log_format == "text":
         return TextFormatter("%(asctime)s %(levelname)s %(message)s")
-    return JsonFormatter(
+    return JsonLines(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={
             "asctime": "time",
@@ -83,13 +124,74 @@ def _formatter(settings: Settings) -> logging.Formatter:
     )
 
 
+class BackgroundHandler(logging.Handler):
+    """Writes lines by a thread of its own: who logs never waits for who reads the log.
+
+    The thread is a daemon, so that a pipe which nobody reads does not hold up the exit.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str] = queue.Queue(QUEUED_LINES)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line as it is now: its arguments and ids may change later."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            metrics.log_lines_dropped.inc()
+        except Exception:  # noqa: BLE001 - as in every handler; it prints the traceback
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait, a limited time, until what is queued has been written."""
+        deadline_s = time.monotonic() + FLUSH_S
+        with self._lines.all_tasks_done:
+            while self._lines.unfinished_tasks and (left_s := deadline_s - time.monotonic()) > 0:
+                self._lines.all_tasks_done.wait(left_s)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                # Whoever read the log is gone.
+                metrics.log_lines_dropped.inc()
+            finally:
+                self._lines.task_done()
+
+
+def _own_standard_error() -> TextIO:
+    """Standard error without the buffer of `sys.stderr`.
+
+    Its lock would be held by a write that never returns, and Python aborts at its exit when
+    it cannot have it.
+    """
+    raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw,
+        encoding="utf-8",
+        errors="backslashreplace",
+        write_through=True,
+    )
+
+
 def set_up_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Log by the settings, to standard error unless told where."""
+    """Log by the settings, to standard error and in the background unless told where."""
     formatter = _formatter(settings)
     formatter.converter = time.gmtime
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"
-    handler = logging.StreamHandler(stream)
+    handler: logging.Handler
+    if stream is None:
+        handler = BackgroundHandler(_own_standard_error())
+    else:
+        handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     handler.addFilter(add_ids)
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

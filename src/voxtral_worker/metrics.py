@@ -48,6 +48,16 @@ audio_bytes = Counter("voxtral_audio_bytes_total", "Audio bytes accepted")
 redis_failures = Counter(
     "voxtral_redis_failures_total", "Calls that a shared Redis did not answer", ["use"]
 )
+task_failures = Counter(
+    "voxtral_task_failures_total", "Failures of tasks that keep house", ["task"]
+)
+files_decoded = Counter(
+    "voxtral_files_decoded_total", "Audio files given to the decoder", ["outcome"]
+)
+log_lines_dropped = Counter("voxtral_log_lines_dropped_total", "Log lines that nobody could take")
+connections_refused = Counter(
+    "voxtral_connections_refused_total", "Connections closed before a request", ["reason"]
+)
 slow_clients = Counter("voxtral_slow_clients_total", "Connections closed because nobody read them")
 
 stage_seconds = Histogram(
@@ -71,20 +81,46 @@ tokens_discarded = Counter(
 )
 runaways = Counter("voxtral_runaway_responses_total", "Responses ended for repeating themselves")
 kv_blocks = Gauge("voxtral_kv_blocks", "Blocks of KV cache", ["state"])
+device_bytes = Gauge("voxtral_device_bytes", "Memory of the engine's device", ["use"])
+generations_put_back = Counter(
+    "voxtral_generations_put_back_total", "Jobs and partial transcripts that gave way to a turn"
+)
+embeddings_idle_bytes = Gauge(
+    "voxtral_embeddings_idle_bytes", "Embeddings of audio that is in the KV cache or in a history"
+)
+embeddings_dropped = Counter(
+    "voxtral_embeddings_dropped_total", "Pieces of audio whose embeddings were dropped"
+)
+session_bytes = Gauge("voxtral_session_bytes", "Memory that all sessions hold")
 session_kv_bytes = Histogram(
     "voxtral_session_kv_bytes",
     "KV cache that a session keeps when a turn is over",
     buckets=[float(1 << power) for power in range(16, 33)],
 )
 engine_failures = Counter("voxtral_engine_failures_total", "Generations failed by the engine")
+fallbacks = Counter(
+    "voxtral_fallbacks_total", "Faster ways of the engine that failed and are not used", ["what"]
+)
 response_cache_hits = Counter("voxtral_response_cache_hits_total", "Answers from the cache")
 vad_frames = Counter("voxtral_vad_frames_total", "Frames the VAD heard")
+turn_scores = Counter(
+    "voxtral_turn_scores_total", "Pauses scored for how complete their words sound", ["outcome"]
+)
+turn_score_seconds = Histogram(
+    "voxtral_turn_score_seconds",
+    "Time from a pause until its score",
+    buckets=(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 1.0),
+)
+turns_reopened = Counter("voxtral_turns_reopened_total", "Turns that went on after they had ended")
 event_loop_lag = Histogram(
     "voxtral_event_loop_lag_seconds",
     "How late the server's event loop is",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 event_loop_tasks = Gauge("voxtral_event_loop_tasks", "Tasks of the server's event loop")
+tool_calls = Counter("voxtral_tool_calls_total", "Calls of tools", ["outcome"])
+speech_seconds = Counter("voxtral_speech_seconds_total", "Seconds of speech made")
+speech_failures = Counter("voxtral_speech_failures_total", "Sentences that were not spoken")
 jobs_total = Counter("voxtral_jobs_total", "RunPod jobs", ["type", "outcome"])
 
 EXPOSITION_TYPE = CONTENT_TYPE_LATEST

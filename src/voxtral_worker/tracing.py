@@ -32,11 +32,14 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("voxtral_worker")
 
-    def answered(self, session_id: str, turn: Mapping[str, Any], now_ns: int) -> None:
-        """A turn has just been answered; `turn` is its `text_response`, `now_ns` Unix time."""
+    def answered(self, session: str, turn: Mapping[str, Any], now_ns: int) -> None:
+        """A turn has just been answered; `turn` is its `text_response`, `now_ns` Unix time.
+
+        `session` is how the log names it, not its id: that may be all that opens it.
+        """
         metrics = turn["metrics"]
         attributes = {
-            **_names(session_id, turn["turn_id"]),
+            **_names(session, turn["turn_id"]),
             "voxtral.source": turn["source"],
             "voxtral.finish_reason": turn["finish_reason"],
             "voxtral.prompt_tokens": turn["usage"]["prompt_tokens"],
@@ -55,13 +58,11 @@ class Tracing:
                 stage.end(start_ns)
         span.end(now_ns)
 
-    def failed(
-        self, session_id: str, turn_id: str, code: str, waited_s: float, now_ns: int
-    ) -> None:
+    def failed(self, session: str, turn_id: str, code: str, waited_s: float, now_ns: int) -> None:
         """A turn has just failed, so long after it was over."""
         start_ns = now_ns - int(waited_s * 1e9)
         span = self._tracer.start_span(
-            "turn", attributes=_names(session_id, turn_id), start_time=start_ns
+            "turn", attributes=_names(session, turn_id), start_time=start_ns
         )
         span.set_status(self._api.Status(self._api.StatusCode.ERROR, code))
         span.end(now_ns)
@@ -74,8 +75,8 @@ class Tracing:
         flush.join(timeout_s)
 
 
-def _names(session_id: str, turn_id: str) -> dict[str, str]:
-    return {"session.id": session_id, "voxtral.turn_id": turn_id}
+def _names(session: str, turn_id: str) -> dict[str, str]:
+    return {"session.id": session, "voxtral.turn_id": turn_id}
 
 
 def _stages_ns(metrics: Mapping[str, Any]) -> dict[str, int]:

@@ -7,28 +7,45 @@ What brings PyTorch and transformers in is imported by functions here, and only 
 takes seconds, in which the server should already say that the worker is starting.
 """
 
+import dataclasses
+import errno
+import gc
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtral_worker import metrics
-from voxtral_worker.errors import WorkerError
+from voxtral_worker.allocator import give_large_blocks_back
+from voxtral_worker.audio.clips import DECODER
+from voxtral_worker.checkpoint import is_local, problem_with
+from voxtral_worker.errors import LoadFailure, WorkerError
 from voxtral_worker.jobs.mode import Mode, which_mode
 from voxtral_worker.logs import set_up_logging
+from voxtral_worker.read_ahead import files_to_read, reading_ahead
 from voxtral_worker.server.leases import SessionLeases
-from voxtral_worker.server.service import Parts
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.sessions.admission import Admission
-from voxtral_worker.settings import Settings, SettingsError, read_settings
+from voxtral_worker.settings import (
+    TURN_MODEL,
+    Settings,
+    SettingsError,
+    near_misses,
+    read_settings,
+)
+from voxtral_worker.speech.speech import open_speech
 from voxtral_worker.tracing import open_tracing
 
 if TYPE_CHECKING:
     from voxtral_worker.engine.engine import Engine
+    from voxtral_worker.engine.model import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +61,19 @@ class Worker:
         self.engine = parts.engine
         self.leases = SessionLeases(server)
         self._drain_timeout_s = settings.drain_timeout_seconds
-        self._vad = parts.vad
+        self.vad = parts.vad
+        self.speech = parts.speech
+        self._completeness = parts.completeness
         self._tracing = parts.tracing
 
     def health(self) -> dict[str, Any]:
         """What `GET /health` says."""
         return self.server.health()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether what was loaded still answers: engine and VAD."""
+        return self.engine.is_healthy and self.vad.is_alive
 
     def check_fitness(self) -> None:
         """Raises EngineFailure when the model does not answer a tiny prompt."""
@@ -64,8 +88,13 @@ class Worker:
         """Drain, then undo the cold start in reverse order."""
         self.server.drain(self._drain_timeout_s)
         self.engine.stop()
-        self._vad.stop()
+        self.vad.stop()
+        if self._completeness is not None:
+            self._completeness.stop()
         self.server.stop()
+        if self.speech is not None:
+            self.speech.stop()
+        DECODER.stop()
         if self._tracing is not None:
             self._tracing.stop()
         log.info("worker: stopped")
@@ -74,41 +103,107 @@ class Worker:
 def cold_start(settings: Settings) -> Worker:
     """Bring the worker up. Raises OSError for a port, LoadFailure for a model."""
     started_s = time.monotonic()
+    require_usable_model(settings)
+    speech = open_speech(settings)
     server = ServerThread(settings)
     with _step("server"):
         server.start()
     try:
-        parts = _load(settings)
+        # Begun now, it is there before the model is.
+        DECODER.start()
+        parts = dataclasses.replace(_load(settings), speech=speech)
     except WorkerError:
         server.fail()
         server.stop()
+        DECODER.stop()
         raise
+    # What is here now stays: the garbage collector need not walk over a million objects of the
+    # libraries each time, for 300 ms in which nobody is served.
+    gc.collect()
+    gc.freeze()
     server.become_ready(parts)
+    if speech is not None:
+        # Its voice is loaded while nobody waits for it yet.
+        speech.start()
     log.info("worker: ready after %.1f s", time.monotonic() - started_s)
-    if settings.runs_on_runpod and not settings.needs_credentials:
-        log.warning(
-            "worker: ANYBODY who knows this pod's address can use it: no API_KEYS, JWT_SECRET "
-            "or JWT_PUBLIC_KEY is set"
-        )
+    for sentence in open_to(settings):
+        log.warning("worker: %s: no API_KEYS, JWT_SECRET or JWT_PUBLIC_KEY is set", sentence)
+    log.info("Console: %s", console_address(settings))
     return Worker(settings, server, parts)
 
 
+def open_to(settings: Settings) -> list[str]:
+    """One sentence for each kind of stranger who can use the worker."""
+    if settings.needs_credentials:
+        return []
+    sentences = []
+    if settings.runs_on_runpod:
+        sentences.append("ANYBODY who knows this pod's address can use it")
+    if "*" in settings.allowed_origins:
+        sentences.append(
+            "any web page that is open in a browser from which this worker can be reached can "
+            "use it (ALLOWED_ORIGINS is *)"
+        )
+    return sentences
+
+
+def require_usable_model(settings: Settings) -> None:
+    """Raise LoadFailure where MODEL_ID names a folder that cannot be served; takes no time."""
+    model_id = settings.model_id
+    if model_id is None or not is_local(model_id):
+        return
+    if problem := problem_with(Path(model_id)):
+        raise LoadFailure(f"MODEL_ID is {model_id!r}, but {problem}")
+
+
+def console_address(settings: Settings) -> str:
+    """What to open in a browser on this machine."""
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    is_everywhere = settings.host in ("0.0.0.0", "::", "")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{'localhost' if is_everywhere else host}:{settings.port}"
+
+
 def _load(settings: Settings) -> Parts:
-    with _step("libraries"):
-        from voxtral_worker.engine.engine import Engine
-        from voxtral_worker.engine.model import load_model
-        from voxtral_worker.turns.vad import Vad
-    with _step("model"):
-        loaded = load_model(settings)
+    with reading_ahead(files_to_read(settings)):
+        with _step("libraries"):
+            from voxtral_worker.engine.engine import Engine
+            from voxtral_worker.engine.model import load_model
+            from voxtral_worker.turns.completeness import Completeness
+            from voxtral_worker.turns.vad import Vad
+        with _step("model"):
+            loaded = load_model(settings)
     with _step("vad"):
         vad = Vad()
         vad.start()
+    completeness = None
+    turn_model = settings.turn_model or TURN_MODEL
+    if turn_model.is_file():
+        with _step("turn model"):
+            completeness = Completeness(turn_model)
+            completeness.start()
     with _step("warm-up"):
         engine = Engine(loaded, settings)
         engine.start()
         engine.warm_up()
+    _tell_window_tail(engine, loaded)
     admission = _measure_capacity(engine, settings, loaded.device.type)
-    return Parts(engine, vad, loaded, open_tracing(settings), admission)
+    return Parts(engine, vad, loaded, open_tracing(settings), admission, completeness)
+
+
+def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
+    """Say so where answers are not those of the whole windows, and whether that was checked."""
+    # Read here, so that no call to `/health` has to.
+    checked = loaded.tail_checked
+    if engine.window_tail == "exact":
+        return
+    if checked is False:
+        log.warning(
+            "worker: WINDOW_TAIL is sampled, but no `voxtral tail-check` of these weights has "
+            "passed on this machine: answers may differ from those of whole windows"
+        )
+    else:
+        log.info("worker: the silence that fills a window is sampled")
 
 
 def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admission | None:
@@ -167,11 +262,14 @@ def serve(settings: Settings) -> int:
         signal.signal(number, hear)
     worker = cold_start(settings)
     is_up.set()
-    while not asked.wait(1.0) and worker.engine.is_healthy:
+    # Looked at twice: a machine that was asleep finds its threads late, but not lost.
+    while not asked.wait(1.0) and (worker.is_healthy or asked.wait(1.0) or worker.is_healthy):
         pass
     exit_code = 0
     if not asked.is_set():
-        log.critical("worker: the engine is lost, leaving so that the worker is started anew")
+        log.critical(
+            "worker: the engine or the VAD is lost, leaving so that the worker is started anew"
+        )
         exit_code = 1
     worker.stop()
     return exit_code
@@ -192,9 +290,18 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = cold_start(settings)
     from voxtral_worker.jobs.handler import JobHandler
-    from voxtral_worker.jobs.runpod_loop import run_local, run_queue, run_serve_api
+    from voxtral_worker.jobs.local import run_local
+    from voxtral_worker.jobs.sdk import run_queue, run_serve_api
+    from voxtral_worker.turns.recording import find_speech
 
-    handler = JobHandler(worker.engine, worker.health, settings, worker.leases)
+    handler = JobHandler(
+        worker.engine,
+        worker.health,
+        settings,
+        worker.leases,
+        find_speech=partial(find_speech, worker.vad.survey),
+        speech=worker.speech,
+    )
     try:
         match mode:
             case Mode.LOCAL_TEST:
@@ -206,7 +313,7 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
             worker.begin_drain,
             most_jobs(settings),
             fitness_check=worker.check_fitness,
-            is_healthy=lambda: worker.engine.is_healthy,
+            is_healthy=lambda: worker.is_healthy,
             settings=settings,
             argv=argv,
         )
@@ -217,14 +324,20 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
         worker.stop()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """What `handler.py` does; `None` is `python -m voxtral_worker`. Returns the exit code."""
+def main(argv: Sequence[str] | None = None, options: Mapping[str, str] | None = None) -> int:
+    """What `handler.py` does; `None` is `python -m voxtral_worker`. Returns the exit code.
+
+    `options` go before the environment, under the names of its variables.
+    """
     try:
-        settings = read_settings()
+        settings = read_settings(options=options)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    give_large_blocks_back()
     set_up_logging(settings)
+    for sentence in near_misses():
+        log.warning("settings: %s", sentence)
     try:
         mode = Mode.SERVER_ONLY if argv is None else which_mode(settings, argv)
         if mode is Mode.SERVER_ONLY:
@@ -233,5 +346,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkerError as error:
         log.error("cannot start: %s", error.message)
     except OSError as error:
-        log.error("cannot start: %s", error)
+        log.error("cannot start: %s", _why_not_listening(error, settings))
     return 1
+
+
+def _why_not_listening(error: OSError, settings: Settings) -> str:
+    # The server's error names the port; PORT is opened first.
+    name, port = "PORT", settings.port
+    if settings.port_health is not None and f", {settings.port_health})" in str(error):
+        name, port = "PORT_HEALTH", settings.port_health
+    if error.errno == errno.EADDRINUSE:
+        return f"{name} is {port}, but another program listens there: name another port"
+    if error.errno == errno.EACCES:
+        return f"{name} is {port}, but this user may not listen there"
+    return str(error)

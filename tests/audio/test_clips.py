@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,3 +92,47 @@ def test_a_damaged_file_is_read_in_part_or_bad_audio(kind: str) -> None:
         except (BadAudio, TooLarge):
             continue
         assert len(samples)
+
+
+def header_of(rate: int, samples: int = 400) -> bytes:
+    """A wav file with any rate in its header."""
+    data = file_of(np.zeros(samples, np.float32), RATE, "WAV")
+    return data[:24] + rate.to_bytes(4, "little") + (2 * rate).to_bytes(4, "little") + data[32:]
+
+
+def most_memory_of(data: bytes) -> int:
+    """Most bytes that reading a clip takes in the worker beyond what it had before."""
+    code = """
+import resource, sys
+import numpy as np
+from voxtral_worker.audio.clips import read_clip
+from voxtral_worker.errors import BadInput
+data = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_clip(data, max_seconds=1800)
+except BadInput:
+    pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("rate", [1009, 4001, 20_011, 48_017, 192_007])
+def test_an_odd_rate_takes_no_more_memory_than_another(rate: int) -> None:
+    assert most_memory_of(header_of(rate)) < 100 << 20
+
+
+def test_many_channels_of_a_small_file_take_no_more_memory_than_their_average() -> None:
+    written = io.BytesIO()
+    seconds = 60
+    soundfile.write(written, np.zeros((seconds * 96_000, 8), np.int16), 96_000, format="FLAC")
+    result = seconds * RATE * 4
+    assert most_memory_of(written.getvalue()) < 3 * result + (60 << 20)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_a_rate_that_no_recorder_has_is_bad_audio(rate: int) -> None:
+    with pytest.raises(BadAudio, match="samples a second"):
+        read_clip(header_of(rate), max_seconds=1)

@@ -67,9 +67,8 @@ def test_a_bad_chunk_is_refused_and_the_stream_goes_on_without_it() -> None:
     data = pcm(0.5, SAMPLE_RATE)
     stream = AudioStream("pcm_s16le", SAMPLE_RATE)
     first = stream.push(data[:3000])
-    for bad in (b"odd", b""):
-        with pytest.raises(BadAudio):
-            stream.push(bad)
+    with pytest.raises(BadAudio):
+        stream.push(b"odd")
     frames = np.concatenate([first, stream.push(data[3000:])])
     assert np.array_equal(frames, AudioStream("pcm_s16le", SAMPLE_RATE).push(data))
 
@@ -94,3 +93,28 @@ def test_the_last_frames_hold_all_that_was_pushed(encoding: str, rate: int, size
     expected = 0.51 * SAMPLE_RATE
     assert expected - 2 <= len(samples) < expected + FRAME_SAMPLES + 2
     assert not AudioStream("pcm_s16le", SAMPLE_RATE).finish().size
+
+
+@pytest.mark.parametrize("encoding", ["pcm_s16le", "mulaw", "alaw", "opus"])
+def test_an_empty_chunk_changes_nothing(encoding: str) -> None:
+    data = [bytes.fromhex("f8fffe")] * 25 if encoding == "opus" else [pcm(0.5, SAMPLE_RATE)]
+    heard = []
+    for gap in ([], [b""]):
+        stream = AudioStream(encoding, SAMPLE_RATE)
+        chunks = [chunk for packet in data for chunk in (*gap, packet)]
+        heard.append(np.concatenate([stream.push(chunk) for chunk in chunks]))
+    assert len(heard[0]) > 5
+    assert np.array_equal(*heard)
+
+
+@pytest.mark.parametrize(("encoding", "rate"), [("pcm_s16le", 24_000), ("mulaw", 8000)])
+def test_what_was_resampled_is_in_steps_of_16_bits(encoding: str, rate: int) -> None:
+    loud = np.random.default_rng(2).integers(0, 256, rate * 2).astype(np.uint8).tobytes()
+    stream = AudioStream(encoding, rate)
+    samples = np.concatenate([stream.push(loud), stream.finish()]).reshape(-1)
+    steps = samples * 32_768
+    assert samples.dtype == np.float32
+    assert np.array_equal(steps, np.rint(steps))
+    assert steps.min() >= -32_768
+    assert steps.max() <= 32_767
+    assert not np.signbit(samples[samples == 0]).any()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import load_dictation
 from bench.load import realtime
 from bench.load_bargein import SHAPE, interrupt
 from bench.load_speakers import answers_in_real_time, clips
@@ -15,7 +16,7 @@ from bench.random_model import write_random_model
 from bench.workers import free_port
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
-from voxtral_worker.server.service import Parts
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad
@@ -90,3 +91,26 @@ def test_speech_takes_the_response_out_of_the_batch_whether_its_client_reads_or_
     assert len(result.gone_ms) == 1
     assert len(result.told_ms) == reads
     assert result.cut_off == 0
+
+
+async def test_people_who_dictate_at_once_lose_no_word(worker: str) -> None:
+    spoke = await load_dictation.everybody(worker, people=2, seconds=10.0)
+    for person in spoke:
+        assert len(person.sentences) > 2
+        assert (person.interrupted, person.errors) == (0, [])
+        assert (person.missing, person.is_whole) == (0, True), person.texts
+
+
+def test_a_sentence_that_is_lost_doubled_or_out_of_order_is_seen() -> None:
+    said = ["stop the music", "what time is it", "one moment please"]
+    whole = load_dictation.Dictation(
+        said, ["Stop the music.", "What time is it? One moment please."]
+    )
+    assert (whole.missing, whole.is_whole) == (0, True)
+    lost = load_dictation.Dictation(said, ["Stop the music.", "", "One moment please."])
+    assert (lost.missing, lost.is_whole) == (1, False)
+    swapped = load_dictation.Dictation(said, [said[1], said[0], said[2]])
+    assert (swapped.missing, swapped.is_whole) == (1, False)
+    doubled = load_dictation.Dictation(said, [*said, said[2]])
+    assert (doubled.missing, doubled.is_whole) == (0, False)
+    assert not load_dictation.Dictation(said, said, interrupted=1).is_whole

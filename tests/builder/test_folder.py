@@ -39,9 +39,15 @@ def named(words: str) -> Samples:
 
 def test_the_folder_is_small_and_readable_by_everyone() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 12 * MIB
+    assert sum(path.stat().st_size for path in files) < 28 * MIB
     assert sum(path.stat().st_size for path in (FOLDER / "clips").iterdir()) < MIB
     assert all(path.stat().st_mode & stat.S_IROTH for path in files)
+
+
+def test_the_licence_of_the_encoder_is_beside_it() -> None:
+    text = (FOLDER / "LICENSE-whisper").read_text("utf-8")
+    assert "Copyright (c) 2022 OpenAI" in text
+    assert "above copyright notice and this permission notice" in text
 
 
 def test_the_windows_are_those_of_the_real_model() -> None:
@@ -49,7 +55,7 @@ def test_the_windows_are_those_of_the_real_model() -> None:
     audio, text = config["audio_config"], config["text_config"]
     assert config["architectures"] == ["VoxtralForConditionalGeneration"]
     assert audio["max_source_positions"] == 1500
-    assert audio["num_mel_bins"] == 128
+    assert audio["num_mel_bins"] == 80
     assert audio["intermediate_size"] == 4 * audio["hidden_size"]
     assert text["max_position_embeddings"] == 32768
     assert config["audio_token_id"] == 24
@@ -84,7 +90,7 @@ def test_a_window_takes_375_tokens_in_the_layout_of_transcription(language: str 
     ids = prompt["input_ids"][0].tolist()
     named = [] if language is None else listener().tokenizer.encode("lang:en", bos=False, eos=False)
     assert ids == [1, 3, 25, *[24] * 375, 4, *named, 34]
-    assert prompt["input_features"].shape == (1, 128, 3000)
+    assert prompt["input_features"].shape == (1, 80, 3000)
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -27,8 +27,8 @@ def audio() -> bytes:
 async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> AsyncIterator[bytes]:
     data = audio()
     for number, start in enumerate(range(0, len(data), 3200)):
-        if number == cut_after and client is not None and client._socket is not None:
-            client._socket.transport.abort()
+        if number == cut_after and client is not None and client._line._socket is not None:
+            client._line._socket.transport.abort()
         yield data[start : start + 3200]
         await asyncio.sleep(0.01)
 
@@ -51,6 +51,39 @@ async def test_a_cut_line_is_resumed_without_losing_or_doubling_audio(worker: st
     assert [event.text for event in events if isinstance(event, Response)] == [SAID]
     numbers = [event.message["seq"] for event in events if "seq" in event.message]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_session_is_opened_by_the_socket_on_the_worker_that_it_reaches(
+    start_server: Start,
+) -> None:
+    """Behind one address are two workers, and every new line reaches the other one."""
+    servers = [start_server(), start_server()]
+    line = CuttableLine(*(int(server.url.rsplit(":", 1)[1]) for server in servers))
+    async with VoxtralClient(await line.listen(), silence_ms=300) as voxtral:
+        events = [event async for event in voxtral.stream(chunks())]
+    assert [event.text for event in events if isinstance(event, Response)] == ["You said so."]
+    assert [len(server.engine.requests) for server in servers] == [1, 0]
+    await line.close()
+
+
+async def test_a_config_that_no_address_has_room_for_is_used_all_the_same(
+    start_server: Start,
+) -> None:
+    server = start_server()
+    async with VoxtralClient(server.url, system_prompt="Be kind. " * 999) as voxtral:
+        events = [event async for event in voxtral.stream(chunks())]
+    assert [event.text for event in events if isinstance(event, Response)] == ["You said so."]
+    assert server.engine.requests[0].conversation.system_prompt == "Be kind. " * 999
+
+
+@pytest.mark.parametrize("long", ["", "x" * 9999])
+async def test_a_config_that_cannot_be_used_is_told_before_anything_is_sent(
+    worker: str, long: str
+) -> None:
+    with pytest.raises(VoxtralError, match="silence_ms.*100 to 3000") as told:
+        async with VoxtralClient(worker, silence_ms=5, system_prompt=long):
+            pass
+    assert told.value.code == "INVALID_REQUEST"
 
 
 async def test_a_worker_with_keys_takes_its_key_alone(start_server: Start) -> None:

@@ -71,7 +71,7 @@ def test_pacing_changes_no_sample() -> None:
     data = bytes(range(256)) * 40
 
     async def all_of_it() -> list[bytes]:
-        return [chunk async for chunk in paced(data, speed=1e6)]
+        return [chunk async for chunk in paced(data, lambda: 1e6)]
 
     chunks = asyncio.run(all_of_it())
     assert b"".join(chunks) == data

@@ -31,8 +31,8 @@ def test_a_spoken_sentence_is_answered_without_asyncio(worker: str) -> None:
 def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
     def cut_in_the_middle() -> Iterator[bytes]:
         for number, piece in enumerate(pieces()):
-            if number == 3 and voxtral._client._socket is not None:
-                transport = voxtral._client._socket.transport
+            if number == 3 and voxtral._client._line._socket is not None:
+                transport = voxtral._client._line._socket.transport
                 voxtral._loop.call_soon_threadsafe(transport.abort)
             yield piece
 
@@ -82,3 +82,28 @@ def test_a_worker_that_is_not_there_is_told_without_asyncio() -> None:
         Voxtral(f"http://127.0.0.1:{free_port()}", retry=Retry(most=0)),
     ):
         pass
+
+
+def test_a_live_session_without_asyncio(worker: str) -> None:
+    with Voxtral(worker, temperature=0) as voxtral:
+        request_id = voxtral.send_text("hello")
+        voxtral.update(silence_ms=300)
+        voxtral.cancel()
+        voxtral.clear_history()
+        for piece in pieces():
+            voxtral.send_audio(piece)
+        voxtral.end_turn()
+        voxtral.ping()
+        voxtral.get_stats()
+        assert voxtral.session()["session_id"] == voxtral.session_id
+        events = []
+        for event in voxtral.events():
+            events.append(event)
+            if isinstance(event, Response) and event.source == "audio":
+                break
+        assert events[-1].message["text"] == SAID
+        assert request_id in {event.request_id for event in events if isinstance(event, Response)}
+        told = {event.status for event in events if isinstance(event, Status)}
+        assert {"config_updated", "history_cleared", "cancelled"} <= told
+        voxtral.send_text("hello", "after it")
+        assert next(event for event in voxtral.events() if event.request_id == "after it")

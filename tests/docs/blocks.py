@@ -8,7 +8,13 @@ from markdown_it import MarkdownIt
 
 from voxtral_worker.settings import REPOSITORY
 
-DOCUMENTS = ("README.md", "docs/protocol.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/protocol.md",
+    "docs/python-client.md",
+    "docs/javascript-client.md",
+    "docs/tools.md",
+)
 
 
 @dataclass(frozen=True)

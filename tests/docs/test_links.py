@@ -1,5 +1,6 @@
 """What the documents point to is there."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,11 @@ from markdown_it.token import Token
 
 from voxtral_worker.settings import REPOSITORY
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+DOCUMENTS = [
+    path
+    for pattern in ("*.md", "docs/*.md", "examples/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
 MOST_PICTURE_BYTES = 150_000
 
 
@@ -31,3 +36,24 @@ def test_the_readme_shows_the_console_in_a_small_picture() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     assert "docs/console.png" in set(targets(MarkdownIt().parse(readme)))
     assert (REPOSITORY / "docs" / "console.png").stat().st_size < MOST_PICTURE_BYTES
+
+
+def test_a_link_to_a_heading_leads_to_one() -> None:
+    """Of all pages: a heading that is renamed leaves no link behind."""
+    pages = {path: path.read_text("utf-8") for path in DOCUMENTS}
+    slugs = {
+        path.resolve(): {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+        for path, text in pages.items()
+    }
+    dead = [
+        f"{path.name}: {target}#{heading}"
+        for path, text in pages.items()
+        for target, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text)
+        if heading not in slugs.get((path.parent / target if target else path).resolve(), set())
+    ]
+    assert dead == []
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as forges make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

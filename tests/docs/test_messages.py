@@ -14,7 +14,7 @@ from tests.test_docs import message_types, statuses
 
 Message = dict[str, Any]
 Start = Callable[..., RunningServer]
-TRIES = 5
+TRIES = 10
 
 
 def examples() -> list[Message]:
@@ -36,7 +36,7 @@ def shape(value: object) -> Any:
 
 async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
     """With the real model: a text, two spoken turns, every control, bad input."""
-    config = {"temperature": 0, "interim": True}
+    config = {"temperature": 0, "interim": True, "transcript": True}
     session = await create(worker, json={"config": config})
     address = worker.replace("http", "ws", 1) + session["websocket_url"]
     async with websockets.connect(address) as socket:
@@ -46,9 +46,10 @@ async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
         for _ in range(TRIES):
             await speak(talker, spoken, 0.1)
             await talker.until("text_response", source="audio")
-            # On a busy machine there may be no time to guess.
+            # On a busy machine there may be no time to guess, unless the turn ends late.
             if any(message["type"] == "transcript_partial" for message in talker.seen):
                 break
+            await talker.send({"type": "config_update", "config": {"silence_ms": 3000}})
         await speak(talker, spoken, 0.0)
         await talker.until("text_response", source="audio")
         for control in ("ping", "get_stats", "cancel", "end_turn", "clear_history", "resume"):
@@ -56,8 +57,33 @@ async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
         await talker.control("sing")
         await talker.send({"type": "config_update", "config": {"vad_sensitivity": 3}})
         await talker.status("config_updated")
+        await call_a_tool(talker)
         await talker.until("heartbeat")
     return talker.seen
+
+
+async def call_a_tool(talker: Talker) -> None:
+    """The model is told to call one, and its result is answered."""
+    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    offered = [{"type": "function", "name": "set_device", "parameters": schema}]
+    choice = {"tool_choice": {"name": "set_device"}, "parallel_tool_calls": False}
+    update = {"type": "config_update", "config": {"tools": offered, **choice}}
+    await talker.send(update)
+    await talker.text("turn on the kitchen light")
+    call = await talker.until("tool_call")
+    result = {"type": "tool_result", "call_id": call["call_id"], "content": {"ok": True}}
+    await talker.send(result)
+    await talker.until("text_response", finish_reason="stop")
+
+
+async def spoken_answer(worker: str) -> list[Message]:
+    """With the voice: the first piece of an answer."""
+    session = await create(worker, json={"config": {"voice": "default"}})
+    address = worker.replace("http", "ws", 1) + session["websocket_url"]
+    async with websockets.connect(address) as socket:
+        talker = Talker(socket)
+        await talker.text("hello")
+        return [await talker.until("audio")]
 
 
 async def speak(talker: Talker, spoken: bytes, pace_s: float) -> None:
@@ -94,6 +120,7 @@ async def test_every_message_has_exactly_the_fields_of_its_example(
     worker: str, spoken: bytes, start_server: Start
 ) -> None:
     said = await real_conversation(worker, spoken)
+    said += await spoken_answer(worker)
     said += await hard_times(start_server(), spoken)
     said += await long_silence(start_server(session_idle_timeout_seconds=0.3))
     real = [shape(message) for message in said]

@@ -1,5 +1,6 @@
 """The embedded model, loaded once for all tests of the engine."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,15 @@ def loaded() -> LoadedModel:
 @pytest.fixture
 def engine(loaded: LoadedModel) -> Iterator[Engine]:
     running = Engine(loaded, SETTINGS)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
+    """Computes whole windows, as the library does."""
+    running = Engine(loaded, dataclasses.replace(SETTINGS, window_tail="exact"))
     running.start()
     yield running
     running.stop()

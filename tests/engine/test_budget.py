@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voxtral_worker.engine.budget import (
     MOST_ROWS,
-    MOST_ROWS_BEHIND_OTHERS,
     PrefillBudget,
     context_per_row,
+    rows_a_step,
+    windows_a_step,
 )
 
 
@@ -31,9 +33,33 @@ def test_nobody_is_left_without_a_row_for_ever() -> None:
 
 def test_what_nobody_waits_for_takes_little_beside_others() -> None:
     budget = PrefillBudget(1000.0)
-    assert budget.take(9999, 0, is_urgent=False) == MOST_ROWS_BEHIND_OTHERS
+    assert budget.take(9999, 0, is_urgent=False) == 128
     assert budget.take(9999, 0, is_urgent=False) == 0
-    assert budget.take(9999, 0, is_urgent=True) == MOST_ROWS - MOST_ROWS_BEHIND_OTHERS
+    assert budget.take(9999, 0, is_urgent=True) == MOST_ROWS - 128
+
+
+# Milliseconds as they were computed for these cards: one window, 512 tokens of a prompt.
+@pytest.mark.parametrize(
+    ("card", "window_ms", "prefill_ms", "windows", "rows"),
+    [
+        ("H100", 3.75, 5, 8, 2048),
+        ("A100, L40S", 11.5, 15, 2, 512),
+        ("4090", 20, 22, 1, 512),
+        ("3090, L4", 48, 66, 1, 256),
+        ("none such", 0.001, 0.001, 8, 2048),
+        ("a very slow one", 5000, 5000, 1, 256),
+    ],
+)
+def test_a_step_is_as_large_as_the_card_is_fast(
+    card: str, window_ms: float, prefill_ms: float, windows: int, rows: int
+) -> None:
+    assert (windows_a_step(window_ms / 1000), rows_a_step(prefill_ms / 1000)) == (windows, rows)
+
+
+def test_a_faster_card_takes_more_of_a_prompt() -> None:
+    budget = PrefillBudget(1000.0, 2048)
+    assert budget.take(9999, 0, is_urgent=False) == 512
+    assert budget.take(9999, 0, is_urgent=True) == 2048 - 512
 
 
 @given(st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 30_000), st.booleans())))

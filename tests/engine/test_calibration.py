@@ -5,10 +5,12 @@ import random
 
 import pytest
 
+from voxtral_worker.engine import calibration
 from voxtral_worker.engine.calibration import (
     LATE_SHARE,
     TURN_EVERY_S,
     calibrate,
+    session_tokens,
     sessions_within,
 )
 from voxtral_worker.engine.engine import Engine
@@ -62,6 +64,32 @@ def test_the_engine_is_measured_and_its_memory_counted(loaded: LoadedModel) -> N
         measured.sessions_in_memory,
         sessions_within(60.0, measured.first_delta_s, 1 / measured.turns_per_s),
     )
-    assert measured.sessions_in_memory == engine.kv_tokens // 1600
+    assert measured.sessions_in_memory == engine.kv_tokens // 324
     assert 0 < measured.first_delta_s < 60
     assert engine.running == 0
+
+
+def test_a_session_keeps_the_rows_of_four_turns_of_speech() -> None:
+    assert session_tokens("exact") == 1600
+    # 56 rows of 3 s, and 25 tokens beside them.
+    assert session_tokens("sampled") == 4 * (56 + 25)
+
+
+def test_what_comes_first_is_not_measured(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    met: set[int] = set()
+
+    def first_deltas(_: Engine, count: int) -> list[float]:
+        nonlocal clock
+        took_s = count * (0.01 if count in met else 100.0)
+        met.add(count)
+        clock += took_s
+        return [took_s] * count
+
+    monkeypatch.setattr(calibration, "_first_deltas", first_deltas)
+    monkeypatch.setattr(calibration.time, "monotonic", lambda: clock)
+    measured = calibrate(Engine(loaded, Settings(device="cpu")), 0.25)
+    assert measured.first_delta_s == pytest.approx(0.01)
+    assert measured.turns_per_s == pytest.approx(100)

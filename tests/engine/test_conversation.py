@@ -29,13 +29,6 @@ def test_no_two_pieces_of_audio_have_the_same_id() -> None:
     assert len({sound(1).audio_id for _ in range(10)}) == 10
 
 
-def test_samples_are_let_go_once_they_are_encoded() -> None:
-    audio = sound(WINDOW_SAMPLES + 1)
-    audio.let_go_of_samples()
-    assert len(audio.samples) == 0
-    assert audio.windows == 2
-
-
 @pytest.mark.parametrize("samples", [0, 1, WINDOW_SAMPLES, 2 * WINDOW_SAMPLES + 5])
 def test_windows_joined_are_the_whole_audio(samples: int) -> None:
     whole = np.arange(samples, dtype=np.float32)
@@ -51,10 +44,38 @@ def test_audio_of_a_conversation_comes_in_the_order_of_the_prompt() -> None:
     assert list(audio_in(conversation)) == [first, second, third]
 
 
-def test_sounds_are_told_apart_when_their_samples_are_gone() -> None:
+def test_sound_of_16_bits_takes_half_of_the_memory_and_stays_the_same() -> None:
+    steps = np.random.default_rng(1).integers(-32_768, 32_768, 2 * WINDOW_SAMPLES + 5)
+    steps[:2] = -32_768, 32_767
+    samples = (steps / 32_768).astype(np.float32)
+    audio = Audio(samples)
+    before = audio.digest
+    assert audio.nbytes == 4 * len(samples)
+    for _ in range(2):
+        audio.compact()
+        assert audio.nbytes == 2 * len(samples)
+        assert audio.samples.dtype == np.float32
+        assert audio.samples.tobytes() == samples.tobytes()
+    assert Audio(audio.samples).digest == before
+
+
+@pytest.mark.parametrize("odd", [0.1, 1.0, -1.5, 1 / 65_536])
+def test_sound_that_16_bits_cannot_hold_stays_as_it_is(odd: float) -> None:
+    samples = np.zeros(WINDOW_SAMPLES + 5, np.float32)
+    samples[-1] = odd
+    audio = Audio(samples)
+    audio.compact()
+    assert audio.samples is samples
+
+
+def test_no_sound_is_compact_too() -> None:
+    audio = Audio(np.zeros(0, np.float32))
+    audio.compact()
+    assert (audio.nbytes, len(audio.samples), audio.windows) == (0, 0, 1)
+
+
+def test_sounds_are_told_apart_by_their_samples() -> None:
     quiet, loud = Audio(np.zeros(100, np.float32)), Audio(np.ones(100, np.float32))
     again = Audio(np.ones(100, np.float32))
-    for audio in (quiet, loud):
-        audio.let_go_of_samples()
     assert len({quiet.digest, loud.digest}) == 2
     assert loud.digest == again.digest

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -20,16 +21,25 @@ SCHEDULES = 8
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(sessions=talks(5), blocks=st.sampled_from(BLOCKS))
+@given(
+    sessions=talks(5),
+    blocks=st.sampled_from(BLOCKS),
+    window_tail=st.sampled_from(["sampled", "sampled", "exact"]),
+)
+@pytest.mark.timeout(600)
 def test_greedy_tokens_do_not_depend_on_company_cache_or_eviction(
-    loaded: LoadedModel, reference: Any, sessions: list[Talk], blocks: int
+    loaded: LoadedModel, reference: Any, sessions: list[Talk], blocks: int, window_tail: str
 ) -> None:
-    counts = check(loaded, Reference(reference, loaded), sessions, blocks)
+    of_mode = Reference(reference, loaded, window_tail=window_tail)
+    counts = check(loaded, of_mode, sessions, blocks)
     assert counts["turns"] == sum(len(talk.turns) for talk in sessions)
 
 
-def test_a_turn_prefills_only_what_it_added(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(response_cache_size=0))
+@pytest.mark.parametrize(("window_tail", "rows"), [("exact", 2 * 375), ("sampled", 2 * 25)])
+def test_a_turn_prefills_only_what_it_added(
+    loaded: LoadedModel, window_tail: str, rows: int
+) -> None:
+    engine = Engine(loaded, Settings(response_cache_size=0, window_tail=window_tail))
     engine.start()
     schedule = Schedule(engine)
     schedule.run([Talk(0, (Said(0), Said("hello"), Said(1), Said("what time is it")))])
@@ -41,14 +51,16 @@ def test_a_turn_prefills_only_what_it_added(loaded: LoadedModel) -> None:
         # The last token of an answer is never fed back, so it is not in the cache.
         assert prompt <= usage.cached_tokens <= prompt + answer
         prompt, answer = usage.prompt_tokens, usage.completion_tokens
-    assert prompt > 2 * 375
+    assert rows < prompt < rows + 100
 
 
+@pytest.mark.parametrize("window_tail", ["exact", "sampled"])
 def test_an_answer_cut_short_is_remembered_as_it_was_delivered(
-    loaded: LoadedModel, reference: Any
+    loaded: LoadedModel, reference: Any, window_tail: str
 ) -> None:
     said = (Said(2, cut=1), Said("turn on the kitchen light", cut=1), Said(3))
-    counts = check(loaded, Reference(reference, loaded), [Talk(0, said)], max(BLOCKS))
+    of_mode = Reference(reference, loaded, window_tail=window_tail)
+    counts = check(loaded, of_mode, [Talk(0, said)], max(BLOCKS))
     assert counts["turns"] == 3
     assert counts["reused"] == 2
 

@@ -1,12 +1,15 @@
 """Decode steps of fixed shapes give what packed steps give."""
 
 import queue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from voxtral_worker.engine.attention import paged_attention
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.decoding import DecodeSteps, Row
 from voxtral_worker.engine.engine import Engine
@@ -42,11 +45,50 @@ def answers(loaded: LoadedModel, **changes: Any) -> list[list[int]]:
     return said
 
 
-def test_fixed_shapes_choose_the_tokens_of_packed_steps(loaded: LoadedModel) -> None:
-    expected = answers(loaded)
+@pytest.mark.parametrize("window_tail", ["exact", "sampled"])
+def test_fixed_shapes_choose_the_tokens_of_packed_steps(
+    loaded: LoadedModel, window_tail: str
+) -> None:
+    expected = answers(loaded, window_tail=window_tail)
     with torch.compiler.set_stance("force_eager"):
-        assert answers(loaded, enable_torch_compile=True) == expected
+        fixed = answers(loaded, enable_torch_compile=True, window_tail=window_tail)
+    assert fixed == expected
     assert all(expected)
+
+
+def test_a_fixed_step_attends_as_its_weights_say() -> None:
+    torch.manual_seed(1)
+    keys, values = torch.randn(5, 16, 2, 32), torch.randn(5, 16, 2, 32)
+    weights = 3 * torch.rand(5, 16)
+    query, own = torch.randn(1, 4, 1, 32), torch.randn(1, 2, 1, 32)
+
+    def forward(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        module = SimpleNamespace(layer_idx=0)
+        q, k, v = (each.expand(-1, -1, len(ids), -1) for each in (query, own, own))
+        attended, _ = paged_attention(module, q, k, v, None, scaling=0.2)
+        return torch.cat([attended[0].flatten(1), positions[:, None].float()], dim=1)
+
+    steps = DecodeSteps(
+        forward,
+        [keys],
+        [values],
+        most_rows=2,
+        most_tokens=64,
+        spare_block=4,
+        log_weights=weights,
+    )
+    row = Row(7, 20, torch.tensor([3, 1]), skipped=100)
+    with torch.inference_mode():
+        got = steps.run([row])[0]
+    context = slice(None, 21)
+    k, v = (each[[3, 1]].flatten(0, 1)[context].transpose(0, 1)[None] for each in (keys, values))
+    bias = weights[[3, 1]].flatten()[context]
+    expected = F.scaled_dot_product_attention(
+        query, k, v, attn_mask=bias[None], scale=0.2, enable_gqa=True
+    )
+    assert torch.allclose(got[:-1], expected.flatten(), atol=1e-5)
+    # Its index is 20; its position counts what was left out before it.
+    assert got[-1] == 120
 
 
 class Forwards:

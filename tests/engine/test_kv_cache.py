@@ -1,12 +1,13 @@
 """Blocks of the KV cache: who holds them, and who never does."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import VoxtralConfig
 
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
-from voxtral_worker.engine.runner import bytes_per_token, cache_budget
+from voxtral_worker.engine.runner import WORKING_BYTES, bytes_per_token, cache_budget
 
 
 def keys(tokens: int, first: int = 0) -> list[int]:
@@ -71,12 +72,6 @@ def test_a_sequence_waits_while_others_run_and_keeps_its_prefix() -> None:
     assert again.cached_tokens == 9
 
 
-def test_what_can_never_fit_is_known_before() -> None:
-    cache = KvCache(2)
-    assert cache.can_ever_hold(2 * BLOCK_TOKENS)
-    assert not cache.can_ever_hold(2 * BLOCK_TOKENS + 1)
-
-
 moves = st.lists(
     st.tuples(
         st.sampled_from(["admit", "release", "drop", "forget"]),
@@ -130,11 +125,28 @@ def test_fifty_sessions_of_the_released_model_fit_beside_its_weights_into_24_gb(
     ).text_config
     a_token = bytes_per_token(text, torch.bfloat16)
     assert a_token == 120 << 10
-    weights, context = 9_400_000_000, 600_000_000
-    blocks = cache_budget(24 * 1024**3 - weights - context, 0.9) // (a_token * BLOCK_TOKENS)
+    weights, context, card = 9_400_000_000, 600_000_000, 24 << 30
+    budget = cache_budget(card - weights - context, card, weights, 0.9)
+    blocks = budget // (a_token * BLOCK_TOKENS)
     cache = KvCache(blocks)
     for number in range(50):
         # What was said, and the answer that is being made, up to its longest.
         admission = cache.admit(str(number), keys(1600 - 256), 1600)
         assert admission is not None
     assert cache.kept == 0
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "reserved", "fraction", "expected"),
+    [
+        # The worker's share is what bounds it, then what others have left.
+        (70 << 30, 80 << 30, 9 << 30, 0.9, (72 - 9 << 30) - WORKING_BYTES),
+        (10 << 30, 80 << 30, 9 << 30, 0.9, (10 << 30) - WORKING_BYTES),
+        (1 << 30, 80 << 30, 9 << 30, 0.9, 0),
+        (14 << 30, 24 << 30, 9 << 30, 0.3, 0),
+    ],
+)
+def test_the_cache_takes_what_weights_and_work_leave(
+    free: int, total: int, reserved: int, fraction: float, expected: int
+) -> None:
+    assert cache_budget(free, total, reserved, fraction) == expected

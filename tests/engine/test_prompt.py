@@ -15,6 +15,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
+from voxtral_worker.engine.layout import SAMPLED
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.errors import TooLarge
@@ -119,3 +120,90 @@ def test_a_last_turn_that_is_too_long_is_refused(encoder: PromptEncoder) -> None
     spoken = Conversation(UserTurn((Audio(tone(1.0)),)), transcribe=True)
     with pytest.raises(TooLarge):
         encoder.encode(spoken, 300)
+
+
+def test_rows_that_are_left_out_leave_their_positions_behind(
+    loaded: LoadedModel, encoder: PromptEncoder
+) -> None:
+    heard = UserTurn(("first", Audio(tone(0.1)), "and", Audio(tone(31.0))))
+    history = (Exchange(heard, AssistantTurn(text="Yes.")),)
+    conversation = Conversation(UserTurn((Audio(tone(29.9)), "go on")), history)
+    whole = encoder.encode(conversation, ROOM)
+    prompt = PromptEncoder(loaded.tokenizer, SAMPLED).encode(conversation, ROOM)
+    assert len(prompt.ids) < len(whole.ids)
+    assert [whole.ids[position] for position in prompt.positions] == list(prompt.ids)
+    assert prompt.positions[-1] == len(whole.ids) - 1 == len(prompt.ids) + prompt.skipped - 1
+    weighted = [row for row, weight in enumerate(prompt.log_weights) if weight]
+    assert prompt.weighted_from == weighted[0]
+    assert {prompt.ids[row] for row in weighted} == {prompt.audio_token_id}
+    # Fifteen of the first piece and of the second; the third is nearly full.
+    assert len(weighted) == 2 * 15
+    assert prompt.audio_rows == prompt.ids.count(prompt.audio_token_id)
+    keys = [key for key in prompt.keys if key < 0]
+    assert len(set(keys)) == len(keys) == prompt.audio_rows
+
+
+def test_a_sampled_prompt_is_bound_by_positions_and_by_rows(loaded: LoadedModel) -> None:
+    encoder = PromptEncoder(loaded.tokenizer, SAMPLED)
+    exchange = Exchange(UserTurn((Audio(tone(0.1)),)), AssistantTurn(text="Yes."))
+    conversation = Conversation(UserTurn((Audio(tone(0.1)),)), (exchange,) * 5)
+    whole = encoder.encode(conversation, ROOM)
+    positions, rows = len(whole.ids) + whole.skipped, len(whole.ids)
+    assert positions > 6 * 375 > rows
+    assert encoder.encode(conversation, positions, rows).trimmed == 0
+    assert encoder.encode(conversation, positions - 1, rows).trimmed == 1
+    assert encoder.encode(conversation, positions, rows - 1).trimmed == 1
+    with pytest.raises(TooLarge, match="the context has room for 300"):
+        encoder.encode(Conversation(exchange.user), 300, 300)
+    with pytest.raises(TooLarge, match="the KV cache has room for 20"):
+        encoder.encode(Conversation(exchange.user), 1000, 20)
+
+
+class CountingTokenizer:
+    """A word is a token; counts the texts it was given."""
+
+    bos_id, eos_id = 1, 2
+    version = "v7"
+
+    def __init__(self) -> None:
+        self.texts = 0
+
+    def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
+        self.texts += 1
+        return [100 + len(word) for word in s.split()]
+
+    def get_special_token(self, s: str) -> int:
+        return 10 + len(s)
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_history_that_does_not_fit_is_tokenised_at_most_once(system: str | None) -> None:
+    tokenizer = CountingTokenizer()
+    exchange = Exchange(UserTurn(("one two three",)), AssistantTurn(text="four five"))
+    conversation = Conversation(UserTurn(("six",)), (exchange,) * 1000, system)
+    prompt = PromptEncoder(tokenizer).encode(conversation, 5000)
+    assert 0 < prompt.trimmed < 1000
+    assert len(prompt.ids) <= 5000
+    parts = 2 * 1000 + 1
+    assert tokenizer.texts <= parts + 2
+
+
+@pytest.mark.parametrize("oldest_has_audio", [False, True])
+@pytest.mark.parametrize("room", range(20, 800, 13))
+def test_as_many_of_the_newest_exchanges_are_kept_as_fit(oldest_has_audio: bool, room: int) -> None:
+    encoder = PromptEncoder(CountingTokenizer())
+    heard = (Audio(tone(0.1)),) if oldest_has_audio else ("once upon a time",)
+    history = (
+        Exchange(UserTurn(heard), AssistantTurn(text="yes")),
+        *[Exchange(UserTurn(("one two three",)), AssistantTurn(text="four"))] * 20,
+    )
+    conversation = Conversation(UserTurn(("six",)), history, "Be kind to everybody.")
+    prompt = encoder.encode(conversation, room)
+    assert len(prompt.ids) <= room
+    if prompt.trimmed:
+        one_more = Conversation(
+            conversation.user, history[prompt.trimmed - 1 :], conversation.system_prompt
+        )
+        assert len(encoder.encode(one_more, 10_000).ids) > room
+    alone = Conversation(conversation.user, history[prompt.trimmed :], conversation.system_prompt)
+    assert encoder.encode(alone, 10_000).ids == prompt.ids

@@ -131,6 +131,7 @@ ATTACKS = [
     Attack("no credential"),
     Attack("no credential on the audio socket", method="WS", path=_session(0, "/ws/audio/")),
     Attack("no credential on the control socket", method="WS", path=_session(0, "/ws/control/")),
+    Attack("no credential on a socket that would open a session", method="WS", path="/ws/audio"),
     Attack("a wrong key", [b"X-API-Key: wrong"]),
     Attack("a wrong key in the address", path="/health?token=wrong"),
     Attack("a key without its last character", [b"X-API-Key: " + KEY[:-1].encode()]),
@@ -144,7 +145,7 @@ ATTACKS = [
     Attack("two keys in one header", [b"X-API-Key: wrong, " + _KEY]),
     Attack("a wildcard for a key", [b"X-API-Key: *"]),
     Attack("a key in look-alike Unicode", ["X-API-Key: ｔｈｅ-key-of-the-house".encode()]),
-    Attack("a key with bytes that are no UTF-8", [b"X-API-Key: " + _KEY + b"\xff\xfe"]),
+    Attack("a key with bytes that are not UTF-8", [b"X-API-Key: " + _KEY + b"\xff\xfe"]),
     Attack("a key in Unicode in the address", path="/health?token=%EF%BD%94he-key-of-the-house"),
     Attack("the scheme Basic", [b"Authorization: Basic " + base64.b64encode(_KEY)]),
     Attack("a key without a scheme", [b"Authorization: " + _KEY]),
@@ -155,7 +156,7 @@ ATTACKS = [
     # JWTs.
     _jwt("a JWT that has expired", exp=-1.0),
     _jwt("a JWT without exp", exp=None),
-    _jwt("a JWT whose exp is no number", exp="never"),
+    _jwt("a JWT whose exp is not a number", exp="never"),
     Attack("a JWT that never expires", _endless, "secret"),
     _jwt("a JWT from the future (nbf)", nbf=600.0),
     _jwt("a JWT from the future (iat)", iat=600.0),
@@ -175,11 +176,29 @@ ATTACKS = [
     Attack("a signature cut short", _without(2), "secret"),
     Attack("a signature cut off", _without(43), "secret"),
     Attack("claims changed after signing", _changed, "secret"),
-    Attack("a JWT that is none", [bearer("a.b.c")], "secret"),
+    Attack("a text that is not a JWT", [bearer("a.b.c")], "secret"),
     Attack(
         "a JWT whose header is nested 4,000 deep",
         [bearer(_part(b"[" * 4000) + ".e30.e30")],
         "secret",
+    ),
+    *(
+        Attack(
+            f"a JWT of another subject to {verb} a session",
+            lambda world: [world.as_subject("mallory")],
+            "secret",
+            method,
+            lambda world: f"/session/{world.owned_id}",
+            answer=404,
+        )
+        for verb, method in (("see", "GET"), ("delete", "DELETE"))
+    ),
+    Attack(
+        "a JWT without a subject to see a session",
+        lambda world: [bearer(world.good_token("secret"))],
+        "secret",
+        path=lambda world: f"/session/{world.owned_id}",
+        answer=404,
     ),
     # Session tokens.
     Attack("the token of another session", _token(0), path=_session(1, "/session/"), answer=403),
@@ -214,14 +233,14 @@ ATTACKS = [
     Attack("a null byte behind the key", [b"X-API-Key: " + _KEY + b"\0"], answer=400),
     Attack("a bare CR within a header", [b"X-Other: a\rX-API-Key: " + _KEY], answer=400),
     Attack(
-        "a header that goes on in the next line",
+        "a header folded over two lines",
         [b"Authorization: Bearer", b" " + _KEY],
         answer=400,
     ),
     Attack("a space before the colon", [b"Authorization : Bearer " + _KEY], answer=400),
     Attack("CR and LF, escaped, in the address", path=f"/health?a=%0d%0aX-API-Key:%20{KEY}"),
     Attack(
-        "Content-Length beside Transfer-Encoding",
+        "Content-Length together with Transfer-Encoding",
         [_SIZED + b"4", _CHUNKED],
         method="POST",
         path=_CREATE,
@@ -241,7 +260,7 @@ ATTACKS = [
     Attack("an open path with .. behind it", path="/ping/../health"),
     Attack("an open path with .. behind it, escaped", path="/ping%2f..%2fhealth"),
     Attack("an open folder with .. behind it", path="/console/../health", answer=404),
-    Attack("files beside the open folder", path="/console/..%2f..%2fsettings.py", answer=404),
+    Attack("a file outside the open folder", path="/console/..%2f..%2fsettings.py", answer=404),
     Attack("two slashes", path="//health"),
     Attack("an open path in capitals", path="/PING"),
     Attack("a whole address for a path", path="http://worker/health"),
@@ -260,13 +279,17 @@ ATTACKS = [
         b"X-Forwarded-For: 10.1.1.1, 9.9.9.9",
     ),
     _from(
-        "the same in two headers",
+        "a forged address and the real one in two headers",
         "proxied",
         b"X-Forwarded-For: 10.1.1.1",
         b"X-Forwarded-For: 9.9.9.9",
     ),
     _from("a proxy's address alone", "proxied", b"X-Forwarded-For: 127.0.0.1"),
-    _from("what is no address, forwarded", "proxied", b"X-Forwarded-For: 10.1.1.1, nonsense"),
+    _from(
+        "a forwarded value that is not an address",
+        "proxied",
+        b"X-Forwarded-For: 10.1.1.1, nonsense",
+    ),
     Attack(
         "a forged address for each call over a limit",
         [b"X-Forwarded-For: 10.0.0.%d", b"CF-Connecting-IP: not an address"],

@@ -1,6 +1,7 @@
 """What is tried on authentication and on addresses is refused, and the docs say how."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,8 +67,22 @@ def test_what_guards_addresses_and_origins_lets_the_good_ones_in(world: World) -
     assert status(exchange(world.server("key"), "GET", path, own)) == 200
 
 
+def test_every_test_that_the_docs_name_is_there() -> None:
+    text = DOCS.read_text("utf-8")
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    rows = [line for line in text.splitlines() if line.startswith("|") and line.count("|") > 3]
+    assert len(rows) > 20
+    # A row without a test promises what nobody looks at.
+    assert [row for row in rows[2:] if not re.search(r"`test_\w+` \|$", row)] == []
+    files = Path(__file__).parents[1].rglob("test_*.py")
+    there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert named - there == set()
+
+
 def test_the_docs_list_exactly_what_is_tried() -> None:
     rows = [line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("|")]
     cells = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows]
-    written = [row for row in cells if row != ("attack", "answer") and set(row) != {"---"}]
+    # The rows about valid use have more columns, and a test of their own.
+    pairs = [row for row in cells if len(row) == 2]
+    written = [row for row in pairs if row != ("attack", "answer") and set(row) != {"---"}]
     assert written == [(attack.name, str(attack.answer)) for attack in ATTACKS]

@@ -14,7 +14,7 @@ from tests.server.running import RunningServer
 from tests.server.talking import talk
 from tests.test_docs import message_types, statuses
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.sessions.messages import parse
+from voxtral_worker.server.native.messages import parse
 
 Start = Callable[..., RunningServer]
 MESSAGES = 500

@@ -22,9 +22,10 @@ from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.logs import session_mark
 from voxtral_worker.server.connection import Connection
-from voxtral_worker.server.driver import SessionDriver
-from voxtral_worker.server.service import Parts
+from voxtral_worker.server.driver import Driver
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.sessions.turn import Turn
 from voxtral_worker.turns.vad import Vad, _Memory, _Task
@@ -32,7 +33,7 @@ from voxtral_worker.turns.vad import Vad, _Memory, _Task
 Start = Callable[..., RunningServer]
 WORD = "zanzibar-7341-quagga"
 OF_A_SESSION = (
-    Session, SessionDriver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Sequence,
+    Session, Driver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Sequence,
     _Memory, _Task,
 )  # fmt: skip
 WAIT_S = 60.0
@@ -141,7 +142,8 @@ def test_neither_sound_nor_words_are_in_the_log_or_in_any_file(
     for path, data in {**files, **held}.items():
         assert found_in(data, traces) == [], path
     log = worker.log
-    assert f"session_id={session_id}" in log
+    assert f"session={session_mark(session_id)}" in log
+    assert session_id not in log
     written_down = api.done["transcribe"][0]["output"][-1]["text"]
     # What the tiny model answers to a text may be as short as a word of the log.
     assert len(written_down) > 12
@@ -174,7 +176,7 @@ class Real:
         """From now on every session has been quiet for too long."""
 
         async def expire() -> None:
-            self.server.thread.service.registry._idle_timeout_s = 0.0
+            self.server.thread.service.sessions.registry._idle_timeout_s = 0.0
 
         self.server.thread.call(expire())
 
@@ -209,7 +211,7 @@ async def talk_a_little(real: Real, clip: bytes) -> str:
         await talker.until("text_response")
         await talker.send(clip)
         await talker.until("text_response")
-        assert real.alive() >= {"Session", "SessionDriver", "Connection", "Exchange", "Audio"}
+        assert real.alive() >= {"Session", "Driver", "Connection", "Exchange", "Audio"}
         assert real.engine._cache.kept > 0
     return str(session["session_id"])
 

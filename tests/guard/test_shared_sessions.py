@@ -59,7 +59,7 @@ async def status_of(server: RunningServer, session_id: str, token: str = "") -> 
 @pytest.fixture
 def pair(start_server: Start, redis: RedisServer) -> tuple[RunningServer, RunningServer]:
     one, other = (
-        start_server(session_store=redis.url, session_idle_timeout_seconds=4.0) for _ in "12"
+        start_server(session_store=redis.url, session_idle_timeout_seconds=60.0) for _ in "12"
     )
     return one, other
 

@@ -14,12 +14,11 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.server.running import RunningServer
+from tests.server.running import LOOPBACK, RunningServer
 
 KEY = "the-key-of-the-house"
 # Long enough for every HMAC.
 SECRET = "a secret of at least thirty-two bytes" * 2
-LOOPBACK = (ip_network("127.0.0.0/8"),)
 WAIT_S = 45.0
 
 
@@ -78,6 +77,17 @@ class World:
         made = [self.json("POST", "/session/create", bearer(KEY)) for _ in range(3)]
         self.json("DELETE", f"/session/{made[2]['session_id']}", bearer(KEY))
         return made[0], made[1], made[2]
+
+    def as_subject(self, subject: str) -> bytes:
+        """A good JWT of the server "secret"."""
+        return bearer(jwt.encode(claims(sub=subject), SECRET, algorithm="HS256"))
+
+    @cached_property
+    def owned_id(self) -> str:
+        """Of the server "secret": a session that the subject alice has made."""
+        mine = (self.as_subject("alice"),)
+        answer = exchange(self.server("secret"), "POST", "/session/create", mine)
+        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["session_id"])
 
     def json(self, method: str, path: str, *lines: bytes) -> dict[str, str]:
         answer = exchange(self.server("key"), method, path, lines)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 from collections.abc import Iterator
 from functools import partial
@@ -10,19 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.jobs.fakes import FakeEngine, Say, echo
-from voxtral_worker.audio.recordings import RECORDINGS_AT_ONCE, Recordings
+from voxtral_worker.audio.recordings import RECORDINGS_AT_ONCE, Recordings, Samples
+from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.engine.conversation import Audio, Conversation
-from voxtral_worker.engine.pauses import cut_at_pauses
 from voxtral_worker.engine.transcript import WINDOWS_AT_ONCE, Script
-from voxtral_worker.errors import TooLarge
+from voxtral_worker.errors import AtCapacity, TooLarge
 from voxtral_worker.jobs.audio import read_source
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.schema import AudioSource
 from voxtral_worker.settings import Settings
+from voxtral_worker.turns.recording import FindSpeech, take_all_as_speech
 
 RATE = 16_000
 
@@ -42,9 +42,14 @@ def engines() -> Iterator[list[FakeEngine]]:
         engine.stop()
 
 
-async def run(engines: list[FakeEngine], say: Say = echo, **fields: Any) -> list[dict[str, Any]]:
+async def run(
+    engines: list[FakeEngine],
+    say: Say = echo,
+    find_speech: FindSpeech = take_all_as_speech,
+    **fields: Any,
+) -> list[dict[str, Any]]:
     engines.append(FakeEngine(say, step_s=0.005))
-    handler = JobHandler(engines[-1], dict, Settings())
+    handler = JobHandler(engines[-1], dict, Settings(), find_speech=find_speech)
     return [piece async for piece in handler.handle({"id": "j1", "input": fields})]
 
 
@@ -87,6 +92,52 @@ async def test_a_long_recording_is_written_down_a_few_windows_at_a_time_and_in_o
     assert engines[0].most_at_once <= WINDOWS_AT_ONCE
 
 
+async def test_what_holds_no_speech_adds_no_words_and_is_not_asked_about(
+    engines: list[FakeEngine],
+) -> None:
+    async def find(samples: Samples) -> tuple[Stretch, ...]:
+        found.append(len(samples))
+        return places
+
+    found: list[int] = []
+    fields: dict[str, Any] = {"type": "transcribe", "audio_base64": recording(70), "stream": True}
+    places: tuple[Stretch, ...] = ()
+    assert await run(engines, find_speech=find, **fields) == [
+        {
+            "index": 0,
+            "text": "",
+            "finish_reason": "stop",
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0},
+        }
+    ]
+    assert engines[0].requests == []
+    places = (Stretch(RATE, 2 * RATE), Stretch(3 * RATE, 4 * RATE), Stretch(60 * RATE, 61 * RATE))
+    *_, last = await run(engines, find_speech=find, **fields)
+    # Two that are close to each other are one window.
+    assert last["text"] == "window 48000 window 16000"
+    assert found == [70 * RATE] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "asked", "told"),
+    [
+        ("Goedemorgen allemaal, welkom bij de vergadering van vandaag.", {}, [None, "nl", "nl"]),
+        ("Goedemorgen allemaal, welkom bij ons.", {"language": "de"}, ["de", "de", "de"]),
+        ("Ich weiß es nicht.", {}, [None, None, "de"]),
+        # Too short to tell, and a language that the model was not trained for.
+        ("Hallo!", {}, [None, None, None]),
+        ("Dzień dobry wszystkim, witam na dzisiejszym spotkaniu.", {}, [None, None, None]),
+    ],
+)
+async def test_the_language_of_the_first_window_is_that_of_the_others(
+    engines: list[FakeEngine], first: str, asked: dict[str, Any], told: list[str | None]
+) -> None:
+    sound = recording(80)
+    *_, last = await run(engines, lambda _: [first], type="transcribe", audio_base64=sound, **asked)
+    assert last["text"] == " ".join([first] * 3)
+    assert [request.conversation.language for request in engines[0].requests] == told
+
+
 async def test_a_question_about_a_recording_comes_after_all_of_it(
     engines: list[FakeEngine],
 ) -> None:
@@ -111,20 +162,28 @@ async def test_a_recording_that_does_not_fit_the_context_fails_with_its_field(
 async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeEngine]) -> None:
     sound = recording(1)
     lines = "\n".join(sound[start : start + 76] for start in range(0, len(sound), 76))
-    for value in (lines, "data:audio/wav;base64," + sound):
-        pieces = await run(engines, type="transcribe", audio_base64=value)
+    address = "data:audio/wav;base64," + sound
+    for field, value in (
+        ("audio_base64", lines),
+        ("audio_base64", address),
+        ("audio_url", address),
+        ("audio_url", address.replace("data", "DATA").rstrip("=")),
+    ):
+        pieces = await run(engines, type="transcribe", **{field: value})
         assert pieces[0]["text"] == "window 16000"
 
 
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"audio_base64": "*"}, "audio_base64: this is not base64 (INVALID_REQUEST)"),
-        ({"audio_base64": "ä"}, "audio_base64: this is not base64 (INVALID_REQUEST)"),
+        (
+            {"audio_base64": "*"},
+            "audio_base64: this is not base64: it has '*' in it (INVALID_REQUEST)",
+        ),
         (
             {"audio_base64": "AAAA"},
-            "audio_base64: audio cannot be decoded: it must be wav, flac, mp3 or ogg "
-            "(AUDIO_FORMAT_ERROR)",
+            "audio_base64: audio cannot be decoded: it is no kind of sound file that is known, "
+            "or it is damaged (AUDIO_FORMAT_ERROR)",
         ),
         (
             {"audio_url": "http://127.0.0.1:1/a.wav"},
@@ -133,7 +192,7 @@ async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeE
     ],
 )
 async def test_a_recording_that_cannot_be_used_fails_with_its_field(
-    engines: list[FakeEngine], fields: dict[str, str], error: str
+    engines: list[FakeEngine], fields: dict[str, Any], error: str
 ) -> None:
     assert await run(engines, type="transcribe", **fields) == [{"error": error}]
 
@@ -150,17 +209,51 @@ async def test_more_than_half_an_hour_is_refused(engines: list[FakeEngine]) -> N
 async def test_only_a_few_recordings_are_held_at_a_time() -> None:
     recordings, source = Recordings(), AudioSource("audio_base64", recording(0.1))
     held, most = 0, 0
+    are_all_taken = asyncio.Event()
 
     async def hold() -> None:
         nonlocal held, most
         async with recordings.opened(source.field, partial(read_source, source)):
             held += 1
             most = max(most, held)
+            if held == RECORDINGS_AT_ONCE:
+                are_all_taken.set()
+            await are_all_taken.wait()
             await asyncio.sleep(0.02)
             held -= 1
 
     await asyncio.gather(*(hold() for _ in range(3 * RECORDINGS_AT_ONCE)))
     assert most == RECORDINGS_AT_ONCE
+
+
+async def test_a_wait_for_a_place_has_an_end() -> None:
+    recordings, source = Recordings(place_timeout_s=0.05), AudioSource("audio_base64", recording(1))
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(RECORDINGS_AT_ONCE):
+            opened = recordings.opened(source.field, partial(read_source, source))
+            await held.enter_async_context(opened)
+        with pytest.raises(AtCapacity):
+            async with recordings.opened(source.field, partial(read_source, source)):
+                pass
+    async with recordings.opened(source.field, partial(read_source, source)) as samples:
+        assert len(samples) == RATE
+
+
+async def test_only_so_many_wait_for_a_place() -> None:
+    recordings, source = Recordings(most_waiting=1), AudioSource("audio_base64", recording(1))
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(RECORDINGS_AT_ONCE):
+            opened = recordings.opened(source.field, partial(read_source, source))
+            await held.enter_async_context(opened)
+        waits = asyncio.create_task(
+            held.enter_async_context(recordings.opened("x", partial(read_source, source)))
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(AtCapacity):
+            async with recordings.opened(source.field, partial(read_source, source)):
+                pass
+        waits.cancel()
+        await asyncio.wait([waits])
 
 
 def test_words_of_later_windows_wait_for_earlier_ones() -> None:
@@ -175,20 +268,3 @@ def test_words_of_later_windows_wait_for_earlier_ones() -> None:
     script.write(2, " three")
     assert said == ["one", ".", " two", " three"]
     assert script.text == "one. two three"
-
-
-@given(seconds=st.floats(0, 200), seed=st.integers(0, 9))
-def test_windows_are_at_most_30_s_and_joined_are_the_recording(seconds: float, seed: int) -> None:
-    samples = np.random.default_rng(seed).normal(size=int(seconds * 1600)).astype(np.float32)
-    samples = np.repeat(samples, 10)
-    windows = list(cut_at_pauses(samples))
-    assert np.array_equal(np.concatenate(windows), samples)
-    assert all(len(window) <= 30 * RATE for window in windows)
-    assert all(len(window) >= 25 * RATE for window in windows[:-1])
-
-
-def test_a_cut_falls_into_a_pause() -> None:
-    samples = np.ones(40 * RATE, np.float32)
-    samples[int(27.0 * RATE) : int(27.3 * RATE)] = 0.0
-    first, _ = cut_at_pauses(samples)
-    assert 27.0 < len(first) / RATE < 27.3

@@ -12,6 +12,7 @@ from voxtral_worker.errors import BadInput, TooLarge
 from voxtral_worker.jobs.schema import (
     KEYS,
     MAX_CHARACTERS,
+    MAX_TEXTS,
     AudioJob,
     AudioSource,
     HealthJob,
@@ -113,7 +114,7 @@ def test_a_session_job_takes_a_session_config() -> None:
         ({"type": "text", "texts": []}, "texts is an empty list, but must be a list"),
         ({"type": "text", "texts": "a"}, "texts is 'a', but must be a list"),
         ({"type": "text", "texts": ["a", 2]}, r"texts\[1\] is 2, but must be a text"),
-        ({"type": "text", "text": "a", "voice": 1}, "'voice' is not a field of a text job"),
+        ({"type": "text", "text": "a", "colour": 1}, "'colour' is not a field of a text job"),
         ({"type": "text", "text": "a", "stream": 1}, "stream is 1, but must be true or false"),
         ({"type": "text", "text": "a", "temperature": 3}, "temperature is 3, but must be a number"),
         ({"type": "text", "text": "a", "temperature": True}, "temperature is true, but must be"),
@@ -125,25 +126,39 @@ def test_a_session_job_takes_a_session_config() -> None:
         ({"type": "text", "messages": ["a"]}, r"messages\[0\] is 'a', but must be an object"),
         (
             {"type": "text", "messages": [{"role": "cook", "content": "a"}]},
-            r"messages\[0\].role is 'cook', but must be one of system, user, assistant",
+            r"messages\[0\].role is 'cook', but must be one of system, developer, user, assistant",
         ),
         (
-            {"type": "text", "messages": [{"role": "user", "content": ""}]},
-            r"messages\[0\].content is '', but must be",
+            {"type": "text", "messages": [{"role": "user", "content": 1}]},
+            r"messages\[0\].content is 1, but must be a text",
         ),
         (
-            {"type": "text", "messages": [{"role": "assistant", "content": "a"}]},
-            "messages must begin, after a system message, and end with role user",
+            {"type": "text", "messages": [{"role": "user", "content": "a", "age": 1}]},
+            r"messages\[0\] is an object, but must be an object with the keys role and content",
         ),
+        ({"type": "text", "messages": [{"content": "a"}]}, r"messages\[0\] is an object, but"),
+        ({"type": "text", "text": "a", "seed": 0.5, "stop": 1}, "seed is 0.5, .*; stop is 1, but"),
+        ({"type": "text", "text": "a", "b": 1, "c": 2}, "'b', 'c' are no fields of a text job"),
+        ({"type": "transcribe", "audio_base64": "a", "stop": ["."]}, "'stop' is not a field"),
+        ({"type": "transcribe", "audio_base64": ""}, "audio_base64 is '', but must be a text"),
         ({"type": "transcribe"}, "exactly one of audio_base64, audio_url is needed"),
         (
             {"type": "transcribe", "audio_base64": "a", "audio_url": "https://a.example"},
             "the input has audio_base64 and audio_url",
         ),
         ({"type": "audio", "audio_base64": 1}, "audio_base64 is 1, but must be"),
-        ({"type": "audio", "audio_url": "file:///etc/passwd"}, "must be an http:// or https://"),
-        ({"type": "audio", "audio_url": "https://"}, "must be an http:// or https://"),
-        ({"type": "audio", "audio_url": "http://[x"}, "must be an http:// or https://"),
+        (
+            {"type": "audio", "audio_url": "file:///etc/passwd"},
+            "must be an http:// or https:// address, or a data: address",
+        ),
+        (
+            {"type": "audio", "audio_url": "https://"},
+            "must be an http:// or https:// address, or a data: address",
+        ),
+        (
+            {"type": "audio", "audio_url": "http://[x"},
+            "must be an http:// or https:// address, or a data: address",
+        ),
         ({"type": "session", "ttl_seconds": 3601}, "ttl_seconds is 3601, but must be a number"),
         ({"type": "session", "idle_seconds": 0}, "idle_seconds is 0, but must be a number"),
         ({"type": "session", "config": {"mode": "x"}}, "config mode is 'x', but must be one of"),
@@ -155,14 +170,46 @@ def test_bad_input_is_told_with_its_field(value: object, message: str) -> None:
         read_input(value)
 
 
-def test_a_system_message_stands_first_and_alone() -> None:
+def test_messages_may_come_in_any_order_of_roles() -> None:
     user, system = {"role": "user", "content": "a"}, {"role": "system", "content": "b"}
-    with pytest.raises(BadInput, match=r"messages\[1\].role is 'system'"):
-        read_input({"type": "text", "messages": [user, system, user]})
-    with pytest.raises(BadInput, match=r"messages\[1\].role is 'system'"):
-        read_input({"type": "text", "messages": [system, system, user]})
-    with pytest.raises(BadInput, match="both give a system prompt"):
-        read_input({"type": "text", "messages": [system, user], "system_prompt": "c"})
+    said = text_job(messages=[user, system, user]).prompts[0].conversation
+    assert (said.user, said.system_prompt) == (UserTurn(("a\n\nb\n\na",)), None)
+    said = text_job(messages=[system, user], system_prompt="c").prompts[0].conversation
+    assert (said.user, said.system_prompt) == (UserTurn(("a",)), "c\n\nb")
+    greeting = {"role": "assistant", "content": "Hello.", "name": None}
+    said = text_job(messages=[greeting, user]).prompts[0].conversation
+    assert said.history == (Exchange(UserTurn(()), AssistantTurn(text="Hello.")),)
+    assert text_job(messages=[system]).prompts[0].conversation.user == UserTurn(("b",))
+
+
+NULLS = {
+    "text": {"text": "a"},
+    "transcribe": {"audio_base64": "AAAA"},
+    "audio": {"audio_base64": "AAAA", "text": "who?"},
+    "session": {"config": {"mode": "transcribe"}},
+    "health": {},
+}
+
+
+@pytest.mark.parametrize("kind", list(KEYS))
+def test_null_is_the_same_as_missing(kind: str) -> None:
+    needed: dict[str, Any] = {"type": kind, **NULLS[kind]}
+    nulls = {key: None for key in (*KEYS[kind], "colour") if key not in needed}
+    assert read_input({**needed, **nulls}) == read_input(needed)
+    if kind == "session":
+        nothing = {"type": kind, "config": {"max_length": None, "temperature": None}}
+        assert read_input(nothing) == read_input({"type": kind})
+
+
+def test_an_empty_field_beside_a_full_one_was_not_meant() -> None:
+    job = read_input({"type": "audio", "audio_url": "", "audio_base64": "AAAA", "text": ""})
+    assert isinstance(job, AudioJob)
+    assert (job.source, job.question) == (AudioSource("audio_base64", "AAAA"), None)
+
+
+def test_an_answer_may_have_stop_texts_and_a_seed() -> None:
+    assert text_job(text="a", stop="!", seed=7).sampling.stop == ("!",)
+    assert text_job(text="a", stop="!", seed=7).sampling.seed == 7
 
 
 def test_more_text_than_any_context_holds_is_refused_before_the_engine_sees_it() -> None:
@@ -210,3 +257,9 @@ def test_anything_that_json_can_hold_is_a_job_or_bad_input(value: Any) -> None:
     except BadInput as error:
         json.dumps(error.message)
         assert error.message.isascii()
+
+
+def test_a_job_with_more_texts_than_allowed_is_refused() -> None:
+    assert len(text_job(texts=["a"] * MAX_TEXTS).prompts) == MAX_TEXTS == 1024
+    with pytest.raises(BadInput, match="texts has 1025 texts, but may have 1024"):
+        text_job(texts=["a"] * 1025)

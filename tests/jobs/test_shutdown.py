@@ -13,9 +13,15 @@ import pytest
 
 from tests.jobs.fakes import FakeEngine, endless
 from voxtral_worker.jobs.handler import JobHandler
-from voxtral_worker.jobs.runpod_loop import run_serve_api
-from voxtral_worker.jobs.shutdown import Shutdown
-from voxtral_worker.jobs.stops import Stops
+from voxtral_worker.jobs.sdk import JobLoop, run_serve_api
+from voxtral_worker.jobs.shutdown import (
+    DELIVERY_S,
+    LAST_DELIVERY_S,
+    QUESTION_GRACE_S,
+    QUIET_S,
+    Phase,
+    Shutdown,
+)
 from voxtral_worker.settings import Settings
 
 Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
@@ -24,12 +30,12 @@ Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
 class FakeScaler:
     """Asks for one job after the other, runs each in a task, and stops when told to."""
 
-    def __init__(self, handler: JobHandler, shutdown: Shutdown, fetch: Fetch) -> None:
+    def __init__(self, handler: JobHandler, job_loop: JobLoop, fetch: Fetch) -> None:
         self.jobs_fetcher: Callable[..., Awaitable[dict[str, Any] | None]] = fetch
         self.outputs: list[list[dict[str, Any]]] = []
         self.was_told = False
         self._handler = handler
-        self.shutdown = shutdown
+        self.job_loop = job_loop
 
     def handle_shutdown(self, *_: object) -> None:
         self.was_told = True
@@ -38,7 +44,7 @@ class FakeScaler:
         signal.signal(signal.SIGTERM, self.handle_shutdown)
         jobs = []
         while not self.was_told:
-            self.shutdown.before_question()
+            self.job_loop.before_question()
             if (job := await self.jobs_fetcher()) is not None:
                 jobs.append(asyncio.create_task(self._run_job(job)))
         await asyncio.gather(*jobs)
@@ -70,8 +76,8 @@ def run(
 ) -> tuple[FakeScaler, float]:
     """Run until the loop is left; the scaler, and how long it took in seconds."""
     handler = JobHandler(engine, dict, Settings())
-    shutdown = Shutdown(handler, terminated.append, drain_timeout_s)
-    scaler = FakeScaler(handler, shutdown, fetch)
+    job_loop = JobLoop(handler, terminated.append, drain_timeout_s)
+    scaler = FakeScaler(handler, job_loop, fetch)
     began_s = time.monotonic()
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(scaler.run())
@@ -82,15 +88,20 @@ def run(
 async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
     engine = FakeEngine()
     handler = JobHandler(engine, dict, Settings())
+    job_loop = JobLoop(handler, lambda _: None, 5.0)
     answers = [["j1", "j2"], ["j1"]]
 
     class Scaler:
         async def stop_signals_fetcher(self, _: object) -> list[str]:
             return answers.pop(0)
 
-    scaler, stops = Scaler(), Stops(handler)
+        def handle_shutdown(self, *_: object) -> None:
+            pass
+
+    scaler = Scaler()
+    signal.signal(signal.SIGTERM, scaler.handle_shutdown)
     for _ in range(2):
-        stops.follow(scaler)
+        job_loop.before_question()
     assert await scaler.stop_signals_fetcher(None) == []
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(anext(handler.handle({"id": "j1"})))
@@ -98,15 +109,47 @@ async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
     engine.stop()
 
 
-def test_an_sdk_with_other_stops_is_said_and_left_as_it_is(
+async def test_an_sdk_with_other_stops_is_said_and_left_as_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine = FakeEngine()
-    stops, scaler = Stops(JobHandler(engine, dict, Settings())), object()
+    job_loop = JobLoop(JobHandler(engine, dict, Settings()), lambda _: None, 5.0)
     for _ in range(2):
-        stops.follow(scaler)
+        job_loop.before_question()
     assert caplog.text.count("early stops may be lost") == 1
     engine.stop()
+
+
+def test_the_sdk_is_told_when_its_question_is_over_and_left_once_it_is_quiet() -> None:
+    shutdown = Shutdown(30.0)
+    assert shutdown.look(99.0, 0) is Phase.RUNNING
+    shutdown.begin(100.0)
+    assert shutdown.look(100.0, 0) is Phase.DRAINING
+    shutdown.question_is_over = True
+    assert shutdown.look(100.1, 3) is Phase.TELLING
+    assert shutdown.look(100.1 + 2 * QUIET_S, 1) is Phase.TELLING
+    assert shutdown.look(100.2 + 2 * QUIET_S, 0) is Phase.TELLING
+    assert shutdown.look(100.2 + 3 * QUIET_S, 0) is Phase.LEAVING
+
+
+def test_an_open_question_is_waited_for_as_long_as_a_job_is_open_and_a_little_longer() -> None:
+    shutdown = Shutdown(30.0)
+    shutdown.begin(0.0)
+    assert shutdown.look(20.0, 1) is Phase.DRAINING
+    assert shutdown.look(20.0 + QUESTION_GRACE_S / 2, 0) is Phase.DRAINING
+    assert shutdown.look(20.0 + QUESTION_GRACE_S, 0) is Phase.TELLING
+
+
+def test_a_drain_ends_with_jobs_open_when_its_time_is_over() -> None:
+    shutdown = Shutdown(30.0)
+    shutdown.begin(0.0)
+    assert shutdown.look(29.0 + DELIVERY_S, 1) is Phase.DRAINING
+    assert shutdown.look(30.0 + DELIVERY_S, 1) is Phase.LEAVING
+    hurried = Shutdown(300.0)
+    hurried.begin(0.0)
+    hurried.hurry(1.0)
+    assert hurried.look(1.0, 1) is Phase.TELLING
+    assert hurried.look(1.0 + LAST_DELIVERY_S, 1) is Phase.LEAVING
 
 
 def test_an_open_question_is_left_when_there_is_nothing_else_to_wait_for() -> None:
@@ -183,7 +226,7 @@ def test_a_second_signal_leaves_no_time_and_every_job_is_answered_all_the_same()
     scaler, took_s = run(fetch, FakeEngine(endless, step_s=0.001), terminated, 60.0)
     assert scaler.outputs == [[{"error": "the worker is stopping at once (NOT_READY)"}]]
     assert terminated == [60.0, 0.0]
-    assert scaler.shutdown.exit_code == 128 + signal.SIGTERM
+    assert scaler.job_loop.exit_code == 128 + signal.SIGTERM
     assert took_s < 20
 
 
@@ -198,12 +241,12 @@ def test_a_worker_whose_engine_is_lost_asks_for_no_more_jobs_and_leaves_with_1()
     engine = FakeEngine()
     terminated: list[float] = []
     handler = JobHandler(engine, dict, Settings())
-    shutdown = Shutdown(handler, terminated.append, 5.0, lambda: health.pop(0))
-    scaler = FakeScaler(handler, shutdown, fetch)
+    job_loop = JobLoop(handler, terminated.append, 5.0, lambda: health.pop(0))
+    scaler = FakeScaler(handler, job_loop, fetch)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(scaler.run())
     engine.stop()
-    assert (questions, scaler.was_told, shutdown.exit_code) == (1, True, 1)
+    assert (questions, scaler.was_told, job_loop.exit_code) == (1, True, 1)
     assert terminated == [5.0]
 
 

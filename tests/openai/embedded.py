@@ -12,9 +12,11 @@ from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.engine.request import GenerationEvent, GenerationRequest
-from voxtral_worker.server.service import Parts
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.server.thread import ServerThread
-from voxtral_worker.settings import EMBEDDED_MODEL, Settings
+from voxtral_worker.settings import EMBEDDED_MODEL, TURN_MODEL, Settings
+from voxtral_worker.speech.speech import Speech
+from voxtral_worker.turns.completeness import Completeness
 from voxtral_worker.turns.vad import Vad
 
 MODEL = "voxtral-tiny"
@@ -51,27 +53,40 @@ class HeldEngine:
 
 
 class EmbeddedServer:
-    """Listens from the start; keys are needed."""
+    """Listens from the start; keys are needed. It has a voice where it is given one."""
 
-    def __init__(self) -> None:
-        settings = Settings(
-            host="127.0.0.1",
-            port=free_port(),
-            model_id=str(EMBEDDED_MODEL),
-            device="cpu",
-            rate_limit_enabled=False,
-            api_keys=(KEY,),
-        )
+    def __init__(self, speech: Speech | None = None, **changes: Any) -> None:
+        defaults: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": free_port(),
+            "model_id": str(EMBEDDED_MODEL),
+            "device": "cpu",
+            "rate_limit_enabled": False,
+            "api_keys": (KEY,),
+        }
+        settings = Settings(**{**defaults, **changes})
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
         loaded = load_model(settings)
         self._vad = Vad()
         self._vad.start()
+        self._scorer = Completeness(TURN_MODEL)
+        self._scorer.start()
         self.engine = HeldEngine(Engine(loaded, settings))
         self.engine.start()
         self.thread = ServerThread(settings)
         self.thread.start()
-        self.thread.become_ready(Parts(self.engine, self._vad, loaded))  # type: ignore[arg-type]
+        if speech is not None:
+            speech.start()
+        self._speech = speech
+        parts = Parts(
+            self.engine,  # type: ignore[arg-type]
+            self._vad,
+            loaded,
+            completeness=self._scorer,
+            speech=speech,
+        )
+        self.thread.become_ready(parts)
 
     def client(self, key: str = KEY) -> AsyncOpenAI:
         return AsyncOpenAI(
@@ -85,8 +100,11 @@ class EmbeddedServer:
     def stop(self) -> None:
         self.thread.stop()
         self.engine.stop()
+        if self._speech is not None:
+            self._speech.stop()
         self.engine.last = None
         self._vad.stop()
+        self._scorer.stop()
 
 
 def clip(name: str) -> bytes:

@@ -2,14 +2,17 @@
 
 import asyncio
 import base64
+import io
 from typing import Any
 
 import openai
 import pytest
+import soundfile
 from openai import AsyncOpenAI
 
 from tests.openai.embedded import MODEL, WAIT_S, EmbeddedServer, clip
 from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.layout import layout_of
 
 LIGHT = base64.b64encode(clip("turn-on-the-kitchen-light")).decode()
 HEARD = "You said: Turn on the kitchen light."
@@ -64,7 +67,8 @@ async def test_speech_is_answered_whatever_was_said_before(client: AsyncOpenAI) 
     assert made.choices[0].message.content == HEARD
     assert made.usage is not None
     assert made.usage.prompt_tokens_details is not None
-    assert made.usage.prompt_tokens_details.audio_tokens == 375
+    samples = soundfile.info(io.BytesIO(base64.b64decode(LIGHT))).frames
+    assert made.usage.prompt_tokens_details.audio_tokens == layout_of(samples, "sampled").rows
 
 
 async def test_a_stream_has_the_same_words_and_then_its_usage(client: AsyncOpenAI) -> None:
@@ -99,23 +103,24 @@ async def test_an_answer_ends_at_the_most_tokens_asked_for(client: AsyncOpenAI) 
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 5}, "n"),
         ({"logprobs": True}, "logprobs"),
-        ({"seed": 1}, "seed"),
-        ({"stop": ["."]}, "stop"),
+        ({"seed": 0.5}, "seed"),
+        ({"stop": ["."] * 5}, "stop"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "é"}}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"extra_body": {"loudness": 1}}, "loudness"),
         ({"messages": []}, "messages"),
-        ({"messages": [text("a"), text("b", "assistant")]}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0]"),
-        ({"messages": [text("a"), text("b", "system"), text("c")]}, "messages[1].role"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
@@ -195,3 +200,71 @@ async def until_cancelled(generation: Generation | None) -> None:
     async with asyncio.timeout(WAIT_S):
         while not generation.is_cancelled:  # noqa: ASYNC110 - it knows no events
             await asyncio.sleep(0.01)
+
+
+async def said(client: AsyncOpenAI, *messages: dict[str, Any], **options: Any) -> list[str]:
+    asked: dict[str, Any] = {"model": MODEL, "messages": list(messages), **options}
+    made = await client.chat.completions.create(**{"temperature": 0, **asked})
+    return [choice.message.content or "" for choice in made.choices]
+
+
+async def test_an_answer_ends_where_a_stop_text_would_begin(client: AsyncOpenAI) -> None:
+    assert await said(client, text("Hello, how are you?"), stop=["zebra", ", th"]) == ["I am fine"]
+    stream = await client.chat.completions.create(
+        model=MODEL,
+        messages=[text("Hello, how are you?")],  # type: ignore[list-item]
+        temperature=0,
+        stop=", th",
+        stream=True,
+    )
+    choices = [choice async for chunk in stream for choice in chunk.choices]
+    assert "".join(choice.delta.content or "" for choice in choices) == "I am fine"
+    assert choices[-1].finish_reason == "stop"
+
+
+async def test_the_same_seed_gives_the_same_choices(client: AsyncOpenAI) -> None:
+    hot = {"temperature": 2, "top_p": 1, "max_tokens": 8, "n": 4}
+    first = await said(client, text("tell me something"), seed=3, **hot)
+    beside = asyncio.gather(*[said(client, text(f"number {n}"), **hot) for n in range(3)])
+    assert await said(client, text("tell me something"), seed=3, **hot) == first
+    assert len(set(first)) > 1
+    assert await said(client, text("tell me something"), seed=99, **hot) != first
+    await beside
+
+
+async def test_each_of_several_choices_is_streamed_under_its_index(client: AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "messages": [spoken_message()], "n": 3, "seed": 1}
+    whole = await client.chat.completions.create(**asked)
+    assert whole.usage is not None
+    stream = await client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    texts = {0: "", 1: "", 2: ""}
+    for choice in [choice for chunk in chunks for choice in chunk.choices]:
+        texts[choice.index] += choice.delta.content or ""
+    assert list(texts.values()) == [choice.message.content for choice in whole.choices]
+    # The prompt counts once.
+    one = await client.chat.completions.create(**{**asked, "n": 1})
+    assert one.usage is not None
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens == one.usage.prompt_tokens
+    assert whole.usage.completion_tokens > one.usage.completion_tokens
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [text("Greet the user.", "system")],
+        [text("Be kind.", "system"), text("hello"), text("Hello.", "assistant")],
+        [text("hello"), text("Hello.", "assistant")],
+        [text("Hello.", "assistant"), text("what time is it")],
+        [text("hello"), text("", "assistant"), text("what time is it")],
+        [text("hello"), text("Hi.", "assistant"), text("Ask for a name.", "developer")],
+        [text("")],
+    ],
+)
+async def test_every_order_of_messages_gets_an_answer(
+    client: AsyncOpenAI, messages: list[dict[str, Any]]
+) -> None:
+    (answer,) = await said(client, *messages)
+    assert answer.strip()

@@ -40,8 +40,12 @@ async def test_two_turns_are_heard_and_answered(client: AsyncOpenAI) -> None:
     assert [words(first), words(second)] == [HEARD_LIGHT, HEARD_MUSIC]
     assert caller.kinds() == ["session.created", *TURN, *TURN]
     assert first.status == "completed"
-    assert first.usage.input_token_details.audio_tokens == 375
-    assert second.usage.input_token_details.audio_tokens == 750
+    once, twice = (each.usage.input_token_details.audio_tokens for each in (first, second))
+    # The embedded model samples the tail: a turn of about two seconds takes so many rows.
+    assert 30 < once < 64
+    assert once + 30 < twice < once + 64
+    # Beside them <s>, [INST], [BEGIN_AUDIO] and [/INST].
+    assert first.usage.input_tokens == once + 4
     assert second.usage.total_tokens == second.usage.input_tokens + second.usage.output_tokens
     started, stopped, committed = caller.seen[1:4]
     assert started.item_id == stopped.item_id == committed.item_id
@@ -105,7 +109,7 @@ async def test_what_was_said_is_written_down_if_asked_for(client: AsyncOpenAI) -
         await caller.connection.conversation.item.retrieve(item_id=item_id)
         retrieved = await caller.until("conversation.item.retrieved")
     assert seen[COMPLETED].transcript == "Turn on the kitchen light."
-    assert seen[COMPLETED].usage.input_token_details.audio_tokens == 375
+    assert 30 < seen[COMPLETED].usage.input_token_details.audio_tokens < 64
     assert retrieved.item.content[0].transcript == "Turn on the kitchen light."
     deltas = [event.delta for event in caller.seen if event.type.endswith("transcription.delta")]
     assert "".join(deltas) == "Turn on the kitchen light."
@@ -237,21 +241,14 @@ async def test_the_engine_is_let_go_when_the_client_leaves(
 
 
 OPTIONS_NOT_OFFERED: list[tuple[dict[str, Any], str]] = [
-    ({"output_modalities": ["audio"]}, "session.output_modalities"),
-    ({"tools": [{"type": "function", "name": "f"}]}, "session.tools"),
-    ({"audio": {"output": {"voice": "alloy"}}}, "session.audio.output"),
-    ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "noise_reduction"),
-    ({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, "turn_detection.type"),
+    ({"tools": [{"type": "web_search", "name": "f"}]}, "session.tools"),
+    ({"tool_choice": "required"}, "session.tool_choice"),
     ({"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 2}}}}, "threshold"),
     ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}, "format.rate"),
-    ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "transcription.model"),
-    ({"include": ["item.input_audio_transcription.logprobs"]}, "session.include"),
     ({"max_output_tokens": 0}, "session.max_output_tokens"),
     ({"model": "gpt-realtime"}, "session.model"),
     ({"voice": "alloy"}, "session.voice"),
-    ({"type": "transcription"}, "session.type"),
     ({"loudness": 1}, "session.loudness"),
-    ({"prompt": {"id": "p"}}, "session.prompt"),
 ]
 
 
@@ -288,16 +285,32 @@ EVENTS_REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"type": "session.update"}, "session"),
     ({"type": "input_audio_buffer.append", "audio": "*"}, "audio"),
     ({"type": "input_audio_buffer.append"}, "audio"),
+    ({"type": "input_audio_buffer.append", "audio": None}, "audio"),
     ({"type": "input_audio_buffer.append", "audio": "AAA=", "rate": 1}, "rate"),
     ({"type": "input_audio_buffer.commit"}, None),
-    ({"type": "response.create"}, None),
+    ({"type": "response.create", "response": []}, "response"),
     ({"type": "response.create", "response": {"tools": [{}]}}, "response.tools"),
-    ({"type": "response.create", "response": {"conversation": "none"}}, "response.conversation"),
+    ({"type": "response.create", "response": {"conversation": "new"}}, "response.conversation"),
+    ({"type": "response.create", "response": {"input": "hello"}}, "response.input"),
+    (
+        {"type": "response.create", "response": {"input": [{"type": "item_reference", "id": "?"}]}},
+        "item_id",
+    ),
+    (
+        {"type": "response.create", "response": {"input": [{"type": "mcp_call"}]}},
+        "response.input[0].type",
+    ),
+    (
+        {"type": "response.create", "response": {"input": [{"type": "function_call"}]}},
+        "response.input[0]",
+    ),
     ({"type": "response.create", "response": {"metadata": {"a": 1}}}, "response.metadata"),
     ({"type": "conversation.item.delete", "item_id": "item_0"}, "item_id"),
-    ({"type": "conversation.item.create", "item": {"type": "function_call"}}, "item.type"),
-    ({"type": "conversation.item.create", "item": {**USER, "role": "system"}}, "item.role"),
-    ({"type": "conversation.item.create", "item": {**USER, "content": []}}, "item.content"),
+    ({"type": "conversation.item.create", "item": {"type": "mcp_call"}}, "item.type"),
+    ({"type": "conversation.item.create", "item": {"type": "function_call"}}, "item"),
+    ({"type": "conversation.item.create", "item": {"type": "song"}}, "item.type"),
+    ({"type": "conversation.item.create", "item": {**USER, "role": "cook"}}, "item.role"),
+    ({"type": "conversation.item.create", "item": {**USER, "content": 1}}, "item.content"),
     (
         {
             "type": "conversation.item.create",
@@ -313,17 +326,6 @@ EVENTS_REFUSED: list[tuple[dict[str, Any], str | None]] = [
         },
         "previous_item_id",
     ),
-    (
-        {
-            "type": "conversation.item.create",
-            "item": {
-                "type": "message",
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": "a"}],
-            },
-        },
-        None,
-    ),
 ]
 
 
@@ -334,7 +336,7 @@ async def test_events_that_cannot_be_taken_are_told_and_the_session_goes_on(
         for number, (event, param) in enumerate(EVENTS_REFUSED):
             await send(caller, {**event, "event_id": f"e{number}"})
             error = await caller.error()
-            assert error.param == param, event
+            assert error.param == param, error
             assert error.type == "invalid_request_error"
             assert error.event_id in (f"e{number}", None)
         for frame in ("{", "[]", b"\0\1"):
@@ -361,14 +363,6 @@ async def test_a_key_may_come_as_a_protocol_as_browsers_send_it(embedded: Embedd
     async with websockets.connect(url, subprotocols=protocols) as socket:  # type: ignore[arg-type]
         assert socket.subprotocol == "realtime"
         assert "session.created" in str(await socket.recv())
-    with pytest.raises(websockets.InvalidStatus) as caught:
-        await websockets.connect(url, subprotocols=protocols[:1])  # type: ignore[arg-type]
-    assert caught.value.response.status_code == 401
-    assert b"invalid_api_key" in (caught.value.response.body or b"")
-
-
-async def test_another_model_is_refused_before_the_socket_opens(client: AsyncOpenAI) -> None:
-    with pytest.raises(websockets.InvalidStatus) as caught:
-        await client.realtime.connect(model="gpt-realtime").enter()
-    assert caught.value.response.status_code == 404
-    assert b"model_not_found" in (caught.value.response.body or b"")
+    async with websockets.connect(url, subprotocols=protocols[:1]) as socket:  # type: ignore[arg-type]
+        assert socket.subprotocol == "realtime"
+        assert "invalid_api_key" in str(await socket.recv())

@@ -8,16 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 import websockets
 from openai import AsyncOpenAI
+from websockets.datastructures import Headers
 
 from tests.openai.embedded import WAIT_S, silence, spoken
 from tests.openai.realtime import Caller, manual, words
-from tests.server.running import RunningServer
+from tests.server.running import LOOPBACK, RunningServer
 from tests.server.talking import Talker
 from voxtral_worker.engine.request import Failed, Urgency
 from voxtral_worker.errors import EngineFailure
+from voxtral_worker.server.openai.realtime.dialect import MAX_EVENT_BYTES
 
 Start = Callable[..., RunningServer]
 
@@ -41,15 +44,21 @@ async def closed(caller: Caller) -> int:
         return error.rcvd.code
 
 
-async def refused(server: RunningServer) -> tuple[int, str]:
-    """The status and the code of a socket that is not opened."""
-    with pytest.raises(websockets.InvalidStatus) as caught:
-        async with calling(server):
-            pass
-    response = caught.value.response
-    body = (response.body or b"").decode()
-    assert set(json.loads(body)) == {"error"}
-    return response.status_code, body
+async def refused(
+    server: RunningServer, query: str = "", **options: Any
+) -> tuple[dict[str, Any], Headers]:
+    """Why a socket is of no use, as its first event says before it is closed; and its headers."""
+    address = f"{server.ws_url}/v1/realtime{query}"
+    async with websockets.connect(address, **options) as socket, asyncio.timeout(WAIT_S):
+        event = json.loads(await socket.recv())
+        with pytest.raises(websockets.ConnectionClosed) as closing:
+            await socket.recv()
+        assert closing.value.rcvd is not None
+        assert closing.value.rcvd.code == 1008
+        assert socket.response is not None
+        headers = socket.response.headers
+    assert event["type"] == "error"
+    return event["error"], headers
 
 
 async def ask(caller: Caller, text: str = "hello") -> None:
@@ -58,19 +67,57 @@ async def ask(caller: Caller, text: str = "hello") -> None:
 
 
 async def test_a_worker_without_room_or_readiness_refuses_the_socket(start_server: Start) -> None:
-    status, body = await refused(start_server(ready=False))
-    assert (status, "not_ready" in body) == (503, True)
+    error, _ = await refused(start_server(ready=False))
+    assert error["code"] == "not_ready"
     server = start_server(max_sessions=1)
     async with calling(server):
-        status, body = await refused(server)
-    assert (status, "at_capacity" in body) == (503, True)
+        error, headers = await refused(server)
+    assert (error["code"], headers["Retry-After"]) == ("at_capacity", "5")
+    assert server.thread.health()["active_sessions"] <= 1
 
 
 async def test_sockets_count_as_sessions_created(start_server: Start) -> None:
-    server = start_server(rate_limit_enabled=True, rate_limit_sessions_per_minute=1)
+    server = start_server(
+        rate_limit_enabled=True, rate_limit_sessions_per_minute=1, trusted_proxies=LOOPBACK
+    )
     async with calling(server):
-        status, body = await refused(server)
-    assert (status, "rate_limit_exceeded" in body) == (429, True)
+        error, headers = await refused(server)
+    assert error["code"] == "rate_limit_exceeded"
+    assert headers["X-RateLimit-Remaining"] == "0"
+    assert 1 <= int(headers["Retry-After"]) <= 60
+
+
+async def test_openais_client_reads_why_it_is_refused(start_server: Start) -> None:
+    server = start_server(api_keys=("the-key-of-the-house",))
+    client = AsyncOpenAI(api_key="another", base_url=f"{server.url}/v1", max_retries=0)
+    async with client, client.realtime.connect(model="fake") as connection:
+        caller = Caller(connection)
+        assert (await caller.error()).code == "invalid_api_key"
+        assert await closed(caller) == 1008
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "code"),
+    [
+        ("?model=gpt-realtime", "model", "model_not_found"),
+        ("?intent=singing", "intent", "invalid_value"),
+        ("?call_id=c1", "call_id", "unsupported_parameter"),
+    ],
+)
+async def test_what_cannot_be_had_is_told_on_the_socket(
+    server: RunningServer, query: str, param: str, code: str
+) -> None:
+    error, _ = await refused(server, query)
+    assert (error["param"], error["code"]) == (param, code)
+
+
+async def test_a_refused_client_that_goes_on_talking_is_closed(server: RunningServer) -> None:
+    address = f"{server.ws_url}/v1/realtime?model=gpt-realtime"
+    async with websockets.connect(address) as socket, asyncio.timeout(WAIT_S):
+        with pytest.raises(websockets.ConnectionClosed):
+            while True:
+                await socket.send("x" * 1000)
+    assert server.thread.health()["active_sessions"] == 0
 
 
 async def test_what_is_no_socket_or_of_a_foreign_page_is_refused(start_server: Start) -> None:
@@ -80,23 +127,58 @@ async def test_what_is_no_socket_or_of_a_foreign_page_is_refused(start_server: S
         async with http.get(url) as response:
             assert response.status == 400
             assert "WebSocket" in (await response.json())["error"]["message"]
-        async with http.get(f"{url}?intent=transcription") as response:
+        async with http.get(f"{url}?intent=singing") as response:
             assert (await response.json())["error"]["param"] == "intent"
-    with pytest.raises(websockets.InvalidStatus) as caught:
-        await websockets.connect(f"{server.ws_url}/v1/realtime", origin="https://evil.example")  # type: ignore[arg-type]
-    assert caught.value.response.status_code == 403
+    error, _ = await refused(server, origin="https://evil.example")
+    assert (error["type"], error["code"]) == ("permission_error", "forbidden")
 
 
 async def test_audio_over_the_limit_is_told_with_its_event(start_server: Start) -> None:
     server = start_server(rate_limit_enabled=True, rate_limit_audio_bytes_per_second=1000)
     async with calling(server) as caller:
         audio = base64.b64encode(silence(0.1)).decode()
-        await caller.connection.input_audio_buffer.append(audio=audio, event_id="e1")
+        # The first passes, as larger than the whole limit, and counts for longer.
+        for event_id in ("e0", "e1"):
+            await caller.connection.input_audio_buffer.append(audio=audio, event_id=event_id)
         error = await caller.error()
         assert (error.code, error.event_id) == ("rate_limit_exceeded", "e1")
         for _ in range(201):
             await caller.connection.input_audio_buffer.append(audio=audio)
         assert await closed(caller) == 4429
+
+
+async def test_an_event_of_the_documented_size_always_fits(start_server: Start) -> None:
+    server = start_server(rate_limit_enabled=True)
+    async with calling(server) as caller:
+        await caller.update(audio=manual())
+        audio = base64.b64encode(silence(30)).decode()
+        assert 1_900_000 < len(audio) < MAX_EVENT_BYTES
+        await caller.connection.input_audio_buffer.append(audio=audio)
+        await caller.connection.input_audio_buffer.append(audio="")
+        await caller.connection.input_audio_buffer.commit()
+        await caller.until("input_audio_buffer.committed")
+    assert "error" not in caller.kinds()
+    async with calling(server) as caller:
+        content: Any = [{"type": "input_audio", "audio": audio}]
+        made: Any = {"type": "message", "role": "user", "content": content}
+        await caller.connection.conversation.item.create(item=made)
+        await caller.until("conversation.item.done")
+    assert "error" not in caller.kinds()
+
+
+async def test_audio_that_looks_like_something_else_is_told_once(server: RunningServer) -> None:
+    for turns in ({"type": "server_vad"}, None):
+        async with calling(server) as caller:
+            await caller.update(audio={"input": {"turn_detection": turns}})
+            samples = np.frombuffer(spoken("stop-the-music"), "<i2") / 32768
+            await caller.append(samples.astype("<f4").tobytes())
+            error = await caller.error()
+            assert (error.code, error.param) == ("audio_format_error", None)
+            assert "32-bit float" in error.message
+            await caller.append(samples.astype("<f4").tobytes())
+            await caller.connection.input_audio_buffer.clear()
+            await caller.until("input_audio_buffer.cleared")
+        assert caller.kinds().count("error") == 1
 
 
 async def test_a_session_that_is_quiet_for_too_long_ends(start_server: Start) -> None:
@@ -123,7 +205,7 @@ async def test_the_session_is_over_when_its_socket_is_closed(server: RunningServ
     async with asyncio.timeout(WAIT_S):
         while session_id not in server.engine.forgotten:  # noqa: ASYNC110 - it knows no events
             await asyncio.sleep(0.01)
-    assert len(server.thread.service.registry) == 0
+    assert len(server.thread.service.sessions) == 0
 
 
 async def test_a_failure_of_the_engine_fails_the_response(server: RunningServer) -> None:
@@ -150,6 +232,17 @@ async def test_a_transcript_that_fails_is_told_with_its_item(server: RunningServ
         failed = await caller.until("conversation.item.input_audio_transcription.failed")
     assert failed.item_id == item_id
     assert failed.error.message == "the device is lost"
+
+
+async def test_a_transcript_may_be_as_long_as_its_audio_needs(server: RunningServer) -> None:
+    async with calling(server) as caller:
+        await caller.update(audio={"input": {"turn_detection": None, "transcription": {}}})
+        for _ in range(4):
+            await caller.append(silence(16))
+        await caller.connection.input_audio_buffer.commit()
+        await caller.until("conversation.item.input_audio_transcription.completed")
+    (request,) = server.engine.requests
+    assert request.sampling.max_tokens == 3 * 512
 
 
 async def test_a_response_that_is_not_interrupted_is_followed_by_the_next(

@@ -9,7 +9,9 @@ from voxtral_worker.errors import AtCapacity, BadInput, TooLarge
 from voxtral_worker.server.openai.body import Bodies, Form
 from voxtral_worker.server.openai.chat_request import EncodedAudio, read_chat
 from voxtral_worker.server.openai.errors import BadOption, error_object, within
+from voxtral_worker.server.openai.models import ModelNames
 from voxtral_worker.server.openai.options import Options, shown
+from voxtral_worker.server.openai.realtime.client_event import read_event
 from voxtral_worker.server.openai.realtime.session_options import (
     MAX_NEW_TOKENS,
     SessionOptions,
@@ -20,6 +22,11 @@ from voxtral_worker.server.openai.transcription_request import read_transcriptio
 
 AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 HELLO = {"role": "user", "content": "hello"}
+WEB = "https://example.com/a.wav"
+NAMES = ModelNames("m")
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def chat(*messages: object, **options: object) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def test_neighbours_of_one_role_are_one_turn_with_a_blank_line_between_texts() -
     sound = EncodedAudio("messages[3].content[0].input_audio.data", bytes(3))
     assert asked.system_prompt == "Be kind.\n\nBe brief."
     assert [said.role for said in asked.said] == ["user", "assistant", "user"]
-    assert asked.said[0].parts == ("hello", sound, "who?", "\n\n", "where?")
+    assert asked.said[0].parts == ("hello", sound, "who?\n\nwhere?")
 
 
 def test_the_newer_name_of_the_most_tokens_is_the_same() -> None:
@@ -64,15 +71,42 @@ def test_the_newer_name_of_the_most_tokens_is_the_same() -> None:
         (chat("hello"), "messages[0]"),
         (chat({"role": "somebody", "content": "a"}), "messages[0].role"),
         (chat({"content": "a"}), "messages[0].role"),
-        (chat({"role": "user"}), "messages[0].content"),
-        (chat({"role": "user", "content": []}), "messages[0].content"),
-        (chat({"role": "user", "content": " "}), "messages[0].content[0].text"),
+        (chat({"role": "user", "content": 1}), "messages[0].content"),
+        (chat({"role": "user", "content": [text("a")] * 65}), "messages[0].content"),
         (chat({"role": "user", "content": "\ud800"}), "messages[0].content[0].text"),
         (chat({"role": "assistant", "content": [AUDIO]}), "messages[0].content[0].type"),
         (
-            chat({"role": "user", "content": [{**AUDIO, "input_audio": {"data": "AAAA"}}]}),
-            "messages[0].content[0].input_audio.format",
+            chat({"role": "user", "content": [{"type": "audio_url", "audio_url": WEB}]}),
+            "messages[0].content[0].audio_url",
         ),
+        (
+            chat({"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": WEB}}]}),
+            "messages[0].content[0].audio_url.url",
+        ),
+        (
+            chat({"role": "user", "content": [{"type": "input_audio", "input_audio": "?"}]}),
+            "messages[0].content[0].input_audio",
+        ),
+        (chat({"role": "function", "content": "a", "name": "f"}), "messages[0].role"),
+        (chat({"role": "tool", "content": "a", "tool_call_id": "1"}), "messages"),
+        (chat(HELLO, {"role": "tool", "content": "a"}), "messages[1].tool_call_id"),
+        (chat({"role": "user", "content": "a", "tool_call_id": "1"}), "messages[0].tool_call_id"),
+        (chat(HELLO, {"role": "user", "tool_calls": [{"id": "1"}]}), "messages[1].tool_calls"),
+        (
+            chat(HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}),
+            "messages[1].tool_calls",
+        ),
+        (chat(HELLO, stop=["a"] * 5), "stop"),
+        (chat(HELLO, stop=[1]), "stop"),
+        (chat(HELLO, seed=0.5), "seed"),
+        (chat(HELLO, n=5), "n"),
+        (chat(HELLO, tools=[{"type": "function"}]), "tools"),
+        (chat(HELLO, tool_choice="required"), "tool_choice"),
+        (chat(HELLO, tools=[TOOL], tool_choice="any"), "tool_choice"),
+        (chat(HELLO, tools=[TOOL], parallel_tool_calls=1), "tool_choice"),
+        (chat(HELLO, functions=[{"name": "f"}]), "functions"),
+        (chat(HELLO, response_format="json"), "response_format"),
+        (chat(HELLO, response_format={"type": "json_schema"}), "response_format"),
         (
             chat({"role": "user", "content": [{**AUDIO, "input_audio": {"format": "wav"}}]}),
             "messages[0].content[0].input_audio.data",
@@ -89,6 +123,173 @@ def test_a_parameter_that_cannot_be_used_is_named(body: dict[str, Any], param: s
     assert param in caught.value.message
 
 
+def part(**part: object) -> tuple[object, ...]:
+    (said,) = read_chat(chat({"role": "user", "content": [part]})).said
+    return said.parts
+
+
+def test_parts_may_have_the_names_that_other_calls_and_servers_give_them() -> None:
+    for kind in ("text", "input_text", "output_text"):
+        assert part(type=kind, text="a", annotations=[]) == ("a",)
+    for name, value in (
+        ("input_audio", "data:audio/wav;base64,AAAA"),
+        ("input_audio", "AAAA"),
+        ("input_audio", {"data": "AAAA"}),
+        ("input_audio", {"data": "AAAA", "format": "M4A"}),
+        ("audio_url", "data:audio/wav;base64,AAAA"),
+        ("audio_url", {"url": "data:audio/wav;base64,AAAA"}),
+    ):
+        (sound,) = part(type=name, **{name: value})
+        assert isinstance(sound, EncodedAudio)
+        assert sound.data == bytes(3)
+
+
+def test_messages_of_histories_are_taken_as_they_are_meant() -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "No.", "audio": None}
+    asked = read_chat(
+        chat(
+            {"role": "system", "content": None},
+            {"role": "assistant", "content": "Hello.", "name": "bot"},
+            {"role": "user", "content": []},
+            {"role": "user"},
+            {**HELLO, "name": "Ann"},
+            refused,
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "Never."}]},
+            {"role": "developer", "content": [text("Greet.")]},
+        )
+    )
+    assert asked.system_prompt is None
+    assert [said.parts for said in asked.said] == [
+        (),
+        ("Hello.",),
+        ("hello",),
+        ("No.\n\nNever.",),
+        ("Greet.",),
+    ]
+
+
+def test_all_that_is_wrong_with_a_request_is_told_at_once() -> None:
+    body = chat(
+        {"role": "cook", "content": "a"},
+        {"role": "user", "content": [{"type": "image_url"}, {**text("a"), "color": "red"}]},
+        "hello",
+        temperature=3,
+        loudness=2,
+        frequency_penalty=0.5,
+        stream_options={"include_usage": "yes"},
+        tools=[{"type": "function", "function": {"name": "f", "parameters": []}}],
+    )
+    with pytest.raises(BadOption) as caught:
+        read_chat(body)
+    for told in (
+        "messages[0].role is 'cook', but must be one of",
+        "messages[1].content[0].type is 'image_url', but may be",
+        "there is no parameter messages[1].content[1].color",
+        "messages[2] is 'hello', but must be an object",
+        "temperature is 3, but must be a number",
+        "there is no parameter loudness",
+        "frequency_penalty is 0.5, which is not supported",
+        "stream_options goes with stream: true only",
+        "stream_options.include_usage is 'yes', but must be true or false",
+        "the parameters of the tool 'f' (tools[0]) must be a JSON schema of an object",
+    ):
+        assert told.removesuffix("...").rstrip(" ,") in caught.value.message
+    assert caught.value.param == "loudness"
+
+
+def test_an_error_names_only_so_many_offenders() -> None:
+    with pytest.raises(BadOption) as caught:
+        read_chat(chat(*[{"role": "cook", "content": "a" * 99}] * 200))
+    assert "messages[11].role" in caught.value.message
+    assert caught.value.message.endswith("; and 188 more")
+
+
+def test_functions_that_must_not_be_called_change_nothing() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    plain = read_chat(chat(HELLO))
+    assert read_chat(chat(HELLO, functions=[tool], function_call="none")) == plain
+    assert read_chat(chat(HELLO, tool_choice="none", parallel_tool_calls=False)) == plain
+
+
+CALLED = {
+    "role": "assistant",
+    "content": "One moment.",
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+        {"id": "abcdefgh2", "type": "function", "function": {"name": "f", "arguments": ""}},
+    ],
+}
+
+
+def result(call_id: str, content: object = "3") -> dict[str, object]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def test_calls_and_their_results_are_rounds_of_the_turn() -> None:
+    parts = [{"type": "text", "text": "4"}]
+    asked = read_chat(chat(HELLO, CALLED, result("abcdefgh2", parts), result("call_1")))
+    user, answered = asked.said
+    assert user.role == "user"
+    (made,) = answered.rounds
+    assert made.said.text == "One moment."
+    first, second = made.calls
+    assert (first.arguments, second.arguments) == ('{"a": 1}', "{}")
+    # An id of another form is one that the model may read, the same for call and result.
+    assert len(first.call_id) == 9
+    assert second.call_id == "abcdefgh2"
+    assert [(each.call_id, each.content) for each in made.results] == [
+        (first.call_id, "3"),
+        ("abcdefgh2", "4"),
+    ]
+
+
+def test_what_is_said_after_a_round_ends_its_turn() -> None:
+    both = (result("call_1"), result("abcdefgh2"))
+    asked = read_chat(chat(HELLO, CALLED, *both, {"role": "assistant", "content": "Done."}, HELLO))
+    assert [said.role for said in asked.said] == ["user", "assistant", "user"]
+    assert asked.said[1].parts == ("Done.",)
+    assert len(asked.said[1].rounds) == 1
+    system = {"role": "system", "content": "Be kind."}
+    moved = read_chat(chat(HELLO, CALLED, system, *both))
+    assert moved.said[-1].parts == ("Be kind.",)
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ((CALLED,), "the call 'call_1' of a tool has no result"),
+        ((CALLED, result("call_1")), "the call 'abcdefgh2' of a tool has no result"),
+        ((CALLED, result("call_1"), HELLO), "the call 'abcdefgh2' of a tool has no result"),
+        ((CALLED, result("call_1"), CALLED), "the call 'abcdefgh2' of a tool has no result"),
+        ((CALLED, result("call_1"), result("call_1")), "the call 'call_1' of a tool has two"),
+        ((CALLED, result("call_9")), "no call of a tool that waits has the id 'call_9'"),
+        ((CALLED, CALLED), "the id 'call_1' stands at two calls"),
+    ],
+)
+def test_a_call_has_one_result_before_what_follows_it(messages: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        read_chat(chat(HELLO, *messages))
+    assert told in caught.value.message
+    assert caught.value.param == "messages"
+
+
+def test_what_changes_no_answer_is_taken() -> None:
+    wishes = {
+        "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex",
+        "verbosity": "low", "reasoning_effort": "high", "parallel_tool_calls": False,
+        "presence_penalty": 0.0, "logprobs": False, "top_logprobs": 0, "stop": "",
+        "response_format": {"type": "text"}, "prediction": {"type": "content", "content": "a"},
+        "stream_options": None, "unheard_of": None,
+    }  # fmt: skip
+    assert read_chat(chat(HELLO, **wishes)) == read_chat(chat(HELLO))
+
+
+def test_stop_texts_seed_and_choices_are_read() -> None:
+    asked = read_chat(chat(HELLO, stop="\n", seed=7, n=4))
+    assert (asked.sampling.stop, asked.sampling.seed, asked.choices) == (("\n",), 7, 4)
+    assert read_chat(chat(HELLO, stop=["a", "b"])).sampling.stop == ("a", "b")
+
+
 def form(*fields: tuple[str, str], file: bytes | None = b"x") -> Form:
     return Form(fields, file)
 
@@ -100,7 +301,8 @@ def form(*fields: tuple[str, str], file: bytes | None = b"x") -> Form:
         (form(("stream", "maybe")), "stream"),
         (form(("temperature", "warm")), "temperature"),
         (form(("language", "en"), ("language", "de")), "language"),
-        (form(("response_format", "vtt")), "response_format"),
+        (form(("response_format", "docx")), "response_format"),
+        (form(("chunking_strategy", "[" * 10_000)), "chunking_strategy"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_named(given: Form, param: str) -> None:
@@ -111,7 +313,7 @@ def test_a_field_that_cannot_be_used_is_named(given: Form, param: str) -> None:
 
 def session(**options: Any) -> SessionOptions:
     wanted = Options({"type": "realtime", **options}, "session")
-    return SessionOptions().updated(wanted, "m")
+    return SessionOptions().updated(wanted, NAMES)
 
 
 def heard(**options: Any) -> SessionOptions:
@@ -137,12 +339,37 @@ def test_a_sessions_options_are_the_workers_own() -> None:
     assert heard(turn_detection=None).config().answers_turns is False
 
 
+def test_semantic_turn_detection_has_an_eagerness_and_no_times_of_its_own() -> None:
+    options = heard(turn_detection={"type": "semantic_vad", "eagerness": "high"})
+    config = options.config()
+    assert (config.turn_detection, config.eagerness, config.silence_ms) == ("semantic", "high", 500)
+    assert config.reopens_within_ms == 1000
+    shown = options.as_object("s", "m")["audio"]["input"]["turn_detection"]  # type: ignore[index]
+    assert shown == {
+        "type": "semantic_vad",
+        "eagerness": "high",
+        "create_response": True,
+        "interrupt_response": True,
+    }
+    assert heard(turn_detection={"type": "semantic_vad"}).turn_detection == TurnDetection(
+        eagerness="auto"
+    )
+    assert heard(turn_detection={"type": "server_vad"}).config().turn_detection == "silence"
+
+
+def test_what_a_client_acts_upon_by_itself_does_not_change_afterwards() -> None:
+    assert heard().config().reopens_within_ms == 800
+    unanswered = {"type": "server_vad", "create_response": False}
+    assert heard(turn_detection=unanswered).config().reopens_within_ms == 0
+    assert SessionOptions().transcribing().config().reopens_within_ms == 0
+
+
 def test_what_is_not_mentioned_stays_and_null_turns_off() -> None:
     before = heard(transcription={}, turn_detection={"type": "server_vad", "threshold": 0.1})
-    after = before.updated(Options({"type": "realtime", "audio": {"input": {}}}, "session"), "m")
-    assert after == before == before.updated(Options({"type": "realtime", "audio": {}}), "m")
+    after = before.updated(Options({"type": "realtime", "audio": {"input": {}}}, "session"), NAMES)
+    assert after == before == before.updated(Options({"type": "realtime", "audio": {}}), NAMES)
     off = {"type": "realtime", "audio": {"input": {"transcription": None}}}
-    assert before.updated(Options(off), "m").transcription is None
+    assert before.updated(Options(off), NAMES).transcription is None
 
 
 @pytest.mark.parametrize(
@@ -170,8 +397,9 @@ def test_an_option_that_cannot_be_used_is_named(options: dict[str, Any], param: 
         ("a" * 100, "'" + "a" * 57 + "'..."),
         (10**99, "a very large number"),
         ([], "an empty list"),
-        ([1], "a list"),
-        ({"a": 1}, "an object"),
+        ([1, "a", None, 4], "[1, 'a', null, ...]"),
+        ({"a": {"b": [[1]]}}, "{'a': {'b': [[...]]}}"),
+        ([["a" * 50] * 3], "[[" + ("'" + "a" * 50 + "', ") * 2 + "'aaaaaa..."),
         (None, "null"),
         (True, "true"),
     ],
@@ -198,3 +426,18 @@ async def test_who_finds_no_place_for_a_large_body_is_refused() -> None:
             pass
     async with asyncio.timeout(5), bodies.place():
         pass
+
+
+@pytest.mark.parametrize(
+    "audio",
+    ["AP+A/w==", "AP+A/w", "AP-A_w==\n", " AP+A\r\n/w==", "DATA:;base64,AP%2BA/w=="],
+)
+def test_the_base64_of_any_program_may_be_appended(audio: str) -> None:
+    event = read_event({"type": "input_audio_buffer.append", "audio": audio}, None)
+    assert event.audio == b"\x00\xff\x80\xff"
+
+
+def test_what_is_no_base64_is_told_with_its_reason() -> None:
+    with pytest.raises(BadOption, match=r"audio: this is not base64: it has '\*' in it") as caught:
+        read_event({"type": "input_audio_buffer.append", "audio": "AAA*"}, None)
+    assert (caught.value.param, caught.value.openai_code) == ("audio", "invalid_base64")

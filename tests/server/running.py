@@ -1,20 +1,36 @@
 """Servers under test, with an engine that says what it is told."""
 
 import socket
+from ipaddress import ip_network
 from typing import Any
 
 import torch
 
-from voxtral_worker.engine.conversation import Audio
+from voxtral_worker.engine.conversation import Audio, audio_in
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.request import Delta, Finished, GenerationRequest, Timings, Usage
+from voxtral_worker.engine.request import (
+    ArgumentsDelta,
+    CallFinished,
+    CallStarted,
+    Delta,
+    Finished,
+    GenerationRequest,
+    Timings,
+    Usage,
+)
+from voxtral_worker.engine.tools import Toolbox, ToolCall
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.server.service import Parts
+from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.settings import Settings
+from voxtral_worker.speech.speech import Speech
 from voxtral_worker.turns.vad import Vad
+
+# With this for TRUSTED_PROXIES tests count as a proxy's clients: this machine itself has no limits
+# by address.
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
 class FakeEngine:
@@ -22,9 +38,10 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.is_healthy = True
+        self.attention = "gathered"
         self.running = 0
         self.waiting = 0
-        self.words = ("You ", "said ", "so.")
+        self.words: tuple[str, ...] = ("You ", "said ", "so.")
         # Answers with what tells one sound from every other, instead of with `words`.
         self.names_sounds = False
         self.holds = False
@@ -32,6 +49,16 @@ class FakeEngine:
         self.requests: list[GenerationRequest] = []
         self.held: list[Generation] = []
         self.forgotten: list[str] = []
+        self.window_tail = "exact"
+        # Calls of tools that the next requests are answered with, before words.
+        self.calls: list[tuple[ToolCall, ...]] = []
+        self.checked: list[Toolbox] = []
+        self.bad_tools: WorkerError | None = None
+
+    def check_tools(self, box: Toolbox) -> None:
+        self.checked.append(box)
+        if self.bad_tools is not None:
+            raise self.bad_tools
 
     def submit(self, request: GenerationRequest, listener: Any) -> Generation:
         if self.refuses is not None:
@@ -41,6 +68,8 @@ class FakeEngine:
         if self.holds:
             self.held.append(generation)
             generation.report(Delta(self.words[0], (100,)))
+        elif self.calls:
+            self.call(generation, *self.calls.pop(0))
         else:
             self.finish(generation, self._answer(request))
         return generation
@@ -51,13 +80,22 @@ class FakeEngine:
             return self.words
         return tuple(f"{sound.digest.hex()} " for sound in sounds)
 
+    def call(self, generation: Generation, *calls: ToolCall) -> None:
+        for index, call in enumerate(calls):
+            generation.report(CallStarted(index, call.call_id, call.name))
+            for text in (call.arguments[:3], call.arguments[3:]):
+                generation.report(ArgumentsDelta(index, text))
+            generation.report(CallFinished(index, call.arguments))
+        generation.report(Finished("tool_calls", Usage(10, 5, 4), Timings(0.001, 0.002, 0.003)))
+
     def forget(self, owner: str) -> None:
         self.forgotten.append(owner)
 
     def finish(self, generation: Generation, words: tuple[str, ...]) -> None:
         for number, word in enumerate(words):
             generation.report(Delta(word, (100 + number,)))
-        usage = Usage(10, len(words), 4)
+        audio = any(True for _ in audio_in(generation.request.conversation))
+        usage = Usage(10, len(words), 4, 7 if audio else 0)
         generation.report(Finished("stop", usage, Timings(0.001, 0.002, 0.003)))
 
 
@@ -73,10 +111,12 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
 
-    def become_ready(self, admission: Admission | None = None) -> None:
+    def become_ready(
+        self, admission: Admission | None = None, speech: Speech | None = None
+    ) -> None:
         cpu = torch.device("cpu")
         loaded = LoadedModel(None, None, "fake", None, cpu, torch.float32)
-        parts = Parts(self.engine, self._vad, loaded, None, admission)  # type: ignore[arg-type]
+        parts = Parts(self.engine, self._vad, loaded, None, admission, speech=speech)  # type: ignore[arg-type]
         self.thread.become_ready(parts)
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import websockets
@@ -60,6 +61,14 @@ async def create(url: str, **request: Any) -> dict[str, Any]:
         answer: dict[str, Any] = await response.json()
         assert response.status == 200, answer
         return answer
+
+
+@asynccontextmanager
+async def open_socket(address: str, **query: str) -> AsyncIterator[Talker]:
+    """A socket at an address with these fields in its query."""
+    full = f"{address}?{urlencode(query)}" if query else address
+    async with websockets.connect(full, max_size=None) as socket:
+        yield Talker(socket)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Who may call, by key, JWT, session token, address and origin."""
 
+import hmac
 import time
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -9,11 +10,15 @@ import aiohttp
 import jwt
 import pytest
 from aiohttp import ClientSession
+from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.server.running import RunningServer
 from tests.server.talking import create
+from voxtral_worker.errors import WrongCredentials
+from voxtral_worker.server.access import Caller, ClientAddresses, Credentials
+from voxtral_worker.settings import Settings
 
 Start = Callable[..., RunningServer]
 SECRET = "a secret of at least thirty-two bytes"
@@ -121,6 +126,56 @@ async def test_a_session_token_is_good_for_its_session_alone(start_server: Start
             assert got.status == 401
 
 
+def of(credentials: Credentials, presented: str) -> Caller:
+    headers = {"Authorization": f"Bearer {presented}"}
+    return credentials.check(make_mocked_request("GET", "/session/s1", headers=headers), "s1")
+
+
+def test_a_session_token_ends_after_a_day() -> None:
+    credentials = Credentials(Settings(token_secret=SECRET, api_keys=("key",)))
+    issued = credentials.issue("s1")
+    assert of(credentials, issued) == Caller(token_of="s1")
+    claims = jwt.decode(issued, options={"verify_signature": False})
+    assert claims["exp"] == pytest.approx(time.time() + 24 * 3600, abs=60)
+    for changed in ({"exp": time.time() - 1}, {"exp": None}):
+        left = {name: value for name, value in {**claims, **changed}.items() if value is not None}
+        with pytest.raises(WrongCredentials):
+            of(credentials, jwt.encode(left, credentials._token_key, algorithm="HS256"))
+
+
+def test_tokens_are_good_wherever_the_secret_is_the_same() -> None:
+    def opens(one: Settings, other: Settings) -> bool:
+        try:
+            return of(Credentials(other), Credentials(one).issue("s1")).token_of == "s1"
+        except WrongCredentials:
+            return False
+
+    keys, jwts = Settings(api_keys=("a", "b")), Settings(jwt_secret=SECRET)
+    assert opens(keys, Settings(api_keys=("b", "a")))
+    assert not opens(keys, Settings(api_keys=("a",)))
+    assert opens(jwts, Settings(jwt_secret=SECRET, api_keys=("a",)))
+    # A secret of their own goes before the others.
+    own = Settings(api_keys=("a",), token_secret=SECRET * 2)
+    assert opens(own, Settings(jwt_secret=SECRET, token_secret=SECRET * 2))
+    assert not opens(own, Settings(api_keys=("a",), token_secret=SECRET))
+    # What a public key is, everybody may know.
+    public = Settings(jwt_public_key="PEM")
+    assert opens(public, public) is False
+
+
+def test_a_token_is_no_quick_check_of_a_guessed_key() -> None:
+    issued = Credentials(Settings(api_keys=("hunter2",))).issue("s1")
+    quick = hmac.digest(b"hunter2", b"voxtral-worker session", "sha256")
+    for key in (b"hunter2", quick):
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(
+                issued,
+                key.ljust(32, b"\0"),
+                algorithms=["HS256"],
+                audience="voxtral-worker session",
+            )
+
+
 async def test_only_allowed_addresses_are_let_in(start_server: Start) -> None:
     server = start_server(allowed_ips=(ip_network("10.0.0.0/8"),))
     assert await health(server) == 403
@@ -136,3 +191,37 @@ async def test_a_trusted_proxy_says_who_the_client_is(start_server: Start) -> No
     assert await health(server, **{"X-Forwarded-For": "10.1.1.1, nonsense"}) == 403
     assert await health(server, **{"CF-Connecting-IP": "10.2.2.2"}) == 200
     assert await health(server) == 403
+
+
+def told(settings: Settings, peer: str, **headers: str) -> str:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = make_mocked_request("GET", "/health", headers=named).clone(remote=peer)
+    return ClientAddresses(settings).of(request)
+
+
+def test_on_runpod_the_platforms_proxy_says_who_the_client_is() -> None:
+    pod = Settings(runpod_pod_id="pod")
+    assert told(pod, "100.64.1.2", CF_Connecting_IP="9.9.9.9") == "9.9.9.9"
+    assert told(pod, "100.64.1.2", X_Forwarded_For="9.9.9.9") == "100.64.1.2"
+    # On the direct TCP port anybody can send a header.
+    assert told(pod, "8.8.8.8", CF_Connecting_IP="9.9.9.9") == "8.8.8.8"
+    assert told(pod, "10.0.0.1", CF_Connecting_IP="9.9.9.9") == "10.0.0.1"
+
+
+def test_elsewhere_and_by_setting_the_platforms_proxy_is_a_stranger() -> None:
+    assert told(Settings(), "100.64.1.2", CF_Connecting_IP="9.9.9.9") == "100.64.1.2"
+    own = Settings(runpod_pod_id="pod", trusted_proxies=(ip_network("10.0.0.0/8"),))
+    assert told(own, "100.64.1.2", CF_Connecting_IP="9.9.9.9") == "100.64.1.2"
+    assert told(own, "10.0.0.1", CF_Connecting_IP="9.9.9.9") == "9.9.9.9"
+
+
+def test_a_proxy_that_nobody_named_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    addresses = ClientAddresses(Settings())
+    for peer in ("8.8.8.8", "10.0.0.1", "10.0.0.1"):
+        headers = {"X-Forwarded-For": "9.9.9.9"}
+        addresses.of(make_mocked_request("GET", "/", headers=headers).clone(remote=peer))
+    (record,) = caplog.records
+    assert "10.0.0.1" in record.getMessage()
+    assert "TRUSTED_PROXIES" in record.getMessage()
+    addresses.of(make_mocked_request("GET", "/").clone(remote="10.0.0.2"))
+    assert len(caplog.records) == 1

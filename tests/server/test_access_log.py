@@ -3,15 +3,20 @@
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.server.running import RunningServer
 from tests.server.talking import create, talk
-from voxtral_worker.logs import add_ids
+from voxtral_worker.errors import EngineFailure
+from voxtral_worker.logs import TextFormatter, add_ids, session_mark
+from voxtral_worker.server import sockets
+from voxtral_worker.sessions.registry import Registry
 
 Start = Callable[..., RunningServer]
 KEY = "the-key-of-the-house"
@@ -31,7 +36,14 @@ class Lines(logging.Handler):
 
     @property
     def text(self) -> str:
-        return "\n".join(f"{record.getMessage()} {vars(record)}" for record in self.records)
+        return "\n".join(self._as_text(record) for record in self.records)
+
+    @staticmethod
+    def _as_text(record: logging.LogRecord) -> str:
+        # Another formatter has left its own here.
+        record.exc_text = None
+        fields = {name: value for name, value in vars(record).items() if name != "exc_info"}
+        return f"{TextFormatter().format(record)} {fields}"
 
     async def first(self, message: str, **fields: Any) -> dict[str, Any]:
         """Wait for a line; a call is over for its client before it is in the log."""
@@ -110,10 +122,17 @@ async def test_every_refusal_has_its_line_and_none_a_credential(
         async with http.ws_connect(address) as talker:
             await talker.send_str("{}")
             await talker.receive()
-    refused = await lines.first("access", path=f"/ws/audio/{session['session_id']}", status=401)
-    assert refused["session_id"] == session["session_id"]
+    mark = session_mark(session["session_id"])
+    refused = await lines.first("access", path=f"/ws/audio/{mark}", status=401)
+    assert refused["session"] == mark
     await lines.first("access", close_code=1000)
-    for secret in (KEY, session["token"], "wrong-key-of-somebody", "token=wrong"):
+    for secret in (
+        KEY,
+        session["token"],
+        session["session_id"],
+        "wrong-key-of-somebody",
+        "token=wrong",
+    ):
         assert secret not in lines.text
 
 
@@ -122,22 +141,94 @@ async def test_a_socket_has_a_line_when_it_opens_and_one_when_it_closes(
 ) -> None:
     server = start_server()
     async with talk(server) as talker:
-        connected = await talker.status("connected")
-        opened = await lines.first("socket opened", session_id=connected["session_id"])
+        mark = session_mark((await talker.status("connected"))["session_id"])
+        opened = await lines.first("socket opened", session=mark)
         await talker.send(bytes(640))
         await talker.text("hello")
         await talker.until("text_response")
-    closed = await lines.first("access", session_id=connected["session_id"], close_code=1000)
+    closed = await lines.first("access", session=mark, close_code=1000)
     assert closed["request_id"] == opened["request_id"]
     assert closed["bytes_received"] > 640
     assert closed["bytes_sent"] > 300
-    answered = await lines.first("turn answered", session_id=connected["session_id"])
+    answered = await lines.first("turn answered", session=mark)
     assert (answered["source"], answered["finish_reason"]) == ("text", "stop")
     # The turn is the session's, not that of the call that opened the socket.
     assert "request_id" not in answered
     async with talk(server, "no-such-session") as talker:
         assert await talker.closed() == 4404
-    assert (await lines.first("access", close_code=4404))["session_id"] == "no-such-session"
+    assert (await lines.first("access", close_code=4404))["session"] == session_mark(
+        "no-such-session"
+    )
+
+
+async def test_no_line_has_the_id_of_a_session_whatever_is_done_with_it(
+    start_server: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server(session_idle_timeout_seconds=1.0)
+    sessions = [(await create(server.url))["session_id"] for _ in range(3)]
+
+    def fail(_: object, session_id: str) -> None:
+        raise KeyError(session_id)
+
+    async with aiohttp.ClientSession() as http:
+        async with talk(server, sessions[0]) as talker, talk(server, sessions[0], "control"):
+            await talker.text("hello")
+            await talker.until("text_response")
+            await talker.send("no JSON")
+            await talker.until("error")
+            server.engine.refuses = EngineFailure("broken")
+            await talker.text("hello")
+            await talker.until("error")
+        for path in (
+            f"/session/{sessions[1]}",
+            f"/session/{sessions[1]}/more",
+            f"/ws/audio/{sessions[1].upper()}",
+            f"/{sessions[1]}{sessions[2]}",
+        ):
+            await http.get(server.url + path)
+        await http.delete(f"{server.url}/session/{sessions[1]}")
+        with monkeypatch.context() as broken:
+            broken.setattr(Registry, "get", fail)
+            async with http.get(f"{server.url}/session/{sessions[2]}") as answer:
+                assert answer.status == 500
+    mark = session_mark(sessions[2])
+    failed = await lines.first("a call failed")
+    assert (failed["path"], failed["session"]) == (f"/session/{mark}", mark)
+    for session_id in sessions:
+        await lines.first("session ended", session=session_mark(session_id))
+    # The client under test logs as well.
+    lines.records = [r for r in lines.records if not r.name.startswith("websockets")]
+    text = lines.text.lower()
+    assert "keyerror" in text
+    assert [session_id for session_id in sessions if session_id in text] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime", "/ws/audio/some-session"])
+async def test_a_client_that_leaves_during_the_handshake_has_one_line_and_no_traceback(
+    start_server: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def leave(request: web.Request) -> dict[str, str]:
+        asked.set()
+        while request.transport is not None:
+            await asyncio.sleep(0.005)
+        return {}
+
+    asked = threading.Event()
+    monkeypatch.setattr(sockets, "count_call", leave)
+    server = start_server()
+    upgrade = (
+        f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.settings.port), WAIT_S) as raw:
+        raw.sendall(upgrade.encode())
+        assert await asyncio.to_thread(asked.wait, WAIT_S)
+    line = await lines.first("access", path=path, status=499)
+    assert line["levelno"] == logging.INFO
+    assert [r for r in lines.records if getattr(r, "path", None) == path] == [
+        r for r in lines.records if r.getMessage() == "access"
+    ]
+    assert not [r for r in lines.records if r.levelno > logging.INFO or r.exc_info]
 
 
 async def test_what_is_no_http_has_a_line_and_no_traceback(

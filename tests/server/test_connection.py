@@ -2,7 +2,12 @@
 
 import asyncio
 
-from voxtral_worker.server.connection import CLOSE_SLOW, OUTBOX_MESSAGES, Connection
+from voxtral_worker.close_codes import CloseCode
+from voxtral_worker.server.connection import (
+    OUTBOX_BYTES,
+    OUTBOX_MESSAGES,
+    Connection,
+)
 
 
 class FakeSocket:
@@ -61,7 +66,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
             await asyncio.sleep(0)
     assert transport.was_aborted
     assert connection.is_closing
-    assert connection._close_with == (CLOSE_SLOW, "the client does not read")
+    assert connection._close_with == (CloseCode.POLICY, "the client does not read")
     await connection.finished()
 
 
@@ -81,3 +86,25 @@ async def test_a_client_that_is_gone_ends_the_writer() -> None:
     await asyncio.sleep(0)
     await connection.finished()
     assert connection.is_closing
+
+
+async def test_what_waits_for_a_client_is_bounded_in_bytes() -> None:
+    socket, transport = FakeSocket(reads=False), FakeTransport()
+    connection = open_connection(socket, transport)
+    for _ in range(4):
+        connection.send("x" * (OUTBOX_BYTES // 4))
+    assert not transport.was_aborted
+    connection.send("x")
+    assert transport.was_aborted
+    await connection.finished()
+
+
+async def test_what_was_read_does_not_count_for_what_waits() -> None:
+    socket, transport = FakeSocket(), FakeTransport()
+    connection = open_connection(socket, transport)
+    for _ in range(3):
+        connection.send("x" * OUTBOX_BYTES)
+        await asyncio.sleep(0.01)
+    connection.close(1000, "")
+    await connection.finished()
+    assert len(socket.sent) == 3 and not transport.was_aborted

@@ -8,9 +8,10 @@ import aiohttp
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import RunningServer, free_port
+from tests.server.running import LOOPBACK, RunningServer, free_port
 from tests.server.talking import create, talk
 from voxtral_worker.sessions.admission import Admission
+from voxtral_worker.sessions.config import SessionConfig
 
 Start = Callable[..., RunningServer]
 
@@ -35,6 +36,8 @@ async def test_health_has_the_documented_fields(server: RunningServer) -> None:
     }
     assert body["active_sessions"] == body["queue_size"] == 0
     assert body["model"]["ready"] is True
+    assert body["model"]["window_tail"] == "exact"
+    assert body["model"]["tail_checked"] is False
     assert body["capacity"] == {"max_sessions": 50, "available": 50}
 
 
@@ -136,7 +139,7 @@ async def test_a_full_worker_refuses_with_a_time_to_come_back(start_server: Star
 
 
 async def test_sessions_per_minute_are_limited_with_headers(start_server: Start) -> None:
-    server = start_server(rate_limit_enabled=True)
+    server = start_server(rate_limit_enabled=True, trusted_proxies=LOOPBACK)
     for left in (4, 3, 2, 1, 0):
         status, _, headers = await call("POST", f"{server.url}/session/create")
         assert status == 200
@@ -201,7 +204,7 @@ async def test_a_plain_get_on_a_socket_path_is_told_to_upgrade(server: RunningSe
 
 async def test_a_failure_of_ours_shows_no_traceback(server: RunningServer) -> None:
     async def break_it() -> None:
-        server.thread.service.registry = None  # type: ignore[assignment]
+        server.thread.service.sessions.registry = None  # type: ignore[assignment]
 
     server.thread.call(break_it())
     status, body, _ = await call("GET", f"{server.url}/session/x")
@@ -212,7 +215,7 @@ async def test_a_failure_of_ours_shows_no_traceback(server: RunningServer) -> No
     from voxtral_worker.sessions.registry import Registry
 
     async def mend_it() -> None:
-        server.thread.service.registry = Registry(1, 1.0)
+        server.thread.service.sessions.registry = Registry(1, 1.0)
 
     server.thread.call(mend_it())
 
@@ -220,7 +223,7 @@ async def test_a_failure_of_ours_shows_no_traceback(server: RunningServer) -> No
 async def test_a_call_refused_for_another_reason_tells_its_limit_and_does_not_count(
     start_server: Start,
 ) -> None:
-    server = start_server(rate_limit_enabled=True, max_sessions=1)
+    server = start_server(rate_limit_enabled=True, max_sessions=1, trusted_proxies=LOOPBACK)
     assert (await call("POST", f"{server.url}/session/create"))[0] == 200
     for status, data in ((503, b""), (400, b"{"), (503, b"")):
         answered, _, headers = await call("POST", f"{server.url}/session/create", data=data)
@@ -228,10 +231,53 @@ async def test_a_call_refused_for_another_reason_tells_its_limit_and_does_not_co
         assert headers["X-RateLimit-Remaining"] == "4"
 
 
-@pytest.mark.parametrize("path", ["/", "/console/index.html"])
+@pytest.mark.parametrize("path", ["/", "/health", "/nowhere", "/session/none", "/v1/models"])
+async def test_no_answer_names_the_libraries_behind_it(server: RunningServer, path: str) -> None:
+    _, _, headers = await call("GET", server.url + path)
+    assert headers["Server"] == "voxtral-worker"
+
+
+async def test_every_option_of_a_session_is_described_with_its_default(
+    server: RunningServer,
+) -> None:
+    _, described, _ = await call("GET", f"{server.url}/openapi.json")
+    options = described["components"]["schemas"]["SessionConfig"]["properties"]
+    assert {
+        name: option["default"] for name, option in options.items()
+    } == SessionConfig().as_dict()
+
+
+@pytest.mark.parametrize(("is_ready", "is_offered"), [(True, False), (False, True)])
+async def test_a_worker_does_not_offer_what_it_has_no_model_or_voice_for(
+    start_server: Start, is_ready: bool, is_offered: bool
+) -> None:
+    server = start_server(ready=is_ready)
+    _, described, _ = await call("GET", f"{server.url}/openapi.json")
+    options = described["components"]["schemas"]["SessionConfig"]["properties"]
+    assert ("semantic" in options["turn_detection"]["enum"]) == is_offered
+    assert ("string" in options["voice"]["type"]) == is_offered
+
+
+PAGES = ["/", "/docs", "/console/index.html", "/client/voxtral.js", "/client/voxtral.d.ts"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_the_pages_and_the_client_need_no_key_and_other_origins_may_import_it(
+    start_server: Start, path: str
+) -> None:
+    server = start_server(api_keys=("open-sesame",))
+    headers = {"Origin": "http://elsewhere.test"}
+    status, _, headers = await call("GET", f"{server.url}{path}", headers=headers)
+    assert (status, headers["Access-Control-Allow-Origin"]) == (200, "http://elsewhere.test")
+
+
+@pytest.mark.parametrize("path", PAGES)
 async def test_a_browser_asks_anew_for_the_console(server: RunningServer, path: str) -> None:
     status, _, headers = await call("GET", f"{server.url}{path}")
     assert (status, headers["Cache-Control"]) == (200, "no-cache")
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
     again = {"If-None-Match": headers["ETag"]}
     status, _, headers = await call("GET", f"{server.url}{path}", headers=again)
     assert (status, headers["Cache-Control"]) == (304, "no-cache")

@@ -157,3 +157,29 @@ async def test_ends_that_wait_for_redis_are_bounded() -> None:
         kept.keeper.note_end(str(number), whoever_owns_it=True)
     await kept.keeper.flush()
     assert len(kept.store.calls) == MAX_ENDED + 2
+
+
+async def test_a_session_that_cannot_be_written_leaves_no_record_and_holds_up_nobody() -> None:
+    kept = Kept()
+    kept.registry.get("a").record = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    for _ in range(2):
+        kept.keeper.note_change("a")
+        kept.keeper.note_change("b")
+        await kept.keeper.flush()
+    assert kept.store.calls[:2] == [("end of ours", "a"), ("save", "b")]
+    assert kept.store.calls.count(("end of ours", "a")) == 1
+    kept.keeper.note_end("a", whoever_owns_it=True)
+    await kept.keeper.flush()
+    assert ("end of anybody's", "a") in kept.store.calls
+
+
+async def test_an_end_that_redis_did_not_hear_is_told_again() -> None:
+    kept = Kept()
+    kept.store.says = Saved.LATER
+    assert await kept.keeper.end("a") is None
+    kept.store.says = Saved.OURS
+    kept.store.calls.clear()
+    async with kept.running():
+        await kept.until_calls(1)
+    assert kept.store.calls[0] == ("end of anybody's", "a")
+    assert await kept.keeper.end("b") is True

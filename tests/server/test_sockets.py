@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
+import websockets
 
-from tests.server.running import RunningServer
-from tests.server.talking import Talker, create, talk
+from tests.server.running import LOOPBACK, RunningServer
+from tests.server.talking import Talker, create, open_socket, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import AtCapacity, EngineFailure
@@ -109,6 +111,94 @@ async def test_end_turn_ends_it_before_the_silence_does(server: RunningServer, c
         assert response["source"] == "audio"
         await talker.control("end_turn")
         await talker.status("no_speech")
+
+
+class LateVad:
+    """A VAD that takes its time when it is told to."""
+
+    def __init__(self, vad: Any) -> None:
+        self._vad = vad
+        self.late_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vad, name)
+
+    async def listen(self, key: str, frames: Any) -> Any:
+        await asyncio.sleep(self.late_s)
+        return await self._vad.listen(key, frames)
+
+
+async def turns_of(talker: Talker) -> int:
+    """How many turns were begun, once everything that was sent has been heard."""
+    await talker.control("get_stats")
+    while "stats" not in await talker.next():
+        pass
+    return sum(message.get("status") == "speech_started" for message in talker.seen)
+
+
+def middle(clip: bytes) -> int:
+    """A place within the words."""
+    return 9600 + (len(clip) - 41_600) // 4 * 2
+
+
+async def test_a_worker_that_is_late_in_hearing_does_not_take_it_for_a_pause(
+    start_server: Start, clip: bytes
+) -> None:
+    server = start_server(ready=False)
+    late = LateVad(server._vad)
+    server._vad = late  # type: ignore[assignment]
+    server.become_ready()
+    async with talk(server) as talker:
+        await talker.send(clip[: middle(clip)])
+        await talker.status("speech_started")
+        # More than `silence_ms` + 250.
+        late.late_s = 2.0
+        await talker.send(clip[middle(clip) :])
+        await asyncio.sleep(1.0)
+        assert await turns_of(talker) == 1
+
+
+async def test_a_loop_that_was_late_reads_what_has_come_before_it_sees_a_pause(
+    server: RunningServer, clip: bytes
+) -> None:
+    async with talk(server) as talker:
+        await talker.send(clip[: middle(clip)])
+        await talker.status("speech_started")
+        server.thread._loop.call_soon_threadsafe(time.sleep, 1.5)
+        await talker.send(clip[middle(clip) :])
+        assert await turns_of(talker) == 1
+
+
+async def test_speech_without_a_pause_is_cut_into_turns_that_hold_each_sample_once(
+    start_server: Start, clip: bytes
+) -> None:
+    server = start_server(max_turn_seconds=2.0, speculation=False)
+    speech = clip[9600:-32_000]
+    stream = bytes(9600) + 6 * speech + bytes(32_000)
+    session = await create(server.url, json={"config": {"mode": "transcribe"}})
+    async with talk(server, session["session_id"]) as talker:
+        await speak(talker, stream)
+        begun = await turns_of(talker)
+        while sum(message["type"] == "text_response" for message in talker.seen) < begun:
+            await talker.next()
+    assert begun > 4
+    assert not any(message.get("status") == "interrupted" for message in talker.seen)
+    sent = np.frombuffer(stream, "<i2").astype(np.float32) / np.float32(32768)
+    is_missing, at = np.ones(len(sent), bool), 0
+    for request in server.engine.requests:
+        (audio,) = request.conversation.user.parts
+        assert isinstance(audio, Audio)
+        length = len(audio.samples)
+        assert length <= 2 * 16_000
+        # Each turn is a piece of what was sent, and begins at or behind the end of the last.
+        while not np.array_equal(sent[at : at + length], audio.samples):
+            at += 512
+            assert at < len(sent)
+        is_missing[at : at + length] = False
+        at += length
+    # What is in no turn is quiet.
+    assert len(server.engine.requests) == begun
+    assert np.abs(sent[is_missing]).max() < 0.05
 
 
 async def test_a_pause_in_the_stream_counts_as_silence(server: RunningServer, clip: bytes) -> None:
@@ -226,7 +316,6 @@ async def test_a_quiet_session_expires(start_server: Start) -> None:
         ('{"type": "text_input", "text": " "}', "INVALID_REQUEST"),
         ('{"type": "text_input", "text": 5}', "INVALID_REQUEST"),
         ('{"type": "text_input", "text": "\\ud800"}', "INVALID_REQUEST"),
-        ('{"type": "text_input", "text": "hi", "timestamp": "now"}', "INVALID_REQUEST"),
         ('{"type": "control", "control_type": "explode"}', "INVALID_REQUEST"),
         ('{"type": "control", "control_type": "resume", "last_seq": -1}', "INVALID_REQUEST"),
         ('{"type": "config_update", "config": {"loud": true}}', "INVALID_REQUEST"),
@@ -235,7 +324,6 @@ async def test_a_quiet_session_expires(start_server: Start) -> None:
         (json.dumps({"type": "text_input", "text": "x" * 32_769}), "PAYLOAD_TOO_LARGE"),
         ("x" * ((1 << 20) + 1), "PAYLOAD_TOO_LARGE"),
         (b"odd", "AUDIO_FORMAT_ERROR"),
-        (b"", "AUDIO_FORMAT_ERROR"),
         (bytes((1 << 20) + 2), "PAYLOAD_TOO_LARGE"),
     ],
 )
@@ -395,7 +483,7 @@ async def test_at_most_64_texts_wait(server: RunningServer) -> None:
 
 
 async def test_connections_per_minute_are_limited_before_the_upgrade(start_server: Start) -> None:
-    server = start_server(rate_limit_enabled=True)
+    server = start_server(rate_limit_enabled=True, trusted_proxies=LOOPBACK)
     session_id = (await create(server.url))["session_id"]
     address = f"{server.url}/ws/audio/{session_id}"
     async with aiohttp.ClientSession() as http:
@@ -508,3 +596,139 @@ async def test_a_session_that_ends_while_its_inbox_is_full_leaves_no_reader_behi
     async with asyncio.timeout(10):
         while metrics.connections_active._value.get() > before:
             await asyncio.sleep(0.02)
+
+
+async def test_a_socket_without_an_id_opens_a_session_of_its_own(server: RunningServer) -> None:
+    config = json.dumps({"mode": "transcribe", "silence_ms": 300})
+    async with open_socket(f"{server.ws_url}/ws/audio", config=config) as talker:
+        connected = await talker.status("connected")
+        session_id = connected["session_id"]
+        assert connected["websocket_url"] == f"/ws/audio/{session_id}"
+        assert connected["control_url"] == f"/ws/control/{session_id}"
+        assert connected["expires_in"] == 300
+        assert "token" not in connected
+        await talker.text("hello")
+        await talker.until("text_response")
+    # It is a session like any other: its client comes back to it, by its id.
+    async with open_socket(server.ws_url + connected["websocket_url"], last_seq="0") as talker:
+        assert (await talker.status("connected"))["session_id"] == session_id
+        assert (await talker.until("text_response"))["text"]
+        await talker.status("resumed")
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{server.url}/session/{session_id}") as seen:
+            assert (await seen.json())["config"]["mode"] == "transcribe"
+        async with http.delete(f"{server.url}/session/{session_id}") as deleted:
+            assert deleted.status == 200
+
+
+async def test_a_control_socket_without_an_id_opens_a_session_of_its_own(
+    server: RunningServer,
+) -> None:
+    async with open_socket(f"{server.ws_url}/ws/control") as talker:
+        connected = await talker.status("connected")
+        async with open_socket(server.ws_url + connected["websocket_url"]) as audio:
+            await audio.status("connected")
+            await talker.text("hello")
+            await talker.until("text_response")
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ("{", "not JSON"),
+        ("[]", "object"),
+        ("[" * 1500, "not JSON"),
+        ('{"loud": 1}', "loud"),
+        ('{"silence_ms": 5}', "100 to 3000"),
+    ],
+)
+async def test_a_socket_that_opens_a_session_is_told_what_is_wrong_with_its_config(
+    server: RunningServer, config: str, named: str
+) -> None:
+    async with open_socket(f"{server.ws_url}/ws/audio", config=config) as talker:
+        error = await talker.until("error")
+        assert error["code"] == "INVALID_REQUEST"
+        assert named in error["error"]
+        assert await talker.closed() == 4400
+    async with aiohttp.ClientSession() as http, http.get(f"{server.url}/health") as health:
+        assert (await health.json())["active_sessions"] == 0
+
+
+async def test_a_socket_that_opens_a_session_counts_as_a_session_and_a_connection(
+    start_server: Start,
+) -> None:
+    server = start_server(
+        rate_limit_enabled=True,
+        rate_limit_sessions_per_minute=2,
+        rate_limit_connections_per_minute=3,
+        trusted_proxies=LOOPBACK,
+    )
+    address = f"{server.ws_url}/ws/audio"
+    for _ in range(2):
+        async with open_socket(address) as talker:
+            connected = await talker.status("connected")
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with open_socket(address):
+            pass
+    assert "limit of 2 sessions" in json.loads(refused.value.response.body)["error"]
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with open_socket(server.ws_url + connected["websocket_url"]):
+            pass
+    assert "3 connections" in json.loads(refused.value.response.body)["error"]
+
+
+async def test_a_full_worker_opens_no_session_by_a_socket(start_server: Start) -> None:
+    server = start_server(max_sessions=1)
+    async with open_socket(f"{server.ws_url}/ws/audio") as talker:
+        await talker.status("connected")
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with open_socket(f"{server.ws_url}/ws/audio"):
+                pass
+    assert refused.value.response.status_code == 503
+    assert json.loads(refused.value.response.body)["code"] == "AT_CAPACITY"
+
+
+async def test_a_session_that_a_socket_opened_has_its_own_token(start_server: Start) -> None:
+    server = start_server(api_keys=("the-key-of-the-house",))
+    address = f"{server.ws_url}/ws/audio"
+    with pytest.raises(websockets.InvalidStatus, match="401"):
+        async with open_socket(address):
+            pass
+    async with open_socket(address, token="the-key-of-the-house") as talker:
+        connected = await talker.status("connected")
+    own = server.ws_url + connected["websocket_url"]
+    async with open_socket(own, token=connected["token"]) as talker:
+        await talker.status("connected")
+    with pytest.raises(websockets.InvalidStatus, match="403"):
+        async with open_socket(address, token=connected["token"]):
+            pass
+
+
+async def test_a_frame_of_the_documented_size_always_fits(start_server: Start) -> None:
+    server = start_server(rate_limit_enabled=True)
+    async with talk(server) as talker:
+        await talker.send(bytes(1 << 20))
+        await talker.send(b"")
+        await talker.send({"type": "text_input", "text": "\U0001f600" * 32_768})
+        await talker.until("text_response")
+    assert not [message for message in talker.seen if message["type"] == "error"]
+
+
+async def test_audio_that_looks_like_something_else_is_told_once_a_connection(
+    server: RunningServer, clip: bytes
+) -> None:
+    floats = (np.frombuffer(clip, "<i2") / 32768).astype("<f4").tobytes()
+    session = await create(server.url)
+    for _ in range(2):
+        async with talk(server, session["session_id"]) as talker:
+            for start in range(0, len(floats), 3200):
+                await talker.send(floats[start : start + 3200])
+            error = await talker.until("error")
+            assert error["code"] == "AUDIO_FORMAT_ERROR"
+            assert "32-bit float" in error["error"]
+            await talker.control("ping")
+            await talker.until("control")
+        assert len([message for message in talker.seen if message["type"] == "error"]) == 1
+    # It is taken all the same.
+    async with talk(server, session["session_id"], query="?last_seq=0") as talker:
+        assert (await talker.status("resumed"))["audio_bytes_received"] == 2 * len(floats)

@@ -22,7 +22,8 @@ def test_no_window_ever_holds_more_than_the_limit(taken: list[tuple[int, int]], 
         if limit.take(now_s, units).allowed:
             allowed.append((now_s, units))
         window = [u for at_s, u in allowed if now_s - PERIOD_S < at_s]
-        assert sum(window) <= most
+        # One piece larger than the limit stands alone.
+        assert sum(window) <= most or len(window) == 1
 
 
 @given(steps, st.integers(4, 8))
@@ -56,11 +57,44 @@ def test_what_is_refused_does_not_count() -> None:
     assert limit.take(60.0).allowed
 
 
-def test_more_units_than_the_whole_limit_are_told_to_wait_a_whole_window() -> None:
+def test_more_units_than_the_limit_are_taken_once_and_fill_the_periods_that_follow() -> None:
     limit = RollingLimit(3, 60.0)
-    assert limit.take(0.0, 4) == Verdict(False, 3, 3, 60.0, 60.0)
-    limit.take(1.0, 2)
-    assert limit.take(2.0, 4).retry_after_s == 60.0
+    assert limit.take(0.0, 8) == Verdict(True, 3, 0, 60.0, 0.0)
+    # Three count now, three from 60 on, two from 120 on.
+    assert limit.take(1.0) == Verdict(False, 3, 0, 60.0, 119.0)
+    assert not limit.take(119.0).allowed
+    assert limit.take(120.0) == Verdict(True, 3, 0, 180.0, 0.0)
+    assert not limit.take(121.0).allowed
+    assert limit.take(180.0, 2).allowed
+
+
+def test_more_units_than_the_limit_wait_until_nothing_else_counts() -> None:
+    limit = RollingLimit(3, 60.0)
+    limit.take(0.0)
+    assert limit.take(2.0, 4) == Verdict(False, 3, 2, 60.0, 58.0)
+    assert limit.take(60.0, 4).allowed
+
+
+@given(st.integers(1, 8), st.lists(st.integers(1, 40), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_large_pieces_are_taken_at_the_rate_of_the_limit(most: int, pieces: list[int]) -> None:
+    limit = RollingLimit(most, PERIOD_S)
+    now_s = 0.0
+    for units in pieces:
+        verdict = limit.take(now_s, units)
+        if not verdict.allowed:
+            now_s += verdict.retry_after_s
+            assert limit.take(now_s, units).allowed
+    # What came before the last piece has been waited for, but for one period that was free.
+    assert now_s >= (sum(pieces[:-1]) / most - 1) * PERIOD_S
+    assert now_s <= sum(-(-units // most) for units in pieces) * PERIOD_S
+
+
+def test_to_look_counts_nothing() -> None:
+    limit = RollingLimit(1, 60.0)
+    assert limit.look(0.0) == limit.look(0.0) == Verdict(True, 1, 1, 60.0, 0.0)
+    limit.take(1.0)
+    assert limit.look(2.0) == Verdict(False, 1, 0, 61.0, 59.0)
 
 
 def test_units_taken_within_one_grain_are_held_as_one_entry_until_the_last_is_old() -> None:

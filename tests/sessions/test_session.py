@@ -14,20 +14,16 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.errors import BadInput, EngineFailure, RateLimited
-from voxtral_worker.sessions.answering import MAX_WAITING
+from voxtral_worker.sessions import events
+from voxtral_worker.sessions.answering import MAX_WAITING, Answers
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send
-from voxtral_worker.sessions.messages import (
-    ErrorMessage,
-    Status,
-    TextDelta,
-    TextInput,
-    TextResponse,
-    TranscriptPartial,
-)
+from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.session import Session
 
 FRAME_S = 0.032
+FRAME_MS = 32
+CONTROL = "control"
+ANY = Audio(np.zeros(0, np.float32))
 DONE = Finished("stop", Usage(10, 2, 4), Timings(0.0, 0.01, 0.02))
 
 
@@ -47,14 +43,14 @@ class Talk:
                 self.now_s += FRAME_S
                 frame = np.full((1, 512), self.frames, np.float32)
                 self.frames += 1
-                effects += self.session.hear(frame, [probability], self.now_s)
+                effects += self.session.listening.hear(frame, [probability], self.now_s)
         return effects
 
     def spoken_turn(self) -> list[Effect]:
         return self.hear((0.9, 20), (0.0, 16))
 
-    def text(self, text: str = "Hi", line: LineName = LineName.CONTROL) -> list[Effect]:
-        return self.session.text(line, TextInput(text), self.now_s)
+    def text(self, text: str = "Hi", to: str = CONTROL) -> list[Effect]:
+        return self.session.text(text, self.now_s, to=to)
 
     def says(self, turn_id: str, text: str, *token_ids: int) -> list[Effect]:
         return self.session.on_event(turn_id, Delta(text, token_ids), self.now_s)
@@ -63,16 +59,24 @@ class Talk:
         return self.session.on_event(turn_id, event, self.now_s)
 
 
-def messages(effects: list[Effect]) -> list[object]:
-    return [effect.message for effect in effects if isinstance(effect, Send)]
+def started(turn_id: str, frame: int) -> events.SpeechStarted:
+    return events.SpeechStarted(turn_id, frame * FRAME_MS)
+
+
+def ended(turn_id: str, first: int, end: int, reason: str = "silence") -> events.SpeechEnded:
+    return events.SpeechEnded(turn_id, first * FRAME_MS, end * FRAME_MS, ANY, reason)
+
+
+def told(effects: list[Effect]) -> list[events.Event]:
+    return [effect.event for effect in effects if isinstance(effect, Tell)]
 
 
 def requests(effects: list[Effect]) -> dict[str, GenerationRequest]:
     return {e.generation_id: e.request for e in effects if isinstance(e, Generate)}
 
 
-def response(effects: list[Effect]) -> TextResponse:
-    (found,) = [m for m in messages(effects) if isinstance(m, TextResponse)]
+def response(effects: list[Effect]) -> events.Answered:
+    (found,) = [m for m in told(effects) if isinstance(m, events.Answered)]
     return found
 
 
@@ -80,9 +84,9 @@ def test_a_spoken_turn_is_announced_ended_and_asked_of_the_engine() -> None:
     talk = Talk()
     effects = talk.spoken_turn()
     assert effects[:3] == [
-        Send(LineName.AUDIO, Status("speech_started", "1")),
-        Send(LineName.AUDIO, Status("speech_ended", "1")),
-        Send(LineName.AUDIO, Status("processing", "1")),
+        Tell(started("1", 0)),
+        Tell(ended("1", 0, 25)),
+        Tell(events.Accepted("1")),
     ]
     (request,) = requests(effects).values()
     assert request.owner == "s"
@@ -102,11 +106,11 @@ def test_a_turns_audio_is_its_frames_with_the_pre_roll_and_the_tail() -> None:
 
 def test_frames_of_one_call_and_of_many_calls_give_the_same_turns() -> None:
     probabilities = [0.0] * 30 + [0.9] * 20 + [0.0] * 40 + [0.9] * 10 + [0.0] * 20
-    one, many = Talk(barge_in=False), Talk(barge_in=False)
+    one, many = Talk(barge_in=False, reopen_ms=0), Talk(barge_in=False, reopen_ms=0)
     frames = np.repeat(np.arange(len(probabilities), dtype=np.float32)[:, None], 512, axis=1)
-    whole = one.session.hear(frames, probabilities, 1.0)
+    whole = one.session.listening.hear(frames, probabilities, 1.0)
     pieces = many.hear(*[(p, 1) for p in probabilities])
-    assert messages(whole) == messages(pieces)
+    assert told(whole) == told(pieces)
     assert len(requests(whole)) == 1
     for a, b in zip(requests(whole).values(), requests(pieces).values(), strict=True):
         heard = [r.conversation.user.parts[0] for r in (a, b)]
@@ -117,30 +121,30 @@ def test_frames_of_one_call_and_of_many_calls_give_the_same_turns() -> None:
 def test_silence_holds_no_more_than_the_pre_roll_in_memory() -> None:
     talk = Talk()
     assert talk.hear((0.0, 5000)) == []
-    assert len(talk.session._heard) == 10
+    assert len(talk.session.listening.heard) == 10
 
 
 def test_a_text_is_answered_on_the_line_it_came_by_with_its_request_id() -> None:
     talk = Talk()
-    effects = talk.session.text(LineName.CONTROL, TextInput("Hi", "mine"), 0.0)
-    processing = Status("processing", "1", {"request_id": "mine"})
-    assert effects[0] == Send(LineName.CONTROL, processing)
+    effects = talk.session.text("Hi", 0.0, to=CONTROL, tag="mine")
+    processing = events.Accepted("1", "mine")
+    assert effects[0] == Tell(processing, CONTROL)
     assert requests(effects)["1"].conversation.user == UserTurn(("Hi",))
-    assert talk.says("1", "Hel", 1) == [Send(LineName.CONTROL, TextDelta("Hel", "1", "mine"))]
-    ended = talk.finishes("1")
-    assert [e.line for e in ended if isinstance(e, Send)] == [LineName.CONTROL]
-    assert response(ended).request_id == "mine"
-    assert response(ended).source == "text"
+    assert talk.says("1", "Hel", 1) == [Tell(events.Delta("1", "Hel", "mine"), CONTROL)]
+    done = talk.finishes("1")
+    assert [e.to for e in done if isinstance(e, Tell)] == [CONTROL]
+    assert response(done).tag == "mine"
+    assert response(done).source == "text"
 
 
 def test_deltas_joined_are_the_text_of_the_response() -> None:
     talk = Talk()
     talk.spoken_turn()
     sent = talk.says("1", "Good ", 1) + talk.says("1", "day", 2, 3)
-    assert "".join(m.text for m in messages(sent) if isinstance(m, TextDelta)) == "Good day"
-    ended = response(talk.finishes("1"))
-    assert (ended.text, ended.finish_reason, ended.source) == ("Good day", "stop", "audio")
-    assert ended.usage == {"prompt_tokens": 10, "completion_tokens": 2, "cached_tokens": 4}
+    assert "".join(m.text for m in told(sent) if isinstance(m, events.Delta)) == "Good day"
+    done = response(talk.finishes("1"))
+    assert (done.text, done.finish_reason, done.source) == ("Good day", "stop", "audio")
+    assert done.usage == Usage(10, 2, 4)
 
 
 def test_the_stages_of_a_turn_add_up() -> None:
@@ -183,11 +187,11 @@ def test_a_change_of_stream_holds_from_the_next_response_on() -> None:
     talk = Talk(stream=False)
     talk.text()
     talk.says("1", "Hel", 1)
-    talk.session.update_config(LineName.AUDIO, {"stream": True})
+    talk.session.update_config({"stream": True})
     assert talk.says("1", "lo", 2) == []
     talk.finishes("1")
     talk.text()
-    assert messages(talk.says("2", "Hello", 1)) == [TextDelta("Hello", "2")]
+    assert told(talk.says("2", "Hello", 1)) == [events.Delta("2", "Hello")]
 
 
 def test_turns_are_answered_in_the_order_in_which_they_ended() -> None:
@@ -217,8 +221,8 @@ def test_a_spoken_turn_that_finds_too_many_waiting_is_told_so() -> None:
     for _ in range(MAX_WAITING + 1):
         talk.text()
     effects = talk.spoken_turn()
-    last = messages(effects)[-1]
-    assert isinstance(last, ErrorMessage)
+    last = told(effects)[-1]
+    assert isinstance(last, events.Failed)
     assert (last.error.code, last.turn_id) == ("RATE_LIMITED", str(MAX_WAITING + 2))
     assert requests(effects) == {}
 
@@ -229,18 +233,18 @@ def test_speaking_over_a_response_interrupts_it() -> None:
     talk.says("1", "The weather", 1, 2)
     effects = talk.hear((0.9, 10))
     assert effects[0] == Cancel("1")
-    assert messages(effects)[0] == Status("interrupted", "1")
+    assert told(effects)[0] == events.Stopped("1", events.Why.SPOKEN_OVER)
     said = response(effects)
     assert (said.turn_id, said.text, said.finish_reason) == ("1", "The weather", "interrupted")
-    assert messages(effects)[-1] == Status("speech_started", "2")
+    assert told(effects)[-1] == started("2", 0)
     assert talk.session.history == (Exchange(UserTurn(("Hi",)), AssistantTurn((1, 2))),)
 
 
 def test_without_barge_in_speech_leaves_the_response_alone() -> None:
     talk = Talk(barge_in=False)
     talk.text()
-    assert talk.hear((0.9, 10)) == [Send(LineName.AUDIO, Status("speech_started", "2"))]
-    assert messages(talk.says("1", "on", 1)) == [TextDelta("on", "1")]
+    assert talk.hear((0.9, 10)) == [Tell(started("2", 0))]
+    assert told(talk.says("1", "on", 1)) == [events.Delta("1", "on")]
 
 
 def test_what_waits_is_answered_after_an_interrupted_response() -> None:
@@ -255,11 +259,11 @@ def test_a_cancelled_response_ends_with_what_was_delivered_and_the_next_begins()
     talk.text("one")
     talk.text("two")
     talk.says("1", "Well", 7)
-    effects = talk.session.cancel(LineName.AUDIO, talk.now_s)
+    effects = talk.session.cancel(talk.now_s)
     assert effects[0] == Cancel("1")
-    assert messages(effects)[0] == Status("cancelled", "1")
+    assert told(effects)[0] == events.Stopped("1", events.Why.CANCELLED)
     assert response(effects).text == "Well"
-    assert response(effects).usage["completion_tokens"] == 1
+    assert response(effects).usage.completion_tokens == 1
     assert list(requests(effects)) == ["2"]
 
 
@@ -273,14 +277,14 @@ def test_a_response_that_the_engine_interrupts_lets_the_next_begin() -> None:
 
 
 def test_cancelling_nothing_is_answered_with_no_turn() -> None:
-    effects = Talk().session.cancel(LineName.CONTROL, 0.0)
-    assert effects == [Send(LineName.CONTROL, Status("cancelled", extra={"turn_id": None}))]
+    effects = Talk().session.cancel(0.0, CONTROL)
+    assert effects == [Tell(events.Stopped(None, events.Why.CANCELLED), CONTROL)]
 
 
 def test_a_cancelled_generation_says_nothing_afterwards() -> None:
     talk = Talk()
     talk.text()
-    talk.session.cancel(LineName.CONTROL, 0.0)
+    talk.session.cancel(0.0, CONTROL)
     assert talk.says("1", "late", 1) == []
     assert talk.finishes("1") == []
     assert talk.session.on_event("1", Failed(EngineFailure("late")), 0.0) == []
@@ -293,7 +297,7 @@ def test_a_failed_response_is_an_error_of_its_turn_and_the_next_begins() -> None
     talk.text("two")
     error = EngineFailure("it broke")
     effects = talk.session.on_event("1", Failed(error), 0.0)
-    assert messages(effects) == [ErrorMessage(error, "1")]
+    assert told(effects) == [events.Failed("1", error)]
     assert list(requests(effects)) == ["2"]
     assert talk.session.history == ()
 
@@ -317,7 +321,7 @@ def test_exchanges_that_no_longer_fit_are_forgotten_and_the_client_is_told() -> 
         talk.finishes(turn_id)
     talk.text("4")
     effects = talk.session.on_event("4", HistoryTrimmed(2), 0.0)
-    assert messages(effects) == [Status("history_trimmed", "4", {"exchanges": 2})]
+    assert told(effects) == [events.HistoryTrimmed("4", 2)]
     assert [exchange.user.parts for exchange in talk.session.history] == [("3",)]
 
 
@@ -326,9 +330,9 @@ def test_a_cleared_history_forgets_the_response_being_made_too() -> None:
     talk.text("one")
     talk.finishes("1")
     talk.text("two")
-    cleared = talk.session.clear_history(LineName.CONTROL)
-    assert cleared == [Send(LineName.CONTROL, Status("history_cleared"))]
-    assert messages(talk.session.on_event("2", HistoryTrimmed(1), 0.0))
+    cleared = talk.session.clear_history(CONTROL)
+    assert cleared == [Tell(events.HistoryCleared(), CONTROL)]
+    assert told(talk.session.on_event("2", HistoryTrimmed(1), 0.0))
     assert response(talk.finishes("2")).turn_id == "2"
     assert talk.session.history == ()
     talk.text("three")
@@ -366,69 +370,61 @@ def test_a_text_is_answered_in_transcribe_mode_too() -> None:
 def test_end_turn_ends_an_open_turn_at_once() -> None:
     talk = Talk()
     talk.hear((0.9, 10))
-    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
-    assert messages(effects) == [Status("speech_ended", "1"), Status("processing", "1")]
+    effects = talk.session.listening.end_turn(talk.now_s)
+    assert told(effects) == [ended("1", 0, 10, "end_turn"), events.Accepted("1")]
     assert list(requests(effects)) == ["1"]
-    assert not talk.session.has_open_turn
+    assert not talk.session.listening.has_open_turn
 
 
 def test_end_turn_without_any_speech_is_answered_without_a_turn() -> None:
     talk = Talk()
     talk.hear((0.0, 10))
-    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
-    assert effects == [Send(LineName.AUDIO, Status("no_speech"))]
+    effects = talk.session.listening.end_turn(talk.now_s)
+    assert effects == [Tell(events.NoSpeech())]
     assert talk.session.queue_size == 0
 
 
 def test_end_turn_with_too_little_speech_is_a_turn_without_a_response() -> None:
     talk = Talk()
     talk.hear((0.9, 2))
-    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
-    assert effects == [Send(LineName.AUDIO, Status("no_speech", "1"))]
+    effects = talk.session.listening.end_turn(talk.now_s)
+    assert effects == [Tell(events.NoSpeech("1"))]
     assert talk.session.queue_size == 0
 
 
 def test_a_stream_that_pauses_ends_the_open_turn_and_only_that() -> None:
     talk = Talk(silence_ms=700)
-    assert talk.session.stall_s == pytest.approx(0.95)
-    assert talk.session.stall(talk.now_s) == []
+    assert talk.session.listening.stall_s == pytest.approx(0.95)
+    assert talk.session.listening.stall(talk.now_s) == []
     talk.hear((0.9, 10))
-    assert talk.session.has_open_turn
-    assert messages(talk.session.stall(talk.now_s))[0] == Status("speech_ended", "1")
-    assert talk.session.stall(talk.now_s) == []
+    assert talk.session.listening.has_open_turn
+    stalled = ended("1", 0, 10, "stalled")
+    assert told(talk.session.listening.stall(talk.now_s))[0] == stalled
+    assert talk.session.listening.stall(talk.now_s) == []
 
 
 def test_a_turn_that_is_too_long_says_why_it_ended() -> None:
     session = Session("s", SessionConfig(), 0.0, max_turn_s=1.6)
-    effects = session.hear(np.zeros((60, 512), np.float32), [0.9] * 60, 1.0)
-    assert Status("speech_ended", "1", {"reason": "too_long"}) in messages(effects)
-    assert Status("speech_started", "2") in messages(effects)
+    effects = session.listening.hear(np.zeros((60, 512), np.float32), [0.9] * 60, 1.0)
+    assert ended("1", 0, 48, "too_long") in told(effects)
+    assert started("2", 48) in told(effects)
 
 
 def test_a_config_update_is_told_whole_and_a_bad_one_changes_nothing() -> None:
     talk = Talk()
-    (sent,) = messages(talk.session.update_config(LineName.AUDIO, {"silence_ms": 100}))
-    assert isinstance(sent, Status)
-    assert sent.status == "config_updated"
-    assert sent.extra["config"] == talk.session.config.as_dict()
-    assert sent.extra["config"]["silence_ms"] == 100
+    (sent,) = told(talk.session.update_config({"silence_ms": 100}))
+    assert sent == events.ConfigChanged(talk.session.config)
+    assert talk.session.config.silence_ms == 100
     with pytest.raises(BadInput):
-        talk.session.update_config(LineName.AUDIO, {"silence_ms": 200, "top_p": 2})
+        talk.session.update_config({"silence_ms": 200, "top_p": 2})
     assert talk.session.config.silence_ms == 100
 
 
 def test_a_new_silence_holds_for_the_turn_that_is_open() -> None:
     talk = Talk()
     talk.hear((0.9, 10))
-    talk.session.update_config(LineName.AUDIO, {"silence_ms": 100})
-    assert Status("speech_ended", "1") in messages(talk.hear((0.0, 4)))
-
-
-def test_a_refusal_is_an_error_without_a_turn() -> None:
-    error = BadInput("no")
-    assert Talk().session.refuse(LineName.AUDIO, error) == [
-        Send(LineName.AUDIO, ErrorMessage(error))
-    ]
+    talk.session.update_config({"silence_ms": 100})
+    assert ended("1", 0, 14) in told(talk.hear((0.0, 4)))
 
 
 def test_partial_transcripts_come_about_once_a_second_while_somebody_speaks() -> None:
@@ -443,11 +439,36 @@ def test_partial_transcripts_come_about_once_a_second_while_somebody_speaks() ->
     assert talk.says(partial_id, "good ", 1) == []
     assert talk.session.on_event(partial_id, HistoryTrimmed(1), 0.0) == []
     assert talk.says(partial_id, "day", 2) == []
-    (sent,) = messages(talk.finishes(partial_id))
-    assert sent == TranscriptPartial("good day", 0, "1")
+    (sent,) = told(talk.finishes(partial_id))
+    assert sent == events.Partial("1", "good day", 0)
     (partial_id,) = requests(talk.hear((0.9, 1)))
     talk.says(partial_id, "good day all", 1)
-    assert messages(talk.finishes(partial_id)) == [TranscriptPartial("good day all", 8, "1")]
+    assert told(talk.finishes(partial_id)) == [events.Partial("1", "good day all", 8)]
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({}, 1024),
+        ({"max_length": 20}, 1024),
+        ({"mode": "transcribe"}, 1024),
+        ({"mode": "transcribe", "max_length": 20}, 20),
+    ],
+)
+def test_a_partial_may_be_as_long_as_its_audio_needs(
+    options: dict[str, object], tokens: int
+) -> None:
+    talk = Talk(interim=True, **options)
+    asked = requests(talk.hear((0.9, 970)))
+    while asked:
+        (partial_id,) = asked
+        request = asked[partial_id]
+        talk.finishes(partial_id)
+        asked = requests(talk.hear((0.9, 1)))
+    (audio,) = request.conversation.user.parts
+    assert isinstance(audio, Audio)
+    assert audio.windows == 2
+    assert request.sampling.max_tokens == tokens
 
 
 def test_a_partial_that_fails_is_not_told_and_the_next_one_is_made() -> None:
@@ -460,7 +481,7 @@ def test_a_partial_that_fails_is_not_told_and_the_next_one_is_made() -> None:
 def test_the_end_of_a_turn_cancels_its_partial() -> None:
     talk = Talk(interim=True)
     (partial_id,) = requests(talk.hear((0.9, 40)))
-    effects = talk.session.end_turn(LineName.AUDIO, talk.now_s)
+    effects = talk.session.listening.end_turn(talk.now_s)
     assert effects[0] == Cancel(partial_id)
     assert talk.says(partial_id, "late", 1) == []
     assert talk.finishes(partial_id) == []
@@ -480,10 +501,10 @@ def test_giving_up_stops_all_work_and_wipes_the_memory() -> None:
     assert talk.session.give_up() == [Cancel(partial_id), Cancel("2")]
     assert talk.session.history == ()
     assert talk.session.queue_size == 0
-    assert not talk.session._heard
+    assert not talk.session.listening.heard
     assert talk.finishes("2") == []
-    assert not talk.session.has_open_turn
-    assert talk.session.stall(talk.now_s) == []
+    assert not talk.session.listening.has_open_turn
+    assert talk.session.listening.stall(talk.now_s) == []
     assert talk.session.give_up() == []
 
 
@@ -491,3 +512,113 @@ def test_stats_are_the_documented_counts() -> None:
     talk = Talk()
     talk.text()
     assert talk.session.stats() == {"message_count": 0, "error_count": 0, "queue_size": 1}
+
+
+def test_speech_never_interrupts_a_transcript() -> None:
+    talk = Talk(mode="transcribe")
+    first = talk.spoken_turn()
+    assert isinstance(first[-1], Generate)
+    second = talk.hear((0.9, 20))
+    assert [effect for effect in second if isinstance(effect, Cancel)] == []
+    waiting = talk.hear((0.0, 16))
+    # It is written down when the one before it is.
+    assert [effect for effect in waiting if isinstance(effect, Generate)] == []
+    talk.says("1", "One.", 5)
+    ended = talk.session.on_event("1", DONE, talk.now_s)
+    (generate,) = [effect for effect in ended if isinstance(effect, Generate)]
+    assert generate.generation_id == "2"
+
+
+def test_speech_that_goes_on_over_a_forced_end_interrupts_nothing() -> None:
+    talk = Talk()
+    talk.session = Session("s", SessionConfig(), 0.0, max_turn_s=2.0)
+    effects = talk.hear((0.9, 200))
+    begun = [event for event in told(effects) if isinstance(event, events.SpeechStarted)]
+    assert len(begun) > 2
+    assert [effect for effect in effects if isinstance(effect, Cancel)] == []
+
+
+def test_a_turn_that_is_too_long_loses_nothing_and_hears_nothing_twice() -> None:
+    talk = Talk(mode="transcribe")
+    talk.session = Session("s", SessionConfig(mode="transcribe"), 0.0, max_turn_s=2.0)
+    effects = talk.hear((0.0, 20), (0.9, 300), (0.0, 20))
+    asked = list(requests(effects).values())
+    while asked_now := requests(talk.finishes(str(len(asked)))):
+        asked += asked_now.values()
+    heard = [frames_of(request) for request in asked]
+    assert max(len(frames) for frames in heard) <= 62
+    assert len(heard) > 4
+    # One behind the other, from the pre-roll to the tail.
+    assert [frame for frames in heard for frame in frames] == list(range(10, 325))
+
+
+def test_audio_behind_a_cut_is_not_yet_settled() -> None:
+    talk = Talk(mode="transcribe")
+    talk.session = Session("s", SessionConfig(mode="transcribe"), 0.0, max_turn_s=2.0)
+    frames = np.full((70, 512), 0.5, np.float32)
+    frames[50:54] = 0.1
+    # Two chunks of 1,000 bytes a frame, the first heard in two calls.
+    talk.session.listening.audio_bytes_received += 40_000
+    talk.session.listening.hear(frames[:30], [0.9] * 30, 1.0, more_frames=10)
+    talk.session.listening.hear(frames[30:40], [0.9] * 10, 1.0)
+    talk.session.listening.audio_bytes_received += 30_000
+    effects = talk.session.listening.hear(frames[40:], [0.9] * 30, 2.0)
+    (request,) = requests(effects).values()
+    assert len(frames_of(request)) == 52
+    talk.finishes("1")
+    assert talk.session.record().audio_bytes == 52_000
+    moved = Session("s", SessionConfig(), 0.0)
+    moved.go_on_from(talk.session.record())
+    assert moved.listening.audio_bytes_received == 52_000
+
+
+def test_a_partial_of_the_rest_of_a_turn_begins_at_the_cut() -> None:
+    talk = Talk()
+    talk.session = Session("s", SessionConfig(interim=True), 0.0, max_turn_s=2.0)
+    effects = talk.hear((0.9, 110))
+    second = next(g for g in requests(effects) if g.startswith("partial-2-"))
+    # Samples are numbers that rise, so the quietest place is the earliest looked at.
+    assert frames_of(requests(effects)["1"])[-1] == 32
+    assert frames_of(requests(effects)[second])[0] == 33
+
+
+def test_a_gap_in_the_stream_behind_a_cut_is_a_pause() -> None:
+    talk = Talk()
+    talk.session = Session("s", SessionConfig(), 0.0, max_turn_s=2.0)
+    frames = np.zeros((62, 512), np.float32)
+    talk.session.listening.hear(frames, [0.9] * 55 + [0.0] * 7, 1.0)
+    assert not talk.session.listening.has_open_turn
+    assert talk.session.listening.may_stall
+    assert talk.session.listening.stall(talk.now_s) == []
+    assert not talk.session.listening.may_stall
+    # Speech behind it is no longer the same speech.
+    assert Cancel("1") in talk.hear((0.9, 20))
+
+
+def frames_of(request: GenerationRequest) -> list[float]:
+    (audio,) = request.conversation.user.parts
+    assert isinstance(audio, Audio)
+    numbers: list[float] = audio.samples.reshape(-1, 512)[:, 0].tolist()
+    return numbers
+
+
+def test_speech_after_a_pause_behind_a_forced_end_interrupts() -> None:
+    talk = Talk()
+    talk.session = Session("s", SessionConfig(), 0.0, max_turn_s=2.0)
+    talk.hear((0.9, 62), (0.0, 40))
+    effects = talk.hear((0.9, 20))
+    assert [effect for effect in effects if isinstance(effect, Cancel)] == [Cancel("1")]
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(3, 512), (31, 1024), (300, 5120)])
+def test_a_transcript_may_be_as_long_as_its_audio_needs(seconds: int, tokens: int) -> None:
+    user = UserTurn((Audio(np.zeros(seconds * 16_000, np.float32)),))
+    asked = Answers("s", SessionConfig(mode="transcribe")).request(
+        user, Urgency.TURN, is_audio=True
+    )
+    assert asked.sampling.max_tokens == tokens
+    told = SessionConfig().updated({"mode": "transcribe", "max_length": 20})
+    asked = Answers("s", told).request(user, Urgency.TURN, is_audio=True)
+    assert asked.sampling.max_tokens == 20
+    chat = Answers("s", SessionConfig()).request(user, Urgency.TURN, is_audio=True)
+    assert chat.sampling.max_tokens == 256

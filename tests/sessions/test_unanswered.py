@@ -5,21 +5,28 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.sessions.test_session import DONE, Talk, messages, requests, response
-from voxtral_worker.engine.conversation import AssistantTurn, Audio, Conversation, UserTurn
-from voxtral_worker.engine.request import Urgency
+from tests.sessions.test_session import DONE, Talk, ended, requests, response, started, told
+from voxtral_worker.engine.conversation import (
+    AssistantTurn,
+    Audio,
+    Conversation,
+    Exchange,
+    UserTurn,
+)
+from voxtral_worker.engine.request import HistoryTrimmed, Urgency
 from voxtral_worker.errors import BadInput, RateLimited
+from voxtral_worker.server.native.messages import message_of
+from voxtral_worker.sessions import events
 from voxtral_worker.sessions.answering import MAX_WAITING
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.effects import Cancel, Effect, Generate, LineName, Send, Settle
-from voxtral_worker.sessions.messages import Status
+from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle, Tell
 from voxtral_worker.sessions.session import Session
 
 SOUND = Audio(np.zeros(1600, np.float32))
 
 
 def respond(talk: Talk, config: SessionConfig | None = None) -> list[Effect]:
-    return talk.session.respond(LineName.AUDIO, talk.now_s, config)
+    return talk.session.respond(talk.now_s, config)
 
 
 def asked(effects: list[Effect]) -> Conversation:
@@ -40,7 +47,7 @@ def test_all_that_was_said_is_one_turn_with_a_blank_line_between_texts() -> None
         assert talk.session.say(key, parts) == []
     assert talk.session.unanswered == 3
     effects = respond(talk)
-    assert effects[0] == Send(LineName.AUDIO, Status("processing", "1"))
+    assert effects[0] == Tell(events.Accepted("1"))
     assert asked(effects).user == UserTurn(("One", "\n\n", "two.", SOUND, "Three"))
     assert talk.session.unanswered == 0
     assert response(talk.finishes("1")).source == "audio"
@@ -64,10 +71,52 @@ def test_what_is_taken_back_was_never_said() -> None:
     assert talk.session.unsay("b") is None
 
 
-def test_nothing_said_is_nothing_to_answer() -> None:
+def test_where_nothing_new_was_said_the_instructions_are_answered() -> None:
+    talk = Talk(system_prompt="Be kind.")
+    own = dataclasses.replace(talk.session.config, system_prompt="Greet the user.")
+    for config, words in ((own, "Greet the user."), (None, "Be kind.")):
+        said = asked(respond(talk, config))
+        assert (said.user, said.system_prompt) == (UserTurn((words,)), None)
+        talk.finishes(str(len(talk.session.history) + 1))
+    assert [exchange.user.parts for exchange in talk.session.history] == [
+        ("Greet the user.",),
+        ("Be kind.",),
+    ]
+    assert asked(talk.text()).system_prompt == "Be kind."
+    assert asked(respond(Talk())).user == UserTurn(())
+
+
+def test_a_context_of_its_own_is_answered_in_place_of_the_conversation() -> None:
     talk = Talk()
-    with pytest.raises(BadInput, match="nothing to answer"):
-        respond(talk)
+    talk.text("Hello?")
+    talk.finishes("1")
+    talk.session.say("a", ("Later.",))
+    before = (Exchange(UserTurn(("One",)), AssistantTurn(text="Two")),)
+    context = (before, UserTurn(("Three",)), ())
+    effects = talk.session.respond(talk.now_s, context=context)
+    assert (asked(effects).history, asked(effects).user) == context[:2]
+    talk.finishes("2")
+    assert talk.session.history[1].user == UserTurn(())
+    assert talk.session.unanswered == 1
+
+
+def test_a_response_beside_the_conversation_leaves_it_as_it_is() -> None:
+    talk = Talk()
+    talk.text("Hello?")
+    talk.finishes("1")
+    talk.session.say("a", ("Who?",))
+    history = talk.session.history
+    effects = talk.session.respond(talk.now_s, joins=False)
+    assert (asked(effects).history, asked(effects).user) == (history, UserTurn(("Who?",)))
+    # What the engine leaves out of its prompt is not forgotten by the conversation.
+    talk.session.on_event("2", HistoryTrimmed(1), talk.now_s)
+    talk.finishes("2")
+    assert talk.session.history == history
+    assert asked(respond(talk)).user == UserTurn(("Who?",))
+
+
+def test_too_many_turns_that_wait_are_not_answered() -> None:
+    talk = Talk()
     talk.session.say("a", ("One",))
     for number in range(MAX_WAITING + 1):
         talk.text(str(number))
@@ -91,16 +140,16 @@ def test_a_response_may_have_options_of_its_own() -> None:
 
 def test_an_answer_from_outside_is_remembered() -> None:
     talk = Talk()
-    with pytest.raises(BadInput, match="must follow"):
-        talk.session.remember("Hello.")
+    assert talk.session.remember("Good day.") == []
     talk.session.say("a", ("Hi",))
     assert talk.session.remember("Hello.") == []
-    (exchange,) = talk.session.history
+    greeting, exchange = talk.session.history
+    assert greeting == Exchange(UserTurn(()), AssistantTurn(text="Good day."))
     assert exchange.user == UserTurn(("Hi",))
     assert exchange.assistant == AssistantTurn(text="Hello.")
     talk.text()
     talk.session.say("b", ("Who?",))
-    with pytest.raises(BadInput, match="must follow"):
+    with pytest.raises(BadInput, match="while a response is being made"):
         talk.session.remember("Me.")
 
 
@@ -117,7 +166,7 @@ def test_a_turn_that_is_not_answered_by_itself_waits_to_be_asked_for() -> None:
     talk = Talk()
     talk.session.use_config(dataclasses.replace(talk.session.config, answers_turns=False))
     effects = talk.spoken_turn()
-    assert messages(effects) == [Status("speech_started", "1"), Status("speech_ended", "1")]
+    assert told(effects) == [started("1", 0), ended("1", 0, 25)]
     assert requests(effects) == {}
     (audio,) = asked(respond(talk)).user.parts
     assert isinstance(audio, Audio)
@@ -126,22 +175,22 @@ def test_a_turn_that_is_not_answered_by_itself_waits_to_be_asked_for() -> None:
 def test_a_turn_says_where_in_the_audio_it_was_to_those_who_ask() -> None:
     talk = Talk()
     effects = talk.hear((0.0, 100), (0.9, 20), (0.0, 16))
-    started, ended = messages(effects)[:2]
-    assert isinstance(started, Status) and isinstance(ended, Status)
-    assert started.heard is not None and ended.heard is not None
-    assert (started.heard.start_ms, started.heard.end_ms) == (90 * 32, None)
-    assert (ended.heard.start_ms, ended.heard.end_ms) == (90 * 32, 125 * 32)
-    assert ended.heard.audio is asked(effects).user.parts[0]
-    assert "heard" not in ended.fields()
+    first, last = told(effects)[:2]
+    assert isinstance(first, events.SpeechStarted) and isinstance(last, events.SpeechEnded)
+    assert first.start_ms == 90 * 32
+    assert (last.start_ms, last.end_ms) == (90 * 32, 125 * 32)
+    assert last.audio is asked(effects).user.parts[0]
+    fields = {"status": "speech_ended", "turn_id": "1", "reason": "silence"}
+    assert message_of(last).fields == fields
 
 
 def test_speech_that_is_to_be_forgotten_leaves_no_turn() -> None:
     talk = Talk(interim=True)
     partial = next(e for e in talk.hear((0.9, 60)) if isinstance(e, Generate))
-    assert talk.session.forget_open_turn() == [Cancel(partial.generation_id)]
-    assert not talk.session.has_open_turn
-    assert messages(talk.hear((0.0, 40))) == []
-    assert talk.session.forget_open_turn() == []
+    assert talk.session.listening.forget_turn() == [Cancel(partial.generation_id)]
+    assert not talk.session.listening.has_open_turn
+    assert told(talk.hear((0.0, 40))) == []
+    assert talk.session.listening.forget_turn() == []
     assert "2" in requests(talk.spoken_turn())
 
 

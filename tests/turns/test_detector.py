@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxtral_worker.turns.detector import (
+    CUT_SEARCH_FRAMES,
     HYSTERESIS,
     MIN_SPEECH_FRAMES,
     ONSET_DIP_FRAMES,
     PRE_ROLL_FRAMES,
+    QUIET_FRAMES,
     TAIL_FRAMES,
     THRESHOLDS,
     SpeechPaused,
@@ -23,8 +25,10 @@ from voxtral_worker.turns.detector import (
 ENDPOINT_FRAMES = 16
 
 
-def hear(detector: TurnDetector, probabilities: Iterable[float]) -> list[TurnEvent]:
-    return [event for p in probabilities for event in detector.hear(p)]
+def hear(
+    detector: TurnDetector, probabilities: Iterable[float], energy: float = 1.0
+) -> list[TurnEvent]:
+    return [event for p in probabilities for event in detector.hear(p, energy)]
 
 
 def speech(frames: int) -> list[float]:
@@ -56,7 +60,7 @@ def test_a_turn_starts_with_the_least_speech_and_not_with_less() -> None:
     assert hear(detector, speech(MIN_SPEECH_FRAMES - 1) + silence(20)) == []
     hear(detector, speech(MIN_SPEECH_FRAMES - 1))
     assert not detector.is_open
-    assert detector.hear(0.9) == (SpeechStarted(20 + MIN_SPEECH_FRAMES - 1 - PRE_ROLL_FRAMES),)
+    assert detector.hear(0.9, 1.0) == (SpeechStarted(20 + MIN_SPEECH_FRAMES - 1 - PRE_ROLL_FRAMES),)
     assert detector.is_open
 
 
@@ -103,14 +107,94 @@ def test_an_endpoint_shorter_than_the_tail_shortens_the_tail() -> None:
     assert events[1:] == [SpeechPaused(0, 24), TurnEnded(0, 24, 19, 20, "silence")]
 
 
-def test_a_turn_that_goes_on_too_long_is_ended_there_and_the_next_takes_over() -> None:
+def test_a_turn_that_is_too_long_is_cut_at_its_quietest_place_and_the_rest_is_the_next() -> None:
     detector = TurnDetector(max_turn_frames=100)
-    events = hear(detector, speech(104))
+    events = hear(detector, speech(70)) + hear(detector, speech(4), 0.1)
+    events += hear(detector, speech(26))
     assert events == [
         SpeechStarted(0),
-        TurnEnded(0, 100, 99, 100, "too_long"),
-        SpeechStarted(100),
+        TurnEnded(0, 72, 71, 72, "too_long"),
+        SpeechStarted(72, goes_on=True),
     ]
+    assert detector.is_open
+    assert detector.oldest_needed_frame == 72
+    assert hear(detector, silence(ENDPOINT_FRAMES))[-1] == TurnEnded(72, 105, 99, 28, "silence")
+
+
+def test_of_places_that_are_equally_quiet_a_turn_is_cut_at_the_latest() -> None:
+    events = hear(TurnDetector(max_turn_frames=100), speech(100))
+    assert events[1:] == [
+        TurnEnded(0, 100 - QUIET_FRAMES // 2, 97, 98, "too_long"),
+        SpeechStarted(98, goes_on=True),
+    ]
+
+
+def test_a_turn_is_cut_within_its_last_seconds_and_in_its_second_half() -> None:
+    for longest, searched in ((1000, CUT_SEARCH_FRAMES), (100, 50)):
+        detector = TurnDetector(max_turn_frames=longest)
+        hear(detector, speech(longest - searched), 0.0)
+        ended = hear(detector, speech(searched))[0]
+        assert isinstance(ended, TurnEnded)
+        assert ended.end_frame > longest - searched
+
+
+def test_a_click_shorter_than_the_quiet_place_does_not_hide_it() -> None:
+    detector = TurnDetector(max_turn_frames=100)
+    hear(detector, speech(60))
+    # One silent frame inside a word, and a longer place that is merely quiet.
+    hear(detector, speech(1), 0.0)
+    hear(detector, speech(20))
+    hear(detector, speech(4), 0.2)
+    ended = hear(detector, speech(15))[0]
+    assert isinstance(ended, TurnEnded)
+    assert ended.end_frame == 83
+
+
+def test_a_turn_that_is_too_long_in_a_pause_ends_with_it_and_speech_in_time_goes_on() -> None:
+    detector = TurnDetector(max_turn_frames=100)
+    events = hear(detector, speech(92)) + hear(detector, silence(8), 0.1)
+    assert events[-2:] == [SpeechPaused(0, 97), TurnEnded(0, 97, 91, 92, "too_long")]
+    assert not detector.is_open
+    assert detector.goes_on
+    # A little below the threshold, as within a turn.
+    assert hear(detector, [0.4]) == [SpeechStarted(97, goes_on=True)]
+    assert hear(detector, silence(ENDPOINT_FRAMES))[-1] == TurnEnded(97, 106, 100, 1, "silence")
+
+
+def test_speech_long_after_a_turn_that_was_too_long_is_a_turn_of_its_own() -> None:
+    detector = TurnDetector(max_turn_frames=100)
+    hear(detector, speech(92) + silence(ENDPOINT_FRAMES))
+    assert not detector.goes_on
+    assert hear(detector, silence(10) + speech(4)) == [SpeechStarted(108)]
+
+
+def test_nothing_is_open_between_a_turn_that_was_too_long_and_the_speech_behind_it() -> None:
+    detector = TurnDetector(max_turn_frames=100)
+    hear(detector, speech(92) + silence(8))
+    assert detector.end_turn("stalled") == ()
+    assert not detector.goes_on
+    assert hear(detector, speech(4)) == [SpeechStarted(97)]
+
+
+def test_the_pause_in_which_a_turn_is_cut_further_up_belongs_to_the_next_turn() -> None:
+    detector = TurnDetector(max_turn_frames=100)
+    hear(detector, speech(70))
+    hear(detector, speech(4), 0.1)
+    hear(detector, speech(18))
+    assert hear(detector, silence(8)) == [
+        SpeechPaused(0, 97),
+        TurnEnded(0, 72, 71, 72, "too_long"),
+        SpeechStarted(72, goes_on=True),
+        SpeechPaused(72, 97),
+    ]
+    assert hear(detector, speech(1)) == [SpeechResumed()]
+
+
+def test_a_pre_roll_takes_at_most_half_of_the_longest_turn() -> None:
+    detector = TurnDetector(max_turn_frames=40)
+    detector.reconfigure(2, 500, pre_roll_ms=5000)
+    assert hear(detector, silence(100) + speech(4)) == [SpeechStarted(80)]
+    assert isinstance(hear(detector, speech(16))[0], TurnEnded)
 
 
 def test_speech_after_a_turn_does_not_reach_back_into_it() -> None:
@@ -176,6 +260,49 @@ actions = st.lists(
     ),
     max_size=25,
 )
+
+
+sounds = st.lists(
+    st.tuples(
+        st.sampled_from([0.9, 0.9, 0.9, 0.55, 0.45, 0.0, 0.0]),
+        st.integers(1, 60),
+        st.sampled_from([0.0, 0.1, 1.0, 1.0]),
+    ),
+    max_size=30,
+)
+
+
+def turns_of(detector: TurnDetector, sound: list[tuple[float, float]]) -> list[TurnEnded]:
+    events = [event for p, energy in sound for event in detector.hear(p, energy)]
+    events += detector.end_turn()
+    return [event for event in events if isinstance(event, TurnEnded)]
+
+
+@given(sounds, st.sampled_from([24, 40, 63, 400]), st.sampled_from([100, 500, 3000]))
+@settings(max_examples=300, deadline=None)
+def test_what_a_longest_turn_cuts_is_all_there_once_and_in_order(
+    stretches: list[tuple[float, int, float]], max_turn_frames: int, silence_ms: int
+) -> None:
+    sound = [(p, energy) for p, frames, energy in stretches for _ in range(frames)]
+    whole = turns_of(TurnDetector(silence_ms=silence_ms), sound)
+    cut = turns_of(TurnDetector(silence_ms=silence_ms, max_turn_frames=max_turn_frames), sound)
+    over_frame = 0
+    heard: set[int] = set()
+    for turn in cut:
+        assert over_frame <= turn.first_frame <= turn.last_speech_frame < turn.end_frame
+        assert turn.end_frame - turn.first_frame <= max_turn_frames
+        assert turn.speech_frames > 0
+        over_frame = turn.end_frame
+        heard.update(range(turn.first_frame, turn.end_frame))
+    spoken = {
+        frame
+        for turn in whole
+        for frame in range(turn.first_frame, turn.last_speech_frame + 1)
+        if sound[frame][0] >= THRESHOLDS[2]
+    }
+    assert spoken <= heard
+    # Speech that is only speech because it goes on is there as well.
+    assert sum(turn.speech_frames for turn in cut) == sum(turn.speech_frames for turn in whole)
 
 
 @given(actions, st.sampled_from([40, 9375]))

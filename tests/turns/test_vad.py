@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import EngineFailure
+from voxtral_worker.turns import vad as vads
 from voxtral_worker.turns.vad import MAX_FRAMES, Vad
 
 Samples = NDArray[np.float32]
@@ -74,7 +75,7 @@ def broken(inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=12))
 @settings(max_examples=25, deadline=None)
-def test_a_session_hears_bit_for_bit_what_it_would_hear_alone_while_others_join_and_leave(
+def test_a_session_hears_what_it_would_hear_alone_while_others_join_and_leave(
     cuts: list[list[int]],
 ) -> None:
     async def talk(vad: Vad, seed: int, pieces: list[int]) -> None:
@@ -85,7 +86,7 @@ def test_a_session_hears_bit_for_bit_what_it_would_hear_alone_while_others_join_
             assert probabilities.dtype == np.float32
             heard += probabilities.tolist()
         vad.forget(str(seed))
-        assert heard == alone(sound)
+        assert np.allclose(heard, alone(sound), rtol=0, atol=1e-4)
 
     async def everyone() -> None:
         vad = Vad()
@@ -117,10 +118,56 @@ async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
 async def test_a_forgotten_session_starts_anew(vad: Vad) -> None:
     sound = frames(5, 5)
     first = await vad.listen("a", sound)
-    assert not np.array_equal(await vad.listen("a", sound), first)
+    assert not np.allclose(await vad.listen("a", sound), first, atol=1e-4)
     vad.forget("a")
     assert np.array_equal(await vad.listen("a", sound), first)
     vad.forget("nobody")
+
+
+async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(vad: Vad) -> None:
+    sound = frames(4, 6)
+    expected = alone(sound)
+    gate = Gate(vad._model)
+    vad._model = gate
+    gone = await ask(vad, "a", 1)
+    await gate.wait_for_tick()
+    vad.forget("a")
+    # The tick that runs now knows the row still; the next one may give it to somebody else.
+    gate.open.release(1000)
+    heard = await vad.listen("b", sound)
+    assert np.allclose(heard, expected, rtol=0, atol=1e-4)
+    (ended,) = await asyncio.gather(gone, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
+
+
+async def test_rows_are_given_again() -> None:
+    vad = Vad()
+    vad.start()
+    for number in range(100):
+        await vad.listen(str(number), frames(1, number))
+        vad.forget(str(number))
+    assert len(vad._memory.contexts) == 16
+    vad.stop()
+
+
+async def test_the_vad_s_own_thread_computes_alone_and_others_do_not() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    vad = Vad()
+    seen: list[int] = []
+    real = vad._model
+
+    def counting(inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
+        seen.append(torch.get_num_threads())
+        return real(inputs, states)
+
+    vad._model = counting
+    vad.start()
+    await vad.listen("a", frames(1, 1))
+    seen.append(await asyncio.to_thread(torch.get_num_threads))
+    vad.stop()
+    torch.set_num_threads(before)
+    assert seen == [1, 2]
 
 
 async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
@@ -219,3 +266,60 @@ async def test_loading_the_vad_leaves_the_threads_of_the_process_alone() -> None
     before = torch.get_num_threads()
     Vad()
     assert torch.get_num_threads() == before
+
+
+async def test_a_vad_that_is_lost_says_so_and_answers_everybody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vad = Vad()
+    vad.start()
+
+    def lost(*_: object) -> tuple[Samples, Samples]:
+        raise SystemExit("no way on")
+
+    vad._model = lost
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineFailure, match="lost"):
+            await vad.listen("a", frames(2, 1))
+        await asyncio.to_thread(vad._thread.join)
+    assert not vad.is_alive
+    assert "vad: lost" in caplog.text
+    with pytest.raises(EngineFailure):
+        await vad.listen("b", frames(1, 1))
+
+
+async def test_what_fails_between_two_ticks_leaves_the_vad_alive(vad: Vad) -> None:
+    real = vad._gather
+    failures: list[int] = []
+
+    def fails_once() -> None:
+        if not failures:
+            failures.append(1)
+            raise MemoryError
+        real()
+
+    vad._gather = fails_once  # type: ignore[method-assign]
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineFailure, match="MemoryError"):
+            await vad.listen("a", frames(1, 1))
+        assert len(await vad.listen("a", frames(1, 1))) == 1
+    assert vad.is_alive
+
+
+async def test_a_vad_that_hangs_is_seen_and_keeps_nobody_waiting(
+    vad: Vad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(vad._model)
+    vad._model = gate
+    monkeypatch.setattr(vads, "HUNG_S", 0.2)
+    assert vad.is_alive
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineFailure, match="does not answer"):
+            await vad.listen("a", frames(1, 1))
+        # The tick began a little later than the wait for it.
+        while vad.is_alive:
+            await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    gate.open.release(1000)
+    assert len(await vad.listen("a", frames(1, 1))) == 1
+    assert vad.is_alive

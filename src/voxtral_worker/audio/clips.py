@@ -1,39 +1,24 @@
-"""Reads whole audio files."""
+"""Reads whole audio files of any kind."""
 
-import io
+import atexit
+import threading
 
 import numpy as np
-import soundfile
-import torch
-import torchaudio.functional
 from numpy.typing import NDArray
 
-from voxtral_worker.audio.frames import SAMPLE_RATE
-from voxtral_worker.errors import BadAudio, TooLarge
+from voxtral_worker.audio.decoder.process import Decoder
+
+# One for all doors: how many files are decoded at once is a matter of the machine.
+DECODER = Decoder()
+atexit.register(DECODER.stop)
 
 
-def read_clip(data: bytes, *, max_seconds: float) -> NDArray[np.float32]:
-    """Samples, float32 [n], mono, 16 kHz, of a wav, flac, mp3 or ogg file.
+def read_clip(
+    data: bytes, *, max_seconds: float, is_over: threading.Event | None = None
+) -> NDArray[np.float32]:
+    """Samples, float32 [n], mono, 16 kHz, of a file. Blocks, until `is_over` at the most.
 
-    Channels are averaged. Raises BadAudio for what cannot be decoded, TooLarge for what is
-    longer than `max_seconds`.
+    Raises BadAudio for what cannot be decoded, TooLarge for what is longer than
+    `max_seconds`, AtCapacity when others leave no room, EngineFailure without a decoder.
     """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = file.samplerate
-            most = int(max_seconds * rate)
-            # One sample more than allowed tells a longer file, whatever its header says.
-            samples = file.read(most + 1, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise BadAudio("audio cannot be decoded: it must be wav, flac, mp3 or ogg") from error
-    if len(samples) > most:
-        raise TooLarge(f"audio is longer than {max_seconds:g} s")
-    if not len(samples):
-        raise BadAudio("audio holds no samples")
-    if not np.isfinite(samples).all():
-        raise BadAudio("audio holds samples that are no numbers")
-    # Files of floats may go beyond full scale; what follows relies on it.
-    mono = torch.from_numpy(samples.clip(-1.0, 1.0).mean(axis=1))
-    resampled = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
-    result: NDArray[np.float32] = resampled.numpy()
-    return result
+    return DECODER.decode(data, max_seconds, is_over or threading.Event())

@@ -1,32 +1,45 @@
 """Whole recordings in memory, a few at a time."""
 
 import asyncio
-import base64
 import binascii
 import contextlib
+import re
+import string
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtral_worker.audio.aside import run_aside
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import AtCapacity, BadInput
 
 Samples: TypeAlias = NDArray[np.float32]
 
 MAX_AUDIO_S = 30 * 60
 # Half an hour of samples takes 115 MB, and several times that while it is decoded.
 RECORDINGS_AT_ONCE = 4
-READ_TIMEOUT_S = 120.0
+READ_TIMEOUT_S = 180.0
+# Who waits for a place holds what it has sent, of which the doors hold only so much.
+MOST_WAITING = 256
+PLACE_TIMEOUT_S = 60.0
+_WHITE_SPACE = string.whitespace.encode()
+_STANDARD_LETTERS = bytes.maketrans(b"-_", b"+/")
+_LETTERS = (string.ascii_letters + string.digits + "+/").encode()
 
 
 class Recordings:
-    """At most four recordings are held at a time, over all callers."""
+    """At most four recordings are held at a time, over all callers; others wait, for a while."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, place_timeout_s: float = PLACE_TIMEOUT_S, most_waiting: int = MOST_WAITING
+    ) -> None:
         self._places = asyncio.Semaphore(RECORDINGS_AT_ONCE)
+        self._place_timeout_s = place_timeout_s
+        self._most_waiting = most_waiting
+        self._waiting = 0
 
     @contextlib.asynccontextmanager
     async def opened(
@@ -35,25 +48,63 @@ class Recordings:
         """The recording, float32 [n], 16 kHz; may have to wait for its place.
 
         `read` may block; its event is set once nobody waits. Raises BadInput that names
-        `field` when it takes too long, and what `read` raises.
+        `field` when it takes too long, AtCapacity when there is no place in time, and what
+        `read` raises.
         """
-        async with self._places:
+        await self._take_place()
+        try:
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S):
                     samples = await run_aside(read)
             except TimeoutError:
                 raise BadInput(f"{field}: reading it took too long") from None
             yield samples
+        finally:
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        too_many = AtCapacity("too many recordings are being heard", retry_after_s=5)
+        if self._waiting >= self._most_waiting:
+            raise too_many
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._place_timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise too_many from None
+        finally:
+            self._waiting -= 1
 
 
 def from_base64(text: str) -> bytes:
-    """Bytes of base64, with line breaks or as a `data:` address if it comes so.
+    """Bytes of base64 as people's programs write it; the one reader for all doors.
 
-    Raises BadInput.
+    White space, the letters `-_` for `+/`, padding that is missing, and a `data:` address are
+    taken. Raises BadInput that says what is wrong.
     """
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadInput("this is not base64") from None
+    # What is not ASCII becomes a letter that is none.
+    data = _payload_of(text) if is_data_address(text) else text.encode("ascii", "replace")
+    data = data.translate(_STANDARD_LETTERS, delete=_WHITE_SPACE).rstrip(b"=")
+    if strays := data.translate(None, delete=_LETTERS):
+        stray = chr(strays[0])
+        where = "in the middle" if stray == "=" else "in it"
+        raise BadInput(f"this is not base64: it has {ascii(stray)} {where}")
+    if len(data) % 4 == 1:
+        raise BadInput("this is not base64: a letter is missing or too many, is it cut off?")
+    if not data:
+        raise BadInput("this base64 has nothing in it")
+    return binascii.a2b_base64(data + b"=" * (-len(data) % 4))
+
+
+def is_data_address(text: str) -> bool:
+    """Whether the bytes stand in an address that begins with `data:`, in any case."""
+    return text[:64].lstrip()[:5].lower() == "data:"
+
+
+def _payload_of(address: str) -> bytes:
+    head, comma, payload = address.partition(",")
+    if not comma:
+        raise BadInput("this data: address has no comma, after which its bytes would come")
+    if not re.search(r";\s*base64\s*$", head, re.IGNORECASE):
+        raise BadInput("this data: address is not in base64: it must have ;base64 before its comma")
+    return unquote_to_bytes(payload)

@@ -10,9 +10,13 @@ from voxtral_worker.client.events import (
     Partial,
     Pong,
     Response,
+    Speech,
     Stats,
     Status,
+    ToolCall,
+    Transcript,
 )
+from voxtral_worker.client.options import Options
 from voxtral_worker.client.retry import Retry
 from voxtral_worker.client.sync import Voxtral
 
@@ -21,12 +25,16 @@ __all__ = [
     "Event",
     "Failure",
     "Heartbeat",
+    "Options",
     "Partial",
     "Pong",
     "Response",
     "Retry",
+    "Speech",
     "Stats",
     "Status",
+    "ToolCall",
+    "Transcript",
     "Voxtral",
     "VoxtralClient",
     "VoxtralError",

@@ -22,6 +22,9 @@ class Answers:
             case Delta(text=text):
                 self._line += text
                 self._write_on()
+            case Response(text="", finish_reason="tool_calls"):
+                # The turn goes on.
+                pass
             case Response(text=text):
                 # A resumed line may have begun in the middle of a response.
                 self._line = text if text.startswith(self._shown) else self._line

@@ -1,91 +1,170 @@
-"""Streams audio to a worker, across lost connections."""
+"""A live session with a worker, for programs that use asyncio."""
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, Self
-
-import websockets
-from websockets.asyncio.client import ClientConnection, connect
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import Any, Self, Unpack
 
 from voxtral_worker.client.errors import VoxtralError
-from voxtral_worker.client.events import Event, read_event
-from voxtral_worker.client.rest import Rest, refusal, unreachable
+from voxtral_worker.client.events import Event, Stats, ToolCall, read_event
+from voxtral_worker.client.functions import CallableTool, run, tool_of
+from voxtral_worker.client.line import Line
+from voxtral_worker.client.options import Options
+from voxtral_worker.client.rest import Rest
 from voxtral_worker.client.retry import Retry
 
-RESUME_TIMEOUT_S = 30.0
-# What was sent is kept for so long, in bytes, to be sent again after a lost connection.
-MOST_HELD_BYTES = 8 << 20
 STATS_EVERY_S = 0.2
-# The close codes after which the worker has nothing more to say to this session.
-FINAL_CODES = {
-    1000: "the session was ended",
-    1008: "the client did not read",
-    4404: "the session is not known",
-    4408: "the session expired",
-    4409: "another connection took the session over",
-    4429: "limits were ignored for too long",
-}
+MOST_ID_CHARACTERS = 256
 
 
 class VoxtralClient:
-    """One session with a worker; audio is neither lost nor doubled when its connection drops."""
+    """One session, from `async with` to its end; a lost connection loses and doubles nothing.
+
+    What is sent is answered by events: read them all along, in one place at a time. Sending
+    raises VoxtralError once the session is over.
+    """
 
     def __init__(
-        self, url: str, *, token: str | None = None, retry: Retry | None = None, **config: Any
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        retry: Retry | None = None,
+        **config: Unpack[Options],
     ) -> None:
+        """`url` is a worker's, like http://localhost:8000; `token` an API key, a JWT or the like.
+
+        Functions among the `tools` are run when the model calls them, for as long as events are
+        read. Raises VoxtralError if one of them cannot be used.
+        """
         self._rest = Rest(url, token)
-        self._retry = retry or Retry()
-        self._config = config
-        self._path = ""
-        self._socket: ClientConnection | None = None
-        self._is_open = asyncio.Event()
-        self._sending = asyncio.Lock()
-        self._last_seq = 0
-        self._held = bytearray()
-        self._sent_bytes = 0
-        self._has_ended = False
+        # The functions that are offered, by their names, and their calls under way.
+        self._functions: dict[str, CallableTool] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._line = Line(self._rest, retry or Retry(), self._described(dict(config)))
+        # How often statistics had been asked for when the audio of a stream was over.
+        self._asked_before_end: int | None = None
 
     async def __aenter__(self) -> Self:
-        session = await self._retry.run(self._create)
-        self._path = session["websocket_url"]
-        self._id = session["session_id"]
+        await self._line.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._socket is not None:
-            await self._socket.close()
-        with contextlib.suppress(VoxtralError):
-            await self._rest.call("DELETE", f"/session/{self._id}")
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._line.close()
 
-    async def stream(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Event]:
+    @property
+    def session_id(self) -> str | None:
+        """The session's id at the worker; None before it is open."""
+        return self._line.session_id
+
+    async def send_audio(self, chunk: bytes) -> None:
+        """Send audio, at most 1 MiB at a time: 16-bit mono PCM at 16 kHz, or as the options say."""
+        await self._line.send_audio(chunk)
+
+    async def send_text(self, text: str, request_id: str | None = None) -> str:
+        """Ask for an answer to a text; returns the `request_id` of the events that answer it.
+
+        One of your own has at most 256 characters and must be new in the session.
+        """
+        request_id = request_id or secrets.token_hex(8)
+        if len(request_id) > MOST_ID_CHARACTERS or not request_id.isprintable():
+            raise VoxtralError(
+                f"request_id is {request_id[:60]!a}, but must be printable, of at most "
+                f"{MOST_ID_CHARACTERS} characters"
+            )
+        message = {"type": "text_input", "text": text, "request_id": request_id}
+        await self._line.send_message(message)
+        return request_id
+
+    async def end_turn(self) -> None:
+        """The user's turn is over now, whatever the worker hears."""
+        await self._control("end_turn")
+
+    async def cancel(self) -> None:
+        """Stop the response being made; a Status `cancelled` comes back."""
+        await self._control("cancel")
+
+    async def played(self, turn_id: str, played_ms: float) -> None:
+        """So much of a turn's speech was heard; the history keeps no more of an interrupted one."""
+        message = {"control_type": "played", "turn_id": turn_id, "played_ms": played_ms}
+        await self._line.send_message({"type": "control", **message})
+
+    async def clear_history(self) -> None:
+        """Forget what was said; a Status `history_cleared` comes back."""
+        await self._control("clear_history")
+
+    async def update(self, **options: Unpack[Options]) -> None:
+        """Change options, all or none; a Status `config_updated` comes back, or a Failure."""
+        config = self._described(dict(options))
+        await self._line.send_message({"type": "config_update", "config": config})
+
+    async def send_tool_result(
+        self, call: ToolCall, content: object, *, is_error: bool = False
+    ) -> None:
+        """Say what a call has come to: a text or any JSON.
+
+        The results of functions among the tools are sent without it.
+        """
+        await self._line.send_message(
+            {
+                "type": "tool_result",
+                "call_id": call.call_id,
+                "content": content,
+                "is_error": is_error,
+            },
+            turn_id=call.turn_id,
+        )
+
+    async def ping(self) -> None:
+        """Ask for a Pong; no answer comes when the connection is lost before it."""
+        await self._line.ask("ping")
+
+    async def get_stats(self) -> None:
+        """Ask for Stats; no answer comes when the connection is lost before it."""
+        await self._line.ask("get_stats")
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what the worker says, across lost connections, until the client is closed.
+
+        You may leave it and come back. Raises VoxtralError when the worker ends the session,
+        refuses audio or stays out of reach.
+        """
+        async with aclosing(self._line.messages()) as messages:
+            async for message in messages:
+                event = read_event(message)
+                if isinstance(event, ToolCall) and event.name in self._functions:
+                    self._run_call(event)
+                yield event
+
+    async def stream(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:
         """Send audio (16-bit mono PCM, 16 kHz); yields events until all of it is answered.
 
-        Raises VoxtralError when the worker refuses or stays out of reach.
+        Raises VoxtralError when the worker refuses or stays out of reach, and what `chunks` raises.
         """
-        self._has_ended = False
+        self._asked_before_end = None
         feeding = asyncio.create_task(self._feed(chunks))
-        feeding.add_done_callback(self._hang_up)
-        is_done = False
+        feeding.add_done_callback(self._wake)
         try:
-            while not is_done:
-                messages = [] if self._is_open.is_set() else await self._retry.run(self._reopen)
-                for message in messages:
-                    yield self._noted(message)
-                # What it failed for while the line was down has nobody else to tell it.
-                if feeding.done():
-                    feeding.result()
-                async for message in self._receive():
-                    if "stats" in message:
-                        is_done = self._has_ended and message["stats"]["queue_size"] == 0
-                        if is_done:
-                            break
-                        continue
-                    yield self._noted(message)
-                if feeding.done():
-                    feeding.result()
+            async with aclosing(self.events()) as events:
+                async for event in events:
+                    if not isinstance(event, Stats):
+                        yield event
+                    # What was asked before the end may not know of the last turn.
+                    elif (
+                        self._asked_before_end is not None
+                        and self._line.stats_answered > self._asked_before_end
+                        and event.stats["queue_size"] == 0
+                    ):
+                        return
+            if feeding.done():
+                feeding.result()
         except VoxtralError:
+            # What ended the audio while the connection was lost has nobody else to tell it.
             if feeding.done():
                 feeding.result()
             raise
@@ -93,104 +172,59 @@ class VoxtralClient:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
 
-    def _hang_up(self, feeding: "asyncio.Task[None]") -> None:
-        # The reader waits for the worker; a source of audio that failed must wake it.
-        if not feeding.cancelled() and self._socket is not None:
-            self._socket.transport.abort()
+    async def session(self) -> dict[str, Any]:
+        """The worker's `GET /session/{id}`: status, options in force, statistics."""
+        return await self._rest.call("GET", f"/session/{self.session_id}")
+
+    async def speak(
+        self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
+    ) -> bytes:
+        """A text as a file of speech: wav, pcm, mp3, opus or flac; needs no session.
+
+        `voice` is one of `health()["voices"]`; None is the default one. Raises VoxtralError.
+        """
+        return await self._rest.speak(text, voice, response_format, speed)
 
     async def health(self) -> dict[str, Any]:
         """The worker's `GET /health`; needs no session."""
         return await self._rest.health()
 
-    async def _create(self) -> dict[str, Any]:
-        return await self._rest.call("POST", "/session/create", {"config": self._config})
+    def _described(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Options as the worker takes them; functions among the tools are kept here."""
+        tools = config.get("tools")
+        if tools is None:
+            return config
+        mine = [tool_of(tool) if callable(tool) else tool for tool in tools]
+        self._functions = {tool.name: tool for tool in mine if isinstance(tool, CallableTool)}
+        told = [tool.definition if isinstance(tool, CallableTool) else tool for tool in mine]
+        return {**config, "tools": told}
+
+    def _run_call(self, call: ToolCall) -> None:
+        async def work() -> None:
+            content, is_error = await run(self._functions[call.name], call.arguments)
+            # A session that is over by now needs no result.
+            with contextlib.suppress(VoxtralError):
+                await self.send_tool_result(call, content, is_error=is_error)
+
+        task = asyncio.create_task(work())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _control(self, control_type: str) -> None:
+        await self._line.send_message({"type": "control", "control_type": control_type})
+
+    def _wake(self, feeding: "asyncio.Task[None]") -> None:
+        # The reader waits for the worker; a source of audio that failed must wake it.
+        if not feeding.cancelled():
+            self._line.interrupt()
 
     async def _feed(self, chunks: AsyncIterable[bytes]) -> None:
         async for chunk in chunks:
-            await self._is_open.wait()
-            async with self._sending:
-                self._hold(chunk)
-                await self._send(chunk)
+            await self._line.is_open.wait()
+            await self._line.send_audio(chunk)
+        await self.end_turn()
+        self._asked_before_end = self._line.stats_asked
         while True:
-            await self._is_open.wait()
-            async with self._sending:
-                if not self._has_ended:
-                    await self._control("end_turn")
-                    self._has_ended = self._is_open.is_set()
-                await self._control("get_stats")
+            await self._line.is_open.wait()
+            await self.get_stats()
             await asyncio.sleep(STATS_EVERY_S)
-
-    def _hold(self, chunk: bytes) -> None:
-        self._held += chunk
-        self._sent_bytes += len(chunk)
-        del self._held[:-MOST_HELD_BYTES]
-
-    async def _control(self, control_type: str) -> None:
-        await self._send(json.dumps({"type": "control", "control_type": control_type}))
-
-    async def _send(self, data: str | bytes) -> None:
-        try:
-            assert self._socket is not None
-            await self._socket.send(data)
-        except websockets.ConnectionClosed:
-            self._is_open.clear()
-
-    async def _receive(self) -> AsyncIterator[dict[str, Any]]:
-        """Messages until the connection is lost. Raises VoxtralError where it is lost for good."""
-        assert self._socket is not None
-        try:
-            while True:
-                yield json.loads(await self._socket.recv())
-        except websockets.ConnectionClosed as closed:
-            self._is_open.clear()
-            code = closed.rcvd.code if closed.rcvd else 1006
-            if code in FINAL_CODES:
-                raise VoxtralError(FINAL_CODES[code]) from closed
-
-    def _noted(self, message: dict[str, Any]) -> Event:
-        if message.get("type") != "heartbeat":
-            self._last_seq = max(self._last_seq, message.get("seq", 0))
-        if message.get("code") == "RATE_LIMITED":
-            # What was over the limit is gone, and with it the count that a resume relies on.
-            raise VoxtralError(message["error"], code="RATE_LIMITED")
-        return read_event(message)
-
-    async def _reopen(self) -> list[dict[str, Any]]:
-        """Open the line once; what came until it was resumed. Raises VoxtralError."""
-        try:
-            async with self._sending:
-                return await self._open()
-        except websockets.InvalidStatus as refused:
-            answer = refused.response
-            raise refusal(answer.status_code, answer.headers, answer.body or b"") from refused
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            raise unreachable(error) from error
-
-    async def _open(self) -> list[dict[str, Any]]:
-        address = self._rest.url.replace("http", "ws", 1) + self._path
-        address += f"{'&' if '?' in address else '?'}last_seq={self._last_seq}"
-        self._socket = await connect(address, additional_headers=self._rest.headers)
-        messages: list[dict[str, Any]] = []
-        try:
-            async with asyncio.timeout(RESUME_TIMEOUT_S):
-                async for message in self._receive():
-                    messages.append(message)
-                    if message.get("status") == "resumed":
-                        await self._send_again(message["audio_bytes_received"])
-                        self._is_open.set()
-                        return messages
-        except TimeoutError:
-            raise ConnectionError("the worker did not resume the session in time") from None
-        raise ConnectionError("the connection was lost before it was resumed")
-
-    async def _send_again(self, received_bytes: int) -> None:
-        missing_bytes = self._sent_bytes - received_bytes
-        if missing_bytes > len(self._held):
-            raise VoxtralError("more audio was lost than the client holds")
-        assert self._socket is not None
-        if missing_bytes > 0:
-            again = bytes(self._held[-missing_bytes:])
-            for start in range(0, len(again), 32_000):
-                await self._socket.send(again[start : start + 32_000])
-        # The end may have been lost with the audio; said twice, it does no harm.
-        self._has_ended = False

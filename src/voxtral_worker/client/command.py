@@ -1,42 +1,67 @@
-"""The command `voxtral`: talks with a worker, measures it, or asks how it is."""
+"""The command `voxtral`: serves, talks with a worker, measures it, or asks how it is."""
 
 import argparse
 import asyncio
+import contextlib
+import importlib.util
 import json
 import logging
+import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from voxtral_worker import __version__
 from voxtral_worker.client.answers import Answers
+from voxtral_worker.client.backlog import Backlog
+from voxtral_worker.client.chat import Chat
 from voxtral_worker.client.client import VoxtralClient
 from voxtral_worker.client.errors import VoxtralError
-from voxtral_worker.client.events import Failure
+from voxtral_worker.client.events import Event, Failure, Speech, Status
 from voxtral_worker.client.load import Load
+from voxtral_worker.client.loudspeaker import BYTES_PER_SAMPLE, RATE, Loudspeaker
 from voxtral_worker.client.microphone import listen, open_library
-from voxtral_worker.client.rest import Rest, checked_url
+from voxtral_worker.client.options import Options
+from voxtral_worker.client.rest import Rest, checked_token, checked_url
 from voxtral_worker.client.retry import Retry
-from voxtral_worker.client.sound import BYTES_PER_SECOND, decode, paced, read_sound
+from voxtral_worker.client.sound import BYTES_PER_SECOND, as_spoken, decode, paced, read_sound
 
-# As fast as the default limit of 1,000,000 bytes a second lets through, with room to spare.
-FAST = 20.0
+DEFAULT_URL = "http://localhost:8000"
 INTERRUPTED = 130
 MOST_PAUSE_S = 60
+SPEECH_FORMATS = ("wav", "mp3", "opus", "flac", "pcm")
+# A loudspeaker that takes longer than the speech itself by this is gone.
+MOST_DELAY_S = 10.0
 
 
-def main(words: Sequence[str] | None = None) -> NoReturn:
+def main(words: list[str] | None = None) -> NoReturn:
     """Run one command. Exits 0 when it went well, 1 with one line when not, 2 for a wrong use."""
+    words = sys.argv[1:] if words is None else list(words)
+    if words[:1] == ["serve"]:
+        from voxtral_worker.__main__ import main as serve
+
+        sys.exit(serve(words[1:], "voxtral serve"))
+    if words[:1] == ["tail-check"]:
+        if importlib.util.find_spec("torch") is None:
+            sys.exit("voxtral: tail-check needs a model: pip install 'voxtral-worker[worker]'")
+        from voxtral_worker.tail_check import main as check
+
+        sys.exit(check(words[1:], "voxtral tail-check"))
     logging.basicConfig(format="voxtral: %(message)s", level=logging.WARNING)
-    arguments = make_parser().parse_args(words)
+    parser = make_parser()
+    arguments = parser.parse_args(words)
+    _take_variables(parser, arguments, os.environ)
     try:
-        sys.exit(asyncio.run(arguments.run(arguments)))
+        sys.exit(arguments.run(arguments))
     except VoxtralError as error:
         sys.exit(f"voxtral: {error}")
     except KeyboardInterrupt:
-        # For `talk` it is the way out.
-        sys.exit(0 if arguments.run is _talk else INTERRUPTED)
+        # For those who talk and write it is the way out.
+        sys.exit(0 if arguments.run in (_talk, _chat) else INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the answers has had enough; what is buffered has nowhere to go.
         sys.stdout = None
@@ -45,39 +70,131 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
 
 def make_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    top = argparse.ArgumentParser(prog="voxtral", description="Talk with a Voxtral worker.")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--token", help="an API key or a JWT, where the worker asks for one")
-    reached = argparse.ArgumentParser(add_help=False, parents=[shared])
-    reached.add_argument("--url", type=_url, default="http://localhost:8000", help="of the worker")
-    talking = argparse.ArgumentParser(add_help=False, parents=[reached])
-    talking.add_argument("--mode", choices=("chat", "transcribe"), default="chat")
-    talking.add_argument("--language", help="what is spoken, like en; unset: found out")
-    talking.add_argument("--retries", type=_whole, default=5, help="after a refusal or a lost line")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    send = commands.add_parser(
-        "send", parents=[talking], help="send a sound file, print the answer"
+    version = argparse.ArgumentParser(add_help=False)
+    version.add_argument("--version", action="version", version=f"voxtral {__version__}")
+    top = argparse.ArgumentParser(
+        prog="voxtral", description="Serve, or talk with, a Voxtral worker.", parents=[version]
     )
-    send.add_argument("file", help="wav, flac, mp3 or ogg of any rate and number of channels")
+    reached = argparse.ArgumentParser(add_help=False, parents=[version])
+    reached.add_argument(
+        "--url",
+        type=_url,
+        help="address of the worker; http:// may be left out "
+        f"(default: VOXTRAL_URL, else {DEFAULT_URL})",
+    )
+    reached.add_argument(
+        "--token",
+        type=_token,
+        help="an API key or a JWT, where the worker asks for one; others on this machine can see "
+        "it here, but not in a variable (default: VOXTRAL_API_KEY)",
+    )
+    talking = argparse.ArgumentParser(add_help=False, parents=[reached])
+    talking.add_argument(
+        "--mode",
+        choices=("chat", "transcribe"),
+        default="chat",
+        help="answer, or write down what is said (default: %(default)s)",
+    )
+    talking.add_argument("--language", help="what is spoken, like en (default: found out)")
+    talking.add_argument(
+        "--retries",
+        type=_whole,
+        default=5,
+        help="after a refusal or a lost line (default: %(default)s)",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    # `main` hands it on with all of its options.
+    commands.add_parser("serve", help="serve a model: needs the extra `worker`", add_help=False)
+    commands.add_parser(
+        "tail-check",
+        help="say whether a model bears WINDOW_TAIL=sampled: needs the extra `worker`",
+        add_help=False,
+    )
+    send = commands.add_parser(
+        "send", parents=[talking], help="send a sound file, print the answers"
+    )
+    send.add_argument(
+        "file", help="wav, flac, mp3 or ogg of any rate and number of channels; -: standard input"
+    )
+    send.add_argument(
+        "--raw", action="store_true", help="it is 16-bit mono PCM at 16 kHz without a header"
+    )
     send.add_argument("--fast", action="store_true", help="faster than it was spoken")
     send.set_defaults(run=_send)
     talk = commands.add_parser("talk", parents=[talking], help="talk by microphone; Ctrl-C ends")
+    talk.add_argument(
+        "--voice", help="one of those that `health --json` names (default: the worker's, if any)"
+    )
+    talk.add_argument("--mute", action="store_true", help="answers are written, not spoken")
+    talk.add_argument(
+        "--headset",
+        action="store_true",
+        help="listen while it speaks, so that you can interrupt it; without a headset the "
+        "microphone would hear the loudspeaker",
+    )
     talk.set_defaults(run=_talk)
-    bench = commands.add_parser("bench", parents=[shared], help="measure it under many users")
-    bench.add_argument("url", type=_url, help="of the worker")
-    bench.add_argument("--sessions", type=_positive, default=4, help="users at once")
-    bench.add_argument("--seconds", type=_positive, default=30, help="how long they speak")
-    bench.add_argument("--pause", type=_seconds, default=1.5, help="seconds between two sentences")
-    bench.add_argument("--clip", action="append", help="sound file to speak; unset: the worker's")
+    speak = commands.add_parser("speak", parents=[reached], help="say a text by the worker's voice")
+    speak.add_argument("text", help="what is to be said; -: standard input")
+    speak.add_argument("-o", "--output", help="file to write (default: the loudspeaker)")
+    speak.add_argument("--voice", help="one of those that `health --json` names")
+    speak.add_argument(
+        "--format", choices=SPEECH_FORMATS, help="of the file (default: by its name, else wav)"
+    )
+    speak.set_defaults(run=_speak)
+    chat = commands.add_parser(
+        "chat", parents=[reached], help="write instead, a line at a time; Ctrl-D ends"
+    )
+    chat.set_defaults(run=_chat)
+    bench = commands.add_parser("bench", parents=[reached], help="measure it under many users")
+    bench.add_argument(
+        "--sessions", type=_positive, default=4, help="users at once (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--seconds", type=_positive, default=30, help="how long they speak (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--pause",
+        type=_seconds,
+        default=1.5,
+        help="seconds between two sentences (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--clip", action="append", help="sound file to speak (default: the worker's clips)"
+    )
     bench.set_defaults(run=_bench)
-    health = commands.add_parser("health", parents=[reached], help="print the worker's health")
+    health = commands.add_parser("health", parents=[reached], help="say how the worker is")
+    health.add_argument("--json", action="store_true", help="all that it says of itself")
     health.set_defaults(run=_health)
     return top
 
 
+def _take_variables(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, variables: Mapping[str, str]
+) -> None:
+    """Fill in what no option says; a variable that is empty counts as unset."""
+    for name, variable, read in (
+        ("url", "VOXTRAL_URL", _url),
+        ("token", "VOXTRAL_API_KEY", _token),
+    ):
+        text = variables.get(variable, "").strip()
+        if getattr(arguments, name) is None and text:
+            try:
+                setattr(arguments, name, read(text))
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{variable}: {error}")
+    arguments.url = arguments.url or DEFAULT_URL
+
+
 def _url(text: str) -> str:
     try:
-        return checked_url(text)
+        return checked_url(text if "://" in text else f"http://{text}")
+    except VoxtralError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _token(text: str) -> str:
+    try:
+        return checked_token(text)
     except VoxtralError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -104,14 +221,24 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-async def _send(arguments: argparse.Namespace) -> int:
-    samples = read_sound(arguments.file)
+def _send(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_send_all(arguments, read_sound(arguments.file, is_raw=arguments.raw)))
+
+
+async def _send_all(arguments: argparse.Namespace, samples: bytes) -> int:
     seconds = len(samples) / BYTES_PER_SECOND
     form = "{desc} {percentage:3.0f}% {bar} {n:.1f}/{total:.1f} s"
     # On standard error, and only where somebody sees it.
     with tqdm(total=seconds, desc="sending", bar_format=form, leave=False, disable=None) as bar:
-        chunks = _counted(paced(samples, FAST if arguments.fast else 1.0), bar)
-        await _converse(arguments, chunks, Answers(sys.stdout, bar), ends_by_failure=True)
+        backlog = Backlog()
+        speed = backlog.speed if arguments.fast else as_spoken
+        events = _conversation(arguments, _counted(paced(samples, speed), bar), barge_in=False)
+        answers = Answers(sys.stdout, bar)
+        async for event in events:
+            answers.take(event)
+            backlog.take(event)
+            if isinstance(event, Failure):
+                raise VoxtralError(event.error)
     return 0
 
 
@@ -123,34 +250,122 @@ async def _counted(chunks: AsyncIterable[bytes], bar: "tqdm[Any]") -> AsyncItera
     bar.close()
 
 
-async def _talk(arguments: argparse.Namespace) -> int:
-    chunks = listen(open_library())
-    await _converse(arguments, chunks, Answers(sys.stdout), ends_by_failure=False)
+def _talk(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_talk_on(arguments))
+
+
+async def _talk_on(arguments: argparse.Namespace) -> int:
+    answers, library = Answers(sys.stdout), open_library()
+    health = await Rest(arguments.url, arguments.token).health()
+    voices = [] if arguments.mute or arguments.mode != "chat" else health.get("voices", [])
+    with contextlib.ExitStack() as stack:
+        chunks, loudspeaker, speech = listen(library), None, Options()
+        if arguments.voice or voices:
+            loudspeaker = stack.enter_context(Loudspeaker(library))
+            speech = Options(voice=arguments.voice or voices[0], output_sample_rate=RATE)
+            if not arguments.headset:
+                chunks = _unless_playing(chunks, loudspeaker)
+        async for event in _conversation(arguments, chunks, barge_in=True, speech=speech):
+            answers.take(event)
+            match event:
+                case Speech(sound=sound) if loudspeaker is not None:
+                    loudspeaker.play(sound)
+                case Status(status="interrupted") if loudspeaker is not None:
+                    loudspeaker.cut()
+                case Failure(error=error):
+                    print(f"voxtral: {error}", file=sys.stderr)
     return 0
 
 
-async def _converse(
+async def _unless_playing(
+    chunks: AsyncIterable[bytes], loudspeaker: Loudspeaker
+) -> AsyncIterator[bytes]:
+    """Silence in the place of what the microphone hears of the loudspeaker."""
+    async for chunk in chunks:
+        yield bytes(len(chunk)) if loudspeaker.is_playing else chunk
+
+
+async def _conversation(
     arguments: argparse.Namespace,
     chunks: AsyncIterable[bytes],
-    answers: Answers,
     *,
-    ends_by_failure: bool,
-) -> None:
-    config = {"mode": arguments.mode, "language": arguments.language}
+    barge_in: bool,
+    speech: Options | None = None,
+) -> AsyncIterator[Event]:
+    """What the worker says to audio; a recording, unlike a person, wants all of its answers."""
+    config: Options = {
+        "mode": arguments.mode,
+        "language": arguments.language,
+        "barge_in": barge_in,
+        **(speech or Options()),
+    }
     retry = Retry(most=arguments.retries)
     # A worker that is not there, or wants other credentials, is told at once.
     await Rest(arguments.url, arguments.token).health()
     client = VoxtralClient(arguments.url, token=arguments.token, retry=retry, **config)
     async with client as voxtral:
         async for event in voxtral.stream(chunks):
-            answers.take(event)
-            if isinstance(event, Failure) and ends_by_failure:
-                raise VoxtralError(event.error)
-            if isinstance(event, Failure):
-                print(f"voxtral: {event.error}", file=sys.stderr)
+            yield event
 
 
-async def _bench(arguments: argparse.Namespace) -> int:
+def _speak(arguments: argparse.Namespace) -> int:
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    rest = Rest(arguments.url, arguments.token)
+    if arguments.output is None:
+        with Loudspeaker(open_library()) as loudspeaker:
+            pcm = asyncio.run(rest.speak(text, arguments.voice, "pcm"))
+            loudspeaker.play(pcm)
+            loudspeaker.wait(len(pcm) / BYTES_PER_SAMPLE / RATE + MOST_DELAY_S)
+        return 0
+    ending = arguments.output.rpartition(".")[2].lower()
+    format_ = arguments.format or (ending if ending in SPEECH_FORMATS else "wav")
+    data = asyncio.run(rest.speak(text, arguments.voice, format_))
+    if arguments.output == "-":
+        sys.stdout.buffer.write(data)
+        return 0
+    try:
+        Path(arguments.output).write_bytes(data)
+    except OSError as error:
+        raise VoxtralError(f"{arguments.output} cannot be written: {error.strerror}") from error
+    return 0
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    rest = Rest(arguments.url, arguments.token)
+    health = asyncio.run(rest.health())
+    chat = Chat(rest, str(health["model"]["id"]))
+    exit_code = 0
+    for line in _typed():
+        try:
+            for piece in chat.ask(line):
+                print(piece, end="", flush=True)
+            print(flush=True)
+        except VoxtralError as error:
+            # What was refused may be asked again, or put otherwise.
+            print(f"voxtral: {error}", file=sys.stderr)
+            exit_code = 1
+    return exit_code
+
+
+def _typed() -> Iterator[str]:
+    """Lines with words in them, until the end of standard input."""
+    is_person = sys.stdin.isatty()
+    if is_person:
+        # Imported, it lets `input` edit a line and bring back those before.
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401
+    with contextlib.suppress(EOFError):
+        while True:
+            line = input("> " if is_person else "").strip()
+            if line:
+                yield line
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_measure(arguments))
+
+
+async def _measure(arguments: argparse.Namespace) -> int:
     clips = [read_sound(path) for path in arguments.clip or []]
     if not clips:
         clips = await _clips_of(Rest(arguments.url, arguments.token))
@@ -168,10 +383,24 @@ async def _clips_of(rest: Rest) -> list[bytes]:
     return [decode(await rest.fetch("GET", f"/console/clips/{name}")) for name in names]
 
 
-async def _health(arguments: argparse.Namespace) -> int:
-    health = await Rest(arguments.url, arguments.token).health()
-    print(json.dumps(health, indent=2))
+def _health(arguments: argparse.Namespace) -> int:
+    health = asyncio.run(Rest(arguments.url, arguments.token).health())
+    print(json.dumps(health, indent=2) if arguments.json else "\n".join(_in_words(health)))
     return 0 if health["status"] == "healthy" else 1
+
+
+def _in_words(health: dict[str, Any]) -> Iterator[str]:
+    """What somebody who looks after a worker asks first."""
+    uptime = timedelta(seconds=round(health["uptime_seconds"]))
+    yield f"{health['status']}, version {health['version']}, up for {uptime}"
+    model, capacity = health["model"], health["capacity"]
+    if model["ready"]:
+        yield f"model     {model['id']} on {model['device']} in {model['dtype']}"
+    yield (
+        f"sessions  {health['active_sessions']} of {capacity['max_sessions']}, "
+        f"room for {capacity['available']} more"
+    )
+    yield f"waiting   {health['queue_size']} requests"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from voxtral_worker.client.sound import CHUNK_MS, RATE
 
 # A minute of speech may wait while a lost connection comes back.
 MOST_WAITING = 60_000 // CHUNK_MS
-NO_LIBRARY = "the microphone needs the library sounddevice: pip install sounddevice"
-NO_PORTAUDIO = "the microphone needs PortAudio: apt-get install libportaudio2"
+NO_LIBRARY = "sound devices need the library sounddevice: pip install sounddevice"
+NO_PORTAUDIO = "sound devices need PortAudio: apt-get install libportaudio2"
 TOO_SLOW = "the audio cannot be sent as fast as it is spoken"
 GONE = "the microphone was taken away"
 

@@ -1,19 +1,21 @@
 """The worker's REST calls, as the client makes them."""
 
-import asyncio
-import http.client
+import functools
 import json
-import urllib.error
+import ssl
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+import httpx2
 
 from voxtral_worker.client.errors import VoxtralError
 
 TIMEOUT_S = 30.0
 # What these say may be otherwise in a moment.
 PASSING = {429, 502, 503, 504}
+# What a call raises that gets no answer.
+UNREACHABLE = (httpx2.RequestError, httpx2.InvalidURL)
 
 
 def checked_url(url: str) -> str:
@@ -28,69 +30,77 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def checked_token(token: str) -> str:
+    """A credential that fits in a header. Raises VoxtralError, without the credential in it."""
+    if not (token.isascii() and token.isprintable()):
+        raise VoxtralError("the token must be printable ASCII characters")
+    return token
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """Whom a client trusts: made once, as reading the system's certificates takes long."""
+    return httpx2.create_ssl_context()
+
+
 class Rest:
-    """The calls of one worker, with one caller's credentials."""
+    """The calls of one worker, with one caller's credentials.
+
+    Each call has a connection of its own: calls are few, and come from several event loops.
+    """
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url = checked_url(url)
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.headers = {"Authorization": f"Bearer {checked_token(token)}"} if token else {}
 
     async def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """The answer of a call. Raises VoxtralError."""
-        answer = await self.fetch(method, path, body)
-        return read_object(answer)
+        return read_object(await self.fetch(method, path, body))
 
     async def fetch(self, method: str, path: str, body: object = None) -> bytes:
         """The bytes of an answer. Raises VoxtralError."""
-        return await asyncio.to_thread(self._request, method, path, body)
+        response = await self._exchange(method, path, body)
+        if not response.is_success:
+            raise refusal(response.status_code, response.headers, response.content)
+        return response.content
+
+    async def speak(
+        self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
+    ) -> bytes:
+        """A text as a file of speech: wav, pcm, mp3, opus or flac. Raises VoxtralError."""
+        asked = {"input": text, "response_format": response_format, "speed": speed}
+        return await self.fetch("POST", "/v1/audio/speech", {**asked, "voice": voice})
 
     async def health(self) -> dict[str, Any]:
         """The worker's `GET /health`, also of one that is not healthy."""
-        return await asyncio.to_thread(self._health)
-
-    def _health(self) -> dict[str, Any]:
-        status, _, body = self._exchange("GET", "/health", None)
-        answer = read_object(body)
+        response = await self._exchange("GET", "/health", None)
+        answer = read_object(response.content)
         if "status" not in answer:
-            raise refusal(status, {}, body)
+            raise refusal(response.status_code, response.headers, response.content)
         return answer
 
-    def _request(self, method: str, path: str, body: object) -> bytes:
-        status, headers, answer = self._exchange(method, path, body)
-        if status >= 400:
-            raise refusal(status, headers, answer)
-        return answer
-
-    def _exchange(
-        self, method: str, path: str, body: object
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={**self.headers, "Content-Type": "application/json"},
-            method=method,
-        )
+    async def _exchange(self, method: str, path: str, body: object) -> httpx2.Response:
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                return response.status, dict(response.headers), response.read()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                return refused.code, dict(refused.headers), refused.read()
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            async with httpx2.AsyncClient(
+                headers=self.headers, timeout=TIMEOUT_S, verify=tls(), follow_redirects=True
+            ) as http:
+                return await http.request(method, self.url + path, json=body)
+        except UNREACHABLE as error:
             raise unreachable(error) from error
 
 
 def unreachable(error: Exception) -> VoxtralError:
     """What a call or a connection that got no answer is told."""
-    reason = getattr(error, "reason", None) or error
-    return VoxtralError(
-        f"the worker cannot be reached: {str(reason) or type(reason).__name__}", may_pass=True
-    )
+    reason = str(error) or type(error).__name__
+    return VoxtralError(f"the worker cannot be reached: {reason}", may_pass=True)
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes | bytearray) -> VoxtralError:
     """A refusal in the worker's own words, where it has some."""
     told = read_object(body)
+    if isinstance(told.get("error"), dict):
+        # Under /v1 an error is an object, as OpenAI has it.
+        told = {"error": told["error"].get("message"), "code": told["error"].get("code") or ""}
     seconds = headers.get("Retry-After", "")
     return VoxtralError(
         str(told.get("error") or f"the worker refused with status {status}"),

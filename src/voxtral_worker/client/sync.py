@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from voxtral_worker.client.client import VoxtralClient
-from voxtral_worker.client.events import Event
+from voxtral_worker.client.events import Event, ToolCall
+from voxtral_worker.client.options import Options
+from voxtral_worker.client.retry import Retry
 
 Answer = TypeVar("Answer")
 
@@ -14,15 +16,22 @@ Answer = TypeVar("Answer")
 class Voxtral:
     """A VoxtralClient whose loop runs in a thread of its own, between `with` and its end.
 
-    It sends and stays connected while the caller is busy with an event.
+    It sends and stays connected while the caller is busy with an event. Any thread may send.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
-        self._client = VoxtralClient(url, **options)
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        retry: Retry | None = None,
+        **config: Unpack[Options],
+    ) -> None:
+        """As VoxtralClient."""
+        self._client = VoxtralClient(url, token=token, retry=retry, **config)
         self._loop = asyncio.new_event_loop()
         # A daemon, as a program that ends in the middle must not wait for its own thread.
         self._thread = threading.Thread(target=self._loop.run_forever, name="voxtral", daemon=True)
-        self._step: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -39,29 +48,82 @@ class Voxtral:
         finally:
             self._stop()
 
+    @property
+    def session_id(self) -> str | None:
+        """As VoxtralClient.session_id."""
+        return self._client.session_id
+
+    def send_audio(self, chunk: bytes) -> None:
+        """As VoxtralClient.send_audio."""
+        self._run(self._client.send_audio(chunk))
+
+    def send_text(self, text: str, request_id: str | None = None) -> str:
+        """As VoxtralClient.send_text."""
+        return self._run(self._client.send_text(text, request_id))
+
+    def end_turn(self) -> None:
+        """As VoxtralClient.end_turn."""
+        self._run(self._client.end_turn())
+
+    def cancel(self) -> None:
+        """As VoxtralClient.cancel."""
+        self._run(self._client.cancel())
+
+    def played(self, turn_id: str, played_ms: float) -> None:
+        """As VoxtralClient.played."""
+        self._run(self._client.played(turn_id, played_ms))
+
+    def clear_history(self) -> None:
+        """As VoxtralClient.clear_history."""
+        self._run(self._client.clear_history())
+
+    def update(self, **options: Unpack[Options]) -> None:
+        """As VoxtralClient.update."""
+        self._run(self._client.update(**options))
+
+    def send_tool_result(self, call: ToolCall, content: object, *, is_error: bool = False) -> None:
+        """As VoxtralClient.send_tool_result."""
+        self._run(self._client.send_tool_result(call, content, is_error=is_error))
+
+    def ping(self) -> None:
+        """As VoxtralClient.ping."""
+        self._run(self._client.ping())
+
+    def get_stats(self) -> None:
+        """As VoxtralClient.get_stats."""
+        self._run(self._client.get_stats())
+
+    def events(self) -> Iterator[Event]:
+        """As VoxtralClient.events."""
+        return self._walk(self._client.events())
+
     def stream(self, chunks: Iterable[bytes]) -> Iterator[Event]:
         """As VoxtralClient.stream; `chunks` is read in a thread, and may wait."""
-        events = self._client.stream(_read(chunks))
-        try:
-            while (event := self._run(self._advance(events))) is not None:
-                yield event
-        finally:
-            self._run(self._close(events))
+        return self._walk(self._client.stream(_read(chunks)))
+
+    def session(self) -> dict[str, Any]:
+        """As VoxtralClient.session."""
+        return self._run(self._client.session())
+
+    def speak(
+        self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
+    ) -> bytes:
+        """As VoxtralClient.speak."""
+        return self._run(self._client.speak(text, voice, response_format, speed))
 
     def health(self) -> dict[str, Any]:
         """As VoxtralClient.health."""
         return self._run(self._client.health())
 
-    async def _advance(self, events: AsyncIterator[Event]) -> Event | None:
-        self._step = asyncio.current_task()
-        return await anext(events, None)
-
-    async def _close(self, events: Any) -> None:
-        # A caller that was interrupted has left a step behind, which holds the generator.
-        if self._step is not None:
-            self._step.cancel()
-            await asyncio.wait([self._step])
-        await events.aclose()
+    def _walk(self, events: AsyncIterator[Event]) -> Iterator[Event]:
+        walk = _Walk(events)
+        try:
+            while (event := self._run(walk.advance())) is not None:
+                yield event
+        finally:
+            # The loop is gone when the caller has left `with` before it let go of the events.
+            if self._thread.is_alive():
+                self._run(walk.close())
 
     def _run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -71,6 +133,26 @@ class Voxtral:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class _Walk:
+    """The walk of one caller through events."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._task: asyncio.Task[Any] | None = None
+
+    async def advance(self) -> Event | None:
+        self._task = asyncio.current_task()
+        event: Event | None = await anext(self._events, None)
+        return event
+
+    async def close(self) -> None:
+        # A caller that was interrupted has left a step behind, which holds the generator.
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._events.aclose()
 
 
 async def _read(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:

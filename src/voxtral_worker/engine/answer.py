@@ -7,6 +7,10 @@ from typing import Protocol
 from voxtral_worker.engine.conversation import Conversation
 from voxtral_worker.engine.generation import Generation, GenerationStream
 from voxtral_worker.engine.request import (
+    ArgumentsDelta,
+    CallEvent,
+    CallFinished,
+    CallStarted,
     Delta,
     Failed,
     Finished,
@@ -18,7 +22,8 @@ from voxtral_worker.engine.request import (
     Urgency,
     Usage,
 )
-from voxtral_worker.errors import BadInput, EngineFailure, TooLarge
+from voxtral_worker.engine.tools import ToolCall
+from voxtral_worker.errors import BadInput, BadSchema, EngineFailure, TooLarge
 
 
 class Engine(Protocol):
@@ -36,6 +41,7 @@ class Answer:
     finish_reason: str
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 async def answer(
@@ -44,8 +50,9 @@ async def answer(
     sampling: Sampling,
     field: str,
     say: Callable[[str], None],
+    call: Callable[[CallEvent], None] = lambda _: None,
 ) -> Answer:
-    """Have the engine answer; `say` hears each piece of text as it is made.
+    """Have the engine answer; `say` hears each piece of text as it is made, `call` the calls.
 
     However this ends, the engine is let go. Raises BadInput that names `field` when the
     conversation is longer than the context, and what else the engine reports.
@@ -55,6 +62,8 @@ async def answer(
     generation = engine.submit(request, _whole(stream.listener))
     said: list[str] = []
     token_ids: list[int] = []
+    started: dict[int, CallStarted] = {}
+    calls: list[ToolCall] = []
     finished: Finished | None = None
     try:
         async for event in stream:
@@ -63,15 +72,28 @@ async def answer(
                     said.append(text)
                     token_ids += event.token_ids
                     say(text)
+                case CallStarted(index):
+                    started[index] = event
+                    call(event)
+                case ArgumentsDelta():
+                    call(event)
+                case CallFinished(index, arguments):
+                    of_call = started[index]
+                    calls.append(ToolCall(of_call.call_id, of_call.name, arguments))
+                    call(event)
                 case Finished():
                     finished = event
+    except BadSchema:
+        # Not the field's fault.
+        raise
     except BadInput as error:
-        raise type(error)(f"{field}: {error.message}") from None
+        raise error.of_field(field) from None
     finally:
         generation.cancel()
     if finished is None or finished.finish_reason == "interrupted":
         raise EngineFailure("the engine stopped before the answer was whole")
-    return Answer("".join(said), finished.finish_reason, finished.usage, tuple(token_ids))
+    whole = tuple(calls) if finished.finish_reason == "tool_calls" else ()
+    return Answer("".join(said), finished.finish_reason, finished.usage, tuple(token_ids), whole)
 
 
 def _whole(listener: Listener) -> Listener:

@@ -23,7 +23,7 @@ class GatheredRows:
     """Rows [start, stop) of the batch: the newest token of each of some sequences.
 
     `blocks` [sequences, width]: where the tokens of each are stored, in order; `mask`, float
-    [sequences, 1, 1, width * block size]: 0 where there is a token, -inf behind the last.
+    [sequences, 1, 1, width * block size]: a token's log weight, or 0, and -inf behind the last.
     """
 
     start: int
@@ -36,19 +36,21 @@ class GatheredRows:
 class KernelRows:
     """The whole batch is one token each of some sequences, whose blocks a kernel reads.
 
-    `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], counts the new token.
+    `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], counts the new token;
+    `log_weights`, float32 [blocks, block size], are added to the scores, where there are any.
     """
 
     blocks: torch.Tensor
     lengths: torch.Tensor
+    log_weights: torch.Tensor | None = None
 
 
 @dataclass
 class PrefillRows:
     """Rows [start, stop) of the batch: the next tokens of one prompt.
 
-    `blocks` [width] hold all `context` tokens up to the last of these rows. `mask`, bool
-    [rows, context], or None when the rows are the whole context.
+    `blocks` [width] hold all `context` tokens up to the last of these rows. `mask`, [rows,
+    context], bool, or float where tokens have weights; None when the rows are the whole context.
     """
 
     start: int
@@ -127,19 +129,21 @@ def _attend(
         # Triton is there with CUDA only.
         from voxtral_worker.engine.paged_kernel import decode
 
-        decode(query[0], keys, values, batch.decodes.blocks, batch.decodes.lengths, scaling, output)
+        rows = batch.decodes
+        weights = rows.log_weights
+        decode(query[0], keys, values, rows.blocks, rows.lengths, scaling, output, weights)
         return
     for group in batch.decodes:
-        rows = query[0, :, group.start : group.stop].transpose(0, 1)
-        output[group.start : group.stop] = _decode(rows, keys, values, group, scaling)
+        newest = query[0, :, group.start : group.stop].transpose(0, 1)
+        output[group.start : group.stop] = _decode(newest, keys, values, group, scaling)
     for prefill in batch.prefills:
         place = slice(prefill.start, prefill.stop)
-        rows = query[:, :, place]
-        if prefill.mask is None:
-            attended = _prefill(rows, key[:, :, place], value[:, :, place], None, scaling)
+        next_rows = query[:, :, place]
+        if prefill.stop - prefill.start == prefill.context:
+            context = key[:, :, place], value[:, :, place]
         else:
             context = _gather(keys, prefill), _gather(values, prefill)
-            attended = _prefill(rows, *context, prefill.mask, scaling)
+        attended = _prefill(next_rows, *context, prefill.mask, scaling)
         output[place] = attended[0].transpose(0, 1)
 
 

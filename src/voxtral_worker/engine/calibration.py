@@ -10,6 +10,7 @@ import numpy as np
 
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.layout import layout_of
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
 from voxtral_worker.errors import EngineFailure
 
@@ -18,8 +19,10 @@ TURN_SAMPLES = 3 * 16_000
 TURN_TOKENS = 24
 # Who talks with a machine says something, and hears it out, about so often.
 TURN_EVERY_S = 6.0
-# What a conversation keeps in the KV cache: four turns of speech with their answers.
-SESSION_TOKENS = 1600
+# What a conversation keeps in the KV cache: so many turns of speech with their answers, of which
+# each takes so many tokens beside its audio.
+TURNS_KEPT = 4
+TOKENS_BESIDE_AUDIO = 25
 SIDE_BY_SIDE = 8
 LATE_SHARE = 0.05
 TIMEOUT_S = 120.0
@@ -36,18 +39,29 @@ class Calibration:
 
 
 def calibrate(engine: Engine, goal_s: float) -> Calibration:
-    """Let the engine answer some noise, alone and side by side. Takes a second or two.
+    """Let the engine answer some noise, alone and side by side. Takes a few seconds.
+
+    The second run of each is measured: in the first, shapes are met for the first time and
+    libraries set themselves up for them.
 
     Raises EngineFailure when it does not answer.
     """
-    first_s = min(_first_deltas(engine, 1)[0] for _ in range(2))
+    _first_deltas(engine, 1)
+    first_s = _first_deltas(engine, 1)[0]
     count = min(SIDE_BY_SIDE, engine.most_side_by_side)
+    _first_deltas(engine, count)
     started_s = time.monotonic()
     _first_deltas(engine, count)
     turn_s = (time.monotonic() - started_s) / count
-    in_memory = max(1, engine.kv_tokens // SESSION_TOKENS)
+    in_memory = max(1, engine.kv_tokens // session_tokens(engine.window_tail))
     in_time = sessions_within(goal_s, first_s, turn_s)
     return Calibration(min(in_time, in_memory), first_s, 1 / turn_s, in_memory)
+
+
+def session_tokens(window_tail: str) -> int:
+    """Rows of KV cache that a conversation keeps."""
+    turn = layout_of(TURN_SAMPLES, window_tail).rows + TOKENS_BESIDE_AUDIO
+    return TURNS_KEPT * turn
 
 
 def sessions_within(goal_s: float, first_delta_s: float, turn_s: float) -> int:

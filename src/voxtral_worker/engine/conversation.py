@@ -8,13 +8,19 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtral_worker.engine.tools import NO_TOOLS, Toolbox, ToolCall, ToolResult
+
 SAMPLE_RATE = 16_000
+# Between 0 and full loudness, in 16 bits.
+INT16_STEPS = 32_768
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
-AUDIO_TOKENS_PER_WINDOW = 375
+# What a transcript may take unless told otherwise: the fastest speakers need about half of it.
+TRANSCRIPT_TOKENS_PER_WINDOW = 512
 
 _ids = itertools.count(1)
 
@@ -22,36 +28,66 @@ _ids = itertools.count(1)
 class Audio:
     """One piece of speech; longer than 30 s, it takes several windows of the encoder.
 
-    `audio_id` is never used twice in a process. The samples are held only until the engine
-    has encoded them. `embeddings` (float, [375 * windows, hidden size]) belong to the engine
-    thread, which fills them once.
+    `audio_id` is never used twice in a process. `embeddings` (float, [rows of its layout, hidden
+    size]) belong to the engine thread, which makes them of the samples whenever it needs them,
+    and drops them when memory is short.
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
         """`samples`: float32 of shape [n], 16 kHz, between -1 and 1."""
         self.audio_id = next(_ids)
-        self.samples = samples
+        # float32, or int16 once it is compact.
+        self._held: NDArray[Any] = samples
         self.windows = max(1, -(-len(samples) // WINDOW_SAMPLES))
         self._digest: bytes | None = None
         self.embeddings: object | None = None
 
     @property
-    def tokens(self) -> int:
-        """Tokens it takes in a prompt."""
-        return self.windows * AUDIO_TOKENS_PER_WINDOW
+    def samples(self) -> NDArray[np.float32]:
+        """The sound, float32 of shape [n]."""
+        # Whoever compacts it may be another thread.
+        held = self._held
+        if held.dtype == np.int16:
+            held = held / np.float32(INT16_STEPS)
+        return held.astype(np.float32, copy=False)
+
+    @property
+    def length(self) -> int:
+        """How many samples the sound has."""
+        return len(self._held)
+
+    @property
+    def nbytes(self) -> int:
+        """What the sound takes of the memory."""
+        return self._held.nbytes
+
+    def compact(self) -> None:
+        """Hold the sound in half of the memory, if it stays the same to the last bit."""
+        small = np.empty(len(self._held), np.int16)
+        # In pieces, as steps in between take several times as much.
+        for start in range(0, len(small), WINDOW_SAMPLES):
+            samples = self._held[start : start + WINDOW_SAMPLES]
+            steps = samples * np.float32(INT16_STEPS)
+            fits = steps.min() >= -INT16_STEPS and steps.max() < INT16_STEPS
+            if samples.dtype != np.float32 or not fits:
+                return
+            piece = small[start : start + WINDOW_SAMPLES]
+            piece[:] = steps
+            if not np.array_equal(piece, steps):
+                return
+        self._held = small
+
+    @property
+    def transcript_tokens(self) -> int:
+        """New tokens that its transcript may take unless told otherwise."""
+        return self.windows * TRANSCRIPT_TOKENS_PER_WINDOW
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the sound, also when its samples are no longer held. Engine thread."""
+        """SHA-256 of the sound. Engine thread."""
         if self._digest is None:
             self._digest = hashlib.sha256(self.samples.tobytes()).digest()
         return self._digest
-
-    def let_go_of_samples(self) -> None:
-        """Engine thread: the embeddings are made, the sound itself is not needed again."""
-        # While it can still be told from others: an answer may be cached under it later.
-        _ = self.digest
-        self.samples = np.zeros(0, np.float32)
 
 
 def windows_of(samples: NDArray[np.float32]) -> tuple[Audio, ...]:
@@ -86,19 +122,32 @@ class AssistantTurn:
 
 
 @dataclass(frozen=True)
+class Round:
+    """Calls of tools with what they came to, one result a call, and the text before the calls."""
+
+    said: AssistantTurn
+    calls: tuple[ToolCall, ...]
+    results: tuple[ToolResult, ...]
+
+
+@dataclass(frozen=True)
 class Exchange:
-    """A user's turn with its answer; history is let go one exchange at a time."""
+    """A user's turn with its answer, and the rounds of tools between the two.
+
+    History is let go one exchange at a time.
+    """
 
     user: UserTurn
     assistant: AssistantTurn
+    rounds: tuple[Round, ...] = ()
 
 
 @dataclass(frozen=True)
 class Conversation:
     """Everything a response depends on, except chance.
 
-    With `transcribe` the prompt asks to write down the audio of `user`; history and system
-    prompt do not enter it.
+    `rounds` of tools were made since the user's turn. With `transcribe` the prompt asks to write
+    down the audio of `user`; history, system prompt and tools do not enter it.
     """
 
     user: UserTurn
@@ -106,6 +155,8 @@ class Conversation:
     system_prompt: str | None = None
     transcribe: bool = False
     language: str | None = None
+    rounds: tuple[Round, ...] = ()
+    tools: Toolbox = NO_TOOLS
 
 
 def audio_in(conversation: Conversation) -> Iterator[Audio]:

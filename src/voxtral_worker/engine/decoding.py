@@ -1,53 +1,42 @@
-"""Decode steps of fixed shapes, so that a step can be recorded once and replayed.
+"""Decode steps of fixed shapes, so that a step can be recorded once and replayed."""
 
-Launching the hundreds of small kernels of a step one by one takes a GPU longer than the
-step itself; a CUDA graph launches them all at once.
-"""
-
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 
 from voxtral_worker.engine.attention import GatheredRows, KernelRows, PagedBatch, attending
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
-from voxtral_worker.engine.packing import hiding_mask
-
-log = logging.getLogger(__name__)
+from voxtral_worker.engine.packing import gathered_weights, hiding_mask
+from voxtral_worker.engine.recording import GraphRecorder, Recorder, Recording, tell_fallback
 
 # Batches are filled up to one of these sizes.
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-# A first run compiles kernels and sets libraries up, which must not be recorded.
-RUNS_BEFORE_RECORDING = 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence's newest token: its id, its place, and the blocks of all tokens so far."""
+    """One sequence's newest token: its id, its index, and the blocks of all tokens so far.
+
+    `skipped` positions before it are those of no token.
+    """
 
     token_id: int
-    position: int
+    index: int
     blocks: torch.Tensor
+    skipped: int = 0
 
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits [rows, vocabulary] of ids [rows] at positions [rows], within an open batch."""
 
 
-@dataclass
-class _Step:
-    """A recorded step: run `replay`, and `logits` are there."""
-
-    replay: Callable[[], None]
-    logits: torch.Tensor
-
-
 class DecodeSteps:
     """Every size has at most one recording; all of them read the same input tensors.
 
-    Rows that fill a batch up write to `spare_block`, which belongs to nobody.
+    Rows that fill a batch up write to `spare_block`, which belongs to nobody. When a kernel,
+    a recording or a compilation fails, all further steps gather and run `plain` unrecorded.
     """
 
     def __init__(
@@ -59,21 +48,37 @@ class DecodeSteps:
         most_rows: int,
         most_tokens: int,
         spare_block: int,
+        plain: Forward | None = None,
+        recorder: Recorder | None = None,
+        log_weights: torch.Tensor | None = None,
     ) -> None:
+        """`plain` is `forward` as it is before compilation, `recorder` CUDA's on CUDA.
+
+        `log_weights`: see `pack`.
+        """
         self._forward = forward
+        self._plain = plain or forward
         self._keys, self._values = keys, values
+        self._log_weights = log_weights
         self._spare_block = spare_block
         self._sizes = [size for size in SIZES if size < most_rows] + [most_rows]
         device = keys[0].device
-        # One tensor, so that a step's input is one transfer: id, position, slot and length.
-        self._numbers = torch.zeros(4, most_rows, dtype=torch.long, device=device)
-        self._blocks = torch.zeros(
-            most_rows, blocks_for(most_tokens), dtype=torch.int32, device=device
-        )
+        # Id, position, slot and length of each row, and its blocks; the host's copies are
+        # pinned, as bringing them over must not wait for the steps before.
+        self._host_numbers = _pinned((4, most_rows), torch.long, device)
+        self._host_blocks = _pinned((most_rows, blocks_for(most_tokens)), torch.int32, device)
+        self._numbers = torch.zeros_like(self._host_numbers, device=device)
+        self._blocks = torch.zeros_like(self._host_blocks, device=device)
         self._lengths = torch.ones(most_rows, dtype=torch.int32, device=device)
-        self._steps: dict[int, _Step] = {}
-        self._records = device.type == "cuda"
-        self._pool: Any = None
+        self._sent: torch.cuda.Event | None = None
+        # What all recordings write to, as each would keep its own logits alive.
+        self._logits: torch.Tensor | None = None
+        self._recordings: dict[int, Recording] = {}
+        if recorder is None and device.type == "cuda":
+            recorder = GraphRecorder()
+        self._recorder = recorder
+        # Which way the steps attend; never back to "paged".
+        self.attention: Literal["paged", "gathered"] = "paged" if recorder else "gathered"
 
     @torch.inference_mode()
     def prepare(self) -> None:
@@ -93,22 +98,60 @@ class DecodeSteps:
         """Bring a batch to the device; the rest of it repeats the spare block's token."""
         spare = Row(0, 0, torch.tensor([self._spare_block]))
         padded = [*rows, *[spare] * (size - len(rows))]
-        numbers = [[row.token_id, row.position, _slot(row), row.position + 1] for row in padded]
-        blocks = torch.zeros(size, max(len(row.blocks) for row in padded), dtype=torch.int32)
-        for line, row in zip(blocks, padded, strict=True):
+        numbers = [
+            [row.token_id, row.index + row.skipped, _slot(row), row.index + 1] for row in padded
+        ]
+        if self._sent is not None:
+            self._sent.synchronize()
+        self._host_numbers[:, :size] = torch.tensor(numbers).T
+        for line, row in zip(self._host_blocks, padded, strict=False):
             line[: len(row.blocks)] = row.blocks
-        self._numbers[:, :size] = torch.tensor(numbers).T.to(self._numbers.device)
-        self._lengths[:size] = self._numbers[3, :size].int()
-        self._blocks[:size, : blocks.shape[1]] = blocks.to(self._blocks.device)
+            # Its own once more: what a mask hides is still multiplied by 0, and NaN survives.
+            line[len(row.blocks) :] = row.blocks[0]
+        self._numbers.copy_(self._host_numbers, non_blocking=True)
+        self._lengths[:size] = self._numbers[3, :size]
+        self._blocks[:size].copy_(self._host_blocks[:size], non_blocking=True)
+        if self._host_numbers.is_pinned():
+            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._sent.record()
 
     def _run(self, size: int, width: int) -> torch.Tensor:
-        if not self._records:
-            return self._once(size, width)
-        step = self._steps.get(size)
-        if step is None:
-            step = self._steps[size] = self._record(size)
-        step.replay()
-        return step.logits
+        try:
+            return self._replay(size) if self._recorder else self._once(size, width)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a compiler or a driver raises
+            if not self._fall_back(error):
+                raise
+        # Out of the block above, which keeps the tensors of the failed step alive.
+        return self._once(size, width)
+
+    def _replay(self, size: int) -> torch.Tensor:
+        recording = self._recordings.get(size)
+        if recording is None:
+            assert self._recorder is not None
+            width = self._blocks.shape[1]
+            recording = self._recorder.record(lambda: self._kept(size, width))
+            self._recordings[size] = recording
+        recording.replay()
+        return recording.output
+
+    def _kept(self, size: int, width: int) -> torch.Tensor:
+        logits = self._once(size, width)
+        if self._logits is None:
+            self._logits = logits.new_empty(self._sizes[-1], *logits.shape[1:])
+        return self._logits[:size].copy_(logits)
+
+    def _fall_back(self, error: Exception) -> bool:
+        """Take the slower way from now on; False when it is taken already."""
+        if self._recorder is None and self._forward == self._plain:
+            return False
+        tell_fallback("decode step", error)
+        self._forward = self._plain
+        self._recorder = None
+        self._recordings.clear()
+        self.attention = "gathered"
+        return True
 
     def _once(self, size: int, width: int) -> torch.Tensor:
         with attending(self._batch(size, width)):
@@ -116,38 +159,21 @@ class DecodeSteps:
 
     def _batch(self, size: int, width: int) -> PagedBatch:
         slots = self._numbers[2, :size]
-        if self._blocks.is_cuda:
-            rows = KernelRows(self._blocks[:size], self._lengths[:size])
+        if self.attention == "paged":
+            rows = KernelRows(self._blocks[:size], self._lengths[:size], self._log_weights)
             return PagedBatch(self._keys, self._values, slots, rows, [])
         mask = hiding_mask(self._lengths[:size], width * BLOCK_TOKENS, self._keys[0].dtype)
-        group = GatheredRows(0, size, self._blocks[:size, :width], mask)
+        blocks = self._blocks[:size, :width]
+        if self._log_weights is not None:
+            mask += gathered_weights(self._log_weights, blocks)
+        group = GatheredRows(0, size, blocks, mask)
         return PagedBatch(self._keys, self._values, slots, [group], [])
-
-    def _record(self, size: int) -> _Step:
-        width = self._blocks.shape[1]
-        try:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(RUNS_BEFORE_RECORDING):
-                    self._once(size, width)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                logits = self._once(size, width)
-            self._pool = graph.pool()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            # Slower, but right: a worker that answers is better than one that does not start.
-            log.warning("engine: decode steps cannot be recorded: %s", error)
-            self._records = False
-            return _Step(lambda: None, self._once(size, width))
-        return _Step(graph.replay, logits)
 
 
 def _slot(row: Row) -> int:
-    return int(row.blocks[row.position // BLOCK_TOKENS]) * BLOCK_TOKENS + (
-        row.position % BLOCK_TOKENS
-    )
+    return int(row.blocks[row.index // BLOCK_TOKENS]) * BLOCK_TOKENS + row.index % BLOCK_TOKENS
+
+
+def _pinned(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    is_pinned = device.type == "cuda" and torch.cuda.is_available()
+    return torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=is_pinned)

@@ -10,6 +10,10 @@ import time
 from collections.abc import AsyncIterator
 
 from voxtral_worker.engine.request import (
+    ArgumentsDelta,
+    CallEvent,
+    CallFinished,
+    CallStarted,
     Delta,
     Failed,
     Finished,
@@ -66,8 +70,8 @@ class GenerationStream:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
-        """Deltas and, last, `Finished`. Raises the WorkerError of a failed generation."""
+    async def __aiter__(self) -> AsyncIterator[Delta | CallEvent | Finished]:
+        """Deltas, calls and, last, `Finished`. Raises the WorkerError of a failed generation."""
         while True:
             event = await self._events.get()
             match event:
@@ -76,5 +80,5 @@ class GenerationStream:
                 case Finished():
                     yield event
                     return
-                case Delta():
+                case Delta() | CallStarted() | ArgumentsDelta() | CallFinished():
                     yield event

@@ -49,10 +49,6 @@ class KvCache:
         """Blocks of prefixes that wait for their session's next turn."""
         return sum(len(prefix.blocks) for prefix in self._kept.values())
 
-    def can_ever_hold(self, tokens: int) -> bool:
-        """Whether a sequence of this length fits into the empty cache."""
-        return blocks_for(tokens) <= self.total
-
     def admit(self, owner: str | None, keys: Sequence[int], tokens: int) -> Admission | None:
         """Blocks for a sequence of up to `tokens` tokens that begins with `keys`.
 

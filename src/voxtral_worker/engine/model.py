@@ -4,21 +4,25 @@ Everything is transformers' own: classes, processor, loading.
 """
 
 import logging
-import os.path
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers import VoxtralForConditionalGeneration, VoxtralProcessor
 from transformers.utils import logging as transformers_logging
 
+from voxtral_worker.checkpoint import find_cached, fingerprint, is_local
+from voxtral_worker.engine.download import download
+from voxtral_worker.engine.layout import EXACT, SAMPLED
+from voxtral_worker.engine.tail_record import has_passed
 from voxtral_worker.errors import LoadFailure
 from voxtral_worker.settings import EMBEDDED_MODEL, RELEASED_MODEL, Settings
 
 log = logging.getLogger(__name__)
-
-RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,40 @@ class LoadedModel:
     revision: str | None
     device: torch.device
     dtype: torch.dtype
+    # Where its files are.
+    folder: Path | None = None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the model that comes with the worker."""
+        return self.folder is not None and self.folder.resolve() == EMBEDDED_MODEL.resolve()
+
+    @property
+    def window_tail(self) -> str:
+        """The setting `WINDOW_TAIL` that it has by itself: SAMPLED where that was measured."""
+        return SAMPLED if self.is_embedded else EXACT
 
     @property
     def tokenizer(self) -> Any:
         """mistral-common's Tekkenizer."""
         return self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
+
+    @cached_property
+    def tail_checked(self) -> bool | None:
+        """Whether `tail-check` has passed for these weights; None for the embedded ones."""
+        if self.is_embedded:
+            return None
+        if self.folder is None:
+            return False
+        try:
+            return has_passed(self.folder, fingerprint(self.folder))
+        except OSError:
+            return False
+
+    def wait(self) -> None:
+        """Return when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def gpu(self) -> dict[str, int]:
         """The device's memory in bytes, as `GET /health` tells it; all 0 on a CPU."""
@@ -84,21 +117,6 @@ def choose_model(settings: Settings, device: torch.device) -> str:
     return str(EMBEDDED_MODEL)
 
 
-def find_cached(model_id: str, revision: str | None, cache: Path = RUNPOD_CACHE) -> Path | None:
-    """Folder of a hub model that RunPod has put on the machine before the start, or None."""
-    repository = cache / f"models--{model_id.replace('/', '--')}"
-    snapshots = repository / "snapshots"
-    name = revision or "main"
-    reference = repository / "refs" / name
-    commit = reference.read_text().strip() if reference.is_file() else name
-    if (snapshots / commit / "config.json").is_file():
-        return snapshots / commit
-    if revision is None and snapshots.is_dir():
-        whole = [path for path in snapshots.iterdir() if (path / "config.json").is_file()]
-        return max(whole, key=os.path.getmtime, default=None)
-    return None
-
-
 def load_model(settings: Settings) -> LoadedModel:
     """Load by the settings. Raises LoadFailure with one sentence on what went wrong."""
     device = choose_device(settings)
@@ -110,27 +128,81 @@ def load_model(settings: Settings) -> LoadedModel:
     elif cached := find_cached(model_id, revision):
         log.info("model found in the cache of the machine: %s", cached)
         source, revision = str(cached), None
+    elif not is_local(model_id):
+        source, revision = str(fetched(model_id, revision)), None
     transformers_logging.disable_progress_bar()
+    # Its table of bad weights spans many lines; `require_every_weight` says it in one.
+    transformers_logging.set_verbosity_error()
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_fraction)
     try:
         # Weights are read straight to the device: twice their size would not fit every machine.
         placement = {"device_map": device} if device.type == "cuda" else {}
-        model = VoxtralForConditionalGeneration.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation="sdpa", **placement
+        model, report = VoxtralForConditionalGeneration.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            # Told below, all kinds in one way.
+            ignore_mismatched_sizes=True,
+            **placement,
         )
+        require_every_weight(report)
         processor = VoxtralProcessor.from_pretrained(source, revision=revision)
     except torch.OutOfMemoryError as error:
         raise LoadFailure(f"model {model_id!r} does not fit into the GPU's memory") from error
+    except LoadFailure as error:
+        raise LoadFailure(f"model {model_id!r} cannot be loaded: {error.message}") from None
     except Exception as error:  # noqa: BLE001 - a hub, a disk and three libraries can fail here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise LoadFailure(f"model {model_id!r} cannot be loaded: {reason}") from error
+        raise LoadFailure(f"model {model_id!r} cannot be loaded: {_first_line(error)}") from error
     model.eval()
     if settings.enable_torch_compile:
         model.model.audio_tower.compile()
     # A folder is told by its name: no path of this machine leaves it.
     name = Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
-    return LoadedModel(model, processor, name, settings.model_revision, device, dtype)
+    return LoadedModel(model, processor, name, settings.model_revision, device, dtype, Path(source))
+
+
+def fetched(model_id: str, revision: str | None) -> Path:
+    """Folder of a hub model, downloaded where it is not here; without a hub, what is here.
+
+    Raises LoadFailure.
+    """
+    try:
+        return download(model_id, revision)
+    except Exception as error:  # noqa: BLE001 - a network, a hub and a disk can fail here
+        here = find_cached(model_id, revision, Path(constants.HF_HUB_CACHE))
+        if here is None:
+            reason = _first_line(error)
+            raise LoadFailure(f"model {model_id!r} cannot be loaded: {reason}") from error
+        log.warning("the hub cannot be asked, the model on this machine is taken: %s", here)
+        return here
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else repr(error)
+
+
+def require_every_weight(report: Mapping[str, Any]) -> None:
+    """Raise LoadFailure that names the first weight that was not read as the model has it.
+
+    `report` is transformers' loading info. The library fills such weights with random
+    numbers and warns: the worker would be ready, and answer nonsense.
+    """
+    kinds = {
+        "missing_keys": "the checkpoint has no weight",
+        "mismatched_keys": "the checkpoint has another shape for the weight",
+    }
+    for kind, sentence in kinds.items():
+        keys = sorted(key if isinstance(key, str) else str(key[0]) for key in report[kind])
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise LoadFailure(f"{sentence} {keys[0]}{more}")
+    if extra := sorted(report["unexpected_keys"]):
+        log.warning("the model has no place for %d weights, the first is %s", len(extra), extra[0])
 
 
 def _choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:

@@ -15,6 +15,8 @@ TILE_TOKENS = 64
 LEAST_ROWS = 16
 # Programs that keep every multiprocessor of a large GPU busy twice over.
 PROGRAMS = 264
+# One long sequence among many short ones must not be left to one program a head.
+LEAST_PARTS = 8
 MOST_PARTS = 32
 
 
@@ -26,25 +28,30 @@ def decode(
     lengths: torch.Tensor,
     scaling: float,
     output: torch.Tensor,
+    log_weights: torch.Tensor | None = None,
 ) -> None:
     """Attend from one token of each sequence; writes `output`, [sequences, heads, size].
 
     `query` [heads, sequences, size]; `keys`, `values` [blocks, block size, KV heads, size];
     `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], at least 1 each. `size`
-    is a power of two of at least 16.
+    is a power of two of at least 16. `log_weights`, float32 [blocks, block size], are added to
+    the scores.
     """
     heads, sequences, size = query.shape
     _, block_tokens, kv_heads, _ = keys.shape
-    group = heads // kv_heads
     parts = parts_for(sequences * kv_heads)
     partial = query.new_empty((sequences, heads, parts, size), dtype=torch.float32)
     totals = query.new_empty((2, sequences, heads, parts), dtype=torch.float32)
+    is_weighted = log_weights is not None
+    attending, joining = constants(heads, kv_heads, size, block_tokens, is_weighted=is_weighted)
     _attend_part[(sequences, kv_heads, parts)](
         query,
         keys,
         values,
         blocks,
         lengths,
+        # Any pointer to float32 does where it is not read.
+        log_weights if is_weighted else partial,
         partial,
         totals[0],
         totals[1],
@@ -55,31 +62,38 @@ def decode(
         keys.stride(1),
         keys.stride(2),
         blocks.stride(0),
-        HEADS=heads,
-        GROUP=group,
-        ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)),
-        SIZE=size,
-        PARTS=parts,
-        BLOCK_TOKENS=block_tokens,
-        TILE=TILE_TOKENS,
+        parts,
+        **attending,
     )
-    _join_parts[(sequences, heads)](
-        partial, totals[0], totals[1], output, HEADS=heads, SIZE=size, PARTS=parts
-    )
+    _join_parts[(sequences, heads)](partial, totals[0], totals[1], output, parts, **joining)
+
+
+def constants(
+    heads: int, kv_heads: int, size: int, block_tokens: int, *, is_weighted: bool = False
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What is constant in the binary of each kernel: of `_attend_part` and `_join_parts`."""
+    group = heads // kv_heads
+    rows = max(LEAST_ROWS, triton.next_power_of_2(group))
+    attending = {"HEADS": heads, "GROUP": group, "ROWS": rows, "SIZE": size}
+    attending |= {"BLOCK_TOKENS": block_tokens, "TILE": TILE_TOKENS, "WEIGHTED": is_weighted}
+    return attending, {"HEADS": heads, "SIZE": size, "MOST": MOST_PARTS}
 
 
 def parts_for(pairs: int) -> int:
     """Parts, a power of two, into which each of so many (sequence, KV head) pairs is split."""
-    return int(min(MOST_PARTS, triton.next_power_of_2(max(1, PROGRAMS // pairs))))
+    wanted = int(triton.next_power_of_2(max(1, PROGRAMS // pairs)))
+    return max(LEAST_PARTS, min(MOST_PARTS, wanted))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# One binary for every number of parts and every width of the block table.
+@triton.jit(do_not_specialize=["blocks_row", "parts"])  # type: ignore[untyped-decorator]
 def _attend_part(  # type: ignore[no-untyped-def]
     query,
     keys,
     values,
     blocks,
     lengths,
+    log_weights,
     partial,
     maxima,
     sums,
@@ -90,25 +104,31 @@ def _attend_part(  # type: ignore[no-untyped-def]
     kv_token,
     kv_head,
     blocks_row,
+    parts,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     TILE: tl.constexpr,
+    WEIGHTED: tl.constexpr,
 ):
     sequence = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     part = tl.program_id(2)
     length = tl.load(lengths + sequence)
-    tiles = tl.cdiv(tl.cdiv(length, TILE), PARTS)
+    tiles = tl.cdiv(tl.cdiv(length, TILE), parts)
     start = part * tiles * TILE
     stop = tl.minimum(start + tiles * TILE, length)
     rows = tl.arange(0, ROWS)
     sizes = tl.arange(0, SIZE)
     is_row = rows < GROUP
     heads = head * GROUP + rows
+    to = (sequence * HEADS + heads) * parts + part
+    if start >= length:
+        # Nothing is left for this part: the other kernel reads no more of it than this.
+        tl.store(maxima + to, tl.full([ROWS], float("-inf"), tl.float32), mask=is_row)
+        return
     q = tl.load(
         query + heads[:, None] * query_head + sequence * query_row + sizes[None, :],
         mask=is_row[:, None],
@@ -126,6 +146,9 @@ def _attend_part(  # type: ignore[no-untyped-def]
         at = block * kv_block + (tokens % BLOCK_TOKENS) * kv_token + head * kv_head
         k = tl.load(keys + at[:, None] + sizes[None, :], mask=is_token[:, None], other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+        if WEIGHTED:
+            weighted = log_weights + block * BLOCK_TOKENS + tokens % BLOCK_TOKENS
+            scores += tl.load(weighted, mask=is_token, other=0.0)[None, :]
         scores = tl.where(is_token[None, :], scores, float("-inf"))
         new_best = tl.maximum(best, tl.max(scores, 1))
         weights = tl.exp(scores - new_best[:, None])
@@ -135,29 +158,34 @@ def _attend_part(  # type: ignore[no-untyped-def]
         result += tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * shrink + tl.sum(weights, 1)
         best = new_best
-    to = (sequence * HEADS + heads) * PARTS + part
     tl.store(partial + to[:, None] * SIZE + sizes[None, :], result, mask=is_row[:, None])
     tl.store(maxima + to, best, mask=is_row)
     tl.store(sums + to, total, mask=is_row)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["parts"])  # type: ignore[untyped-decorator]
 def _join_parts(  # type: ignore[no-untyped-def]
     partial,
     maxima,
     sums,
     output,
+    parts,
     HEADS: tl.constexpr,
     SIZE: tl.constexpr,
-    PARTS: tl.constexpr,
+    MOST: tl.constexpr,
 ):
     at = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
-    parts = tl.arange(0, PARTS)
+    numbers = tl.arange(0, MOST)
     sizes = tl.arange(0, SIZE)
-    best = tl.load(maxima + at * PARTS + parts)
-    # A part without tokens has the maximum -inf and so no weight.
+    best = tl.load(maxima + at * parts + numbers, mask=numbers < parts, other=float("-inf"))
+    # A part without tokens has the maximum -inf, and nothing else was written for it.
+    is_there = best > float("-inf")
     weights = tl.exp(best - tl.max(best, 0))
-    total = tl.sum(tl.load(sums + at * PARTS + parts) * weights, 0)
-    rows = tl.load(partial + (at * PARTS + parts)[:, None] * SIZE + sizes[None, :])
-    joined = tl.sum(rows * weights[:, None], 0) / total
+    total = tl.load(sums + at * parts + numbers, mask=is_there, other=0.0)
+    rows = tl.load(
+        partial + (at * parts + numbers)[:, None] * SIZE + sizes[None, :],
+        mask=is_there[:, None],
+        other=0.0,
+    )
+    joined = tl.sum(rows * weights[:, None], 0) / tl.sum(total * weights, 0)
     tl.store(output + at * SIZE + sizes, joined.to(output.dtype.element_ty))

@@ -15,19 +15,35 @@ class Urgency(IntEnum):
     TURN = 0
     SPECULATION = 1
     JOB = 2
-    PARTIAL = 3
+    TRANSCRIPT = 3
+    PARTIAL = 4
+
+
+@dataclass(frozen=True)
+class AnswerSchema:
+    """An answer is JSON that satisfies the schema whose JSON text this is.
+
+    Words of the schema that cannot be enforced are errors where it is `strict`, and else ignored.
+    """
+
+    text: str
+    strict: bool = False
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen, and how many there may be.
 
-    `temperature` 0 is greedy. `max_tokens` counts new tokens.
+    `temperature` 0 is greedy. `max_tokens` counts new tokens. The text ends where one of
+    `stop` would begin. With `seed` the same request is answered alike, whatever runs beside it.
     """
 
     temperature: float = 0.2
     top_p: float = 0.95
     max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    schema: AnswerSchema | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +62,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one generation. `cached_tokens` of the prompt were not computed again."""
+    """Tokens of one generation: the rows that the model has of them.
+
+    Of the prompt `audio_tokens` are audio, and `cached_tokens` were not computed again.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    audio_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,8 +98,39 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class CallStarted:
+    """The model calls a tool; `index` counts the calls of a response, from 0."""
+
+    index: int
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ArgumentsDelta:
+    """More of the JSON text of a call's arguments."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CallFinished:
+    """A call is whole, and `arguments` is JSON of an object."""
+
+    index: int
+    arguments: str
+
+
+CallEvent: TypeAlias = CallStarted | ArgumentsDelta | CallFinished
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The response is whole. `finish_reason` is `stop`, `length` or `interrupted`."""
+    """The response is whole.
+
+    `finish_reason` is `stop`, `length`, `tool_calls` or `interrupted`.
+    """
 
     finish_reason: str
     usage: Usage
@@ -93,5 +144,5 @@ class Failed:
     error: WorkerError
 
 
-GenerationEvent: TypeAlias = HistoryTrimmed | Delta | Finished | Failed
+GenerationEvent: TypeAlias = HistoryTrimmed | Delta | CallEvent | Finished | Failed
 Listener: TypeAlias = Callable[[GenerationEvent], None]

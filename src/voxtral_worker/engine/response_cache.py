@@ -4,34 +4,44 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from voxtral_worker.engine.layout import EXACT
 from voxtral_worker.engine.prompt import Prompt
-from voxtral_worker.engine.request import Delta, Sampling
+from voxtral_worker.engine.request import CallEvent, Delta, Sampling
+from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
 
 
 @dataclass(frozen=True)
 class CachedResponse:
     """What was streamed, and how it ended."""
 
-    deltas: tuple[Delta, ...]
+    told: tuple[Delta | CallEvent, ...]
     finish_reason: str
     completion_tokens: int
 
 
 class ResponseCache:
-    """The most recently used answers, at most `size`; only greedy ones, as others vary.
+    """The most recently used answers, at most `size`; only of those that do not vary.
 
     Owned by the engine thread.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, window_tail: str = EXACT) -> None:
         self._size = size
+        self._window_tail = window_tail
         self._responses: OrderedDict[bytes, CachedResponse] = OrderedDict()
 
-    def key(self, prompt: Prompt, sampling: Sampling) -> bytes | None:
-        """Names the input; None when its answer is not the same every time."""
-        if self._size == 0 or sampling.temperature > 0:
+    def key(self, prompt: Prompt, sampling: Sampling, tools: Toolbox = NO_TOOLS) -> bytes | None:
+        """Names the input; None when its answer is not the same every time.
+
+        The prompt says which tools are offered, but not what may or must be called.
+        """
+        if self._size == 0 or (sampling.temperature > 0 and sampling.seed is None):
             return None
-        digest = hashlib.sha256(repr((prompt.ids, sampling.max_tokens)).encode())
+        # What is greedy does not depend on chance, nor on how wide it would reach.
+        chance = (sampling.temperature, sampling.top_p, sampling.seed)
+        wanted = (sampling.max_tokens, sampling.stop, chance if sampling.temperature > 0 else ())
+        named = repr((prompt.ids, self._window_tail, wanted, sampling.schema, tools))
+        digest = hashlib.sha256(named.encode(errors="surrogatepass"))
         for audio in prompt.audio:
             digest.update(audio.digest)
         return digest.digest()

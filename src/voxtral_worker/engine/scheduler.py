@@ -1,14 +1,21 @@
 """Decides which sequences run.
 
-Waiting sequences take free places by urgency, then in order of arrival. Sequences that
-run are never put back; every one of them makes a token at each step, so nobody starves.
+Waiting sequences take free places by urgency, then in order of arrival. Whoever runs makes a
+token at each step. Work that nobody speaks for, jobs and partial transcripts, gets at most
+half of the blocks of KV cache, and gives way to a turn that finds no place: it waits again,
+and goes on later from where it was.
 """
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from voxtral_worker.engine.request import Urgency
+
+# After so many times it stays until it is done, or steady talk would keep it from ever ending.
+MOST_TIMES_PUT_BACK = 3
+UNLIMITED = 1 << 62
 
 
 class Schedulable(Protocol):
@@ -22,29 +29,68 @@ class Schedulable(Protocol):
     def needs_prefill(self) -> bool:
         """Whether part of its prompt is still to be computed."""
 
+    @property
+    def blocks_needed(self) -> int:
+        """Blocks of KV cache that it holds for as long as it runs; never changes."""
+
 
 S = TypeVar("S", bound=Schedulable)
 
 
-class Scheduler(Generic[S]):
-    """A sequence is waiting, or running, or not here; at most `places` run."""
+@dataclass(eq=False)
+class _Entry(Generic[S]):
+    sequence: S
+    arrival: int
+    times_put_back: int = 0
 
-    def __init__(self, places: int, place: Callable[[S], bool] = lambda _: True) -> None:
-        """`place` gives a sequence what it needs to run, or says that it cannot now."""
+    @property
+    def is_background(self) -> bool:
+        return self.sequence.urgency >= Urgency.JOB
+
+
+class Scheduler(Generic[S]):
+    """A sequence is waiting, or running, or not here.
+
+    At most `places` run; together they hold at most `blocks` blocks, the background at most
+    half of these.
+    """
+
+    def __init__(
+        self,
+        places: int,
+        blocks: int = UNLIMITED,
+        place: Callable[[S], None] = lambda _: None,
+        put_back: Callable[[S], None] = lambda _: None,
+    ) -> None:
+        """`place` gives a sequence the blocks it needs; `put_back` takes them away again."""
         self.places = places
+        self.background_blocks = blocks // 2
+        self._blocks = blocks
         self._place = place
-        self._waiting: list[tuple[int, S]] = []
+        self._put_back = put_back
         self._arrivals = itertools.count()
-        self.running: list[S] = []
+        self._waiting: list[_Entry[S]] = []
+        self._running: list[_Entry[S]] = []
+
+    @property
+    def running(self) -> list[S]:
+        """Those that run, in the order in which they were admitted."""
+        return [entry.sequence for entry in self._running]
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
         return len(self._waiting)
 
+    def can_ever_run(self, sequence: S) -> bool:
+        """Whether it would be admitted if nobody else were here."""
+        is_background = sequence.urgency >= Urgency.JOB
+        most = self.background_blocks if is_background else self._blocks
+        return sequence.blocks_needed <= most
+
     def add(self, sequence: S) -> None:
         """Let a sequence wait for its place."""
-        self._waiting.append((next(self._arrivals), sequence))
+        self._waiting.append(_Entry(sequence, next(self._arrivals)))
 
     def admit(self) -> list[S]:
         """Move sequences to free places and return them.
@@ -54,16 +100,16 @@ class Scheduler(Generic[S]):
         never be needed.
         """
         admitted: list[S] = []
+        # What is put back on the way is not in this list, and has to wait for the next call.
         for entry in self._in_order():
-            sequence = entry[1]
+            sequence = entry.sequence
             if sequence.urgency == Urgency.SPECULATION and self._is_busy():
                 continue
-            if len(self.running) >= self._places_for(sequence.urgency):
+            if not self._has_room(entry):
                 break
-            if not self._place(sequence):
-                break
+            self._place(sequence)
             self._waiting.remove(entry)
-            self.running.append(sequence)
+            self._running.append(entry)
             admitted.append(sequence)
         return admitted
 
@@ -78,17 +124,15 @@ class Scheduler(Generic[S]):
 
     def release(self, sequence: S) -> None:
         """Give a place back; also takes a sequence out of the waiting ones."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-            return
-        self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+        self._running = [entry for entry in self._running if entry.sequence is not sequence]
+        self._waiting = [entry for entry in self._waiting if entry.sequence is not sequence]
 
     def everyone(self) -> list[S]:
         """All sequences that run or wait."""
-        return self.running + [sequence for _, sequence in self._in_order()]
+        return self.running + [entry.sequence for entry in self._in_order()]
 
-    def _in_order(self) -> list[tuple[int, S]]:
-        return sorted(self._waiting, key=lambda entry: (entry[1].urgency, entry[0]))
+    def _in_order(self) -> list[_Entry[S]]:
+        return sorted(self._waiting, key=lambda entry: (entry.sequence.urgency, entry.arrival))
 
     def _is_busy(self) -> bool:
         """Whether there is too much to do for work that may be thrown away.
@@ -96,9 +140,41 @@ class Scheduler(Generic[S]):
         Prompts are the costly part, so a speculation waits for every prompt that is being
         computed; half of the places stay free of it.
         """
-        is_full = 2 * len(self.running) >= max(2, self.places)
+        is_full = 2 * len(self._running) >= max(2, self.places)
         return is_full or any(sequence.needs_prefill for sequence in self.running)
 
-    def _places_for(self, urgency: int) -> int:
-        # One place is kept for a user who waits: jobs and partials must not fill the house.
-        return self.places if urgency == Urgency.TURN else max(1, self.places - 1)
+    def _has_room(self, entry: _Entry[S]) -> bool:
+        """Whether it can be placed now; for a turn, room is made."""
+        needed = entry.sequence.blocks_needed
+        if entry.sequence.urgency == Urgency.TURN:
+            return self._make_room(needed)
+        if entry.is_background:
+            held = sum(e.sequence.blocks_needed for e in self._running if e.is_background)
+            if held + needed > self.background_blocks:
+                return False
+        # One place is kept for a user who waits: others must not fill the house.
+        places = max(1, self.places - 1)
+        return len(self._running) < places and needed <= self._free_blocks()
+
+    def _make_room(self, needed: int) -> bool:
+        """Put back as many as it takes, the youngest first; none if all were not enough."""
+        places, blocks = self.places - len(self._running), self._free_blocks()
+        leaving: list[_Entry[S]] = []
+        for entry in sorted(self._running, key=lambda entry: -entry.arrival):
+            if places and needed <= blocks:
+                break
+            if entry.is_background and entry.times_put_back < MOST_TIMES_PUT_BACK:
+                leaving.append(entry)
+                places += 1
+                blocks += entry.sequence.blocks_needed
+        if not places or needed > blocks:
+            return False
+        for entry in leaving:
+            self._put_back(entry.sequence)
+            entry.times_put_back += 1
+            self._running.remove(entry)
+            self._waiting.append(entry)
+        return True
+
+    def _free_blocks(self) -> int:
+        return self._blocks - sum(sequence.blocks_needed for sequence in self.running)

@@ -1,7 +1,7 @@
 """Writes a recording of any length down, window by window, as one text."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -9,19 +9,23 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtral_worker.audio.aside import run_aside
+from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.engine.answer import Answer, Engine, answer
 from voxtral_worker.engine.conversation import SAMPLE_RATE, Audio, Conversation, UserTurn
-from voxtral_worker.engine.pauses import cut_at_pauses
+from voxtral_worker.engine.language import language_of
 from voxtral_worker.engine.request import Sampling, Usage
 
 Samples: TypeAlias = NDArray[np.float32]
 
 WINDOWS_AT_ONCE = 4
+# What does not tell its language in so many windows will not tell it in the next.
+LANGUAGE_WINDOWS = 3
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said in one window of the recording, [`start_s`, `end_s`)."""
+    """What was said in one window of the recording, from `start_s` to `end_s` in it."""
 
     start_s: float
     end_s: float
@@ -30,47 +34,59 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of all segments, and what it cost together."""
+    """The text of all segments, and what it cost together.
+
+    `language` is the one that was asked for, or else found in the first of its windows.
+    """
 
     answer: Answer
     segments: tuple[Segment, ...]
+    language: str | None = None
 
 
 async def write_down(
     engine: Engine,
     samples: Samples,
+    windows: Sequence[Stretch],
     sampling: Sampling,
     language: str | None,
     field: str,
     say: Callable[[str], None],
 ) -> Transcript:
-    """The words of a recording (float32, [n], 16 kHz); `say` hears them in order.
+    """The words of windows of a recording (float32, [n], 16 kHz); `say` hears them in order.
 
+    What is in no window adds no words. Unless a `language` is asked for, the first windows are
+    written down one by one until their words tell it, and the others in that language.
     `sampling` is that of each window. Raises the first error, a BadInput with the name of
     `field`; the other windows are then let go.
     """
     script = Script(say)
     places = asyncio.Semaphore(WINDOWS_AT_ONCE)
 
-    async def one(index: int, window: Samples) -> Answer:
+    async def one(index: int, language: str | None) -> Answer:
+        window = windows[index]
         async with places:
-            conversation = Conversation(
-                UserTurn((Audio(window),)), transcribe=True, language=language
-            )
+            # A copy: one second of speech must not hold half an hour of sound.
+            audio = Audio(samples[window.start : window.end].copy())
+            conversation = Conversation(UserTurn((audio,)), transcribe=True, language=language)
             written = await answer(
                 engine, conversation, sampling, field, partial(script.write, index)
             )
         script.finish(index)
         return written
 
-    windows = list(cut_at_pauses(samples))
+    answers: list[Answer] = []
+    while language is None and len(answers) < min(LANGUAGE_WINDOWS, len(windows) - 1):
+        answers.append(await one(len(answers), None))
+        language = await run_aside(lambda _: language_of(script.text))
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(*numbered)) for numbered in enumerate(windows)]
+            numbers = range(len(answers), len(windows))
+            tasks = [group.create_task(one(number, language)) for number in numbers]
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    answers = [task.result() for task in tasks]
-    return Transcript(_together(script.text, answers), _segments(windows, answers))
+    answers += [task.result() for task in tasks]
+    return Transcript(_together(script.text, answers), _segments(windows, answers), language)
 
 
 class Script:
@@ -112,13 +128,11 @@ def _spaced(before: str, text: str) -> str:
     return text if before[-1:].isspace() or text[:1].isspace() else " " + text
 
 
-def _segments(windows: list[Samples], answers: list[Answer]) -> tuple[Segment, ...]:
-    segments, start = [], 0
-    for window, written in zip(windows, answers, strict=True):
-        stop = start + len(window)
-        segments.append(Segment(start / SAMPLE_RATE, stop / SAMPLE_RATE, written))
-        start = stop
-    return tuple(segments)
+def _segments(windows: Sequence[Stretch], answers: list[Answer]) -> tuple[Segment, ...]:
+    return tuple(
+        Segment(window.start / SAMPLE_RATE, window.end / SAMPLE_RATE, written)
+        for window, written in zip(windows, answers, strict=True)
+    )
 
 
 def _together(text: str, answers: list[Answer]) -> Answer:
@@ -130,5 +144,6 @@ def _together(text: str, answers: list[Answer]) -> Answer:
             sum(usage.prompt_tokens for usage in usages),
             sum(usage.completion_tokens for usage in usages),
             sum(usage.cached_tokens for usage in usages),
+            sum(usage.audio_tokens for usage in usages),
         ),
     )

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtral_worker.audio.clips import read_clip
-from voxtral_worker.audio.recordings import MAX_AUDIO_S, Recordings, from_base64
+from voxtral_worker.audio.recordings import (
+    MAX_AUDIO_S,
+    Recordings,
+    from_base64,
+    is_data_address,
+)
 from voxtral_worker.engine.answer import Engine, answer
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.transcript import write_down
@@ -16,6 +21,8 @@ from voxtral_worker.errors import BadInput
 from voxtral_worker.jobs.fetch import fetch
 from voxtral_worker.jobs.outlet import Outlet, piece_of
 from voxtral_worker.jobs.schema import AudioJob, AudioSource, TranscribeJob
+from voxtral_worker.jobs.speech import AnswerSpeaker
+from voxtral_worker.turns.recording import FindSpeech, joined
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -23,32 +30,43 @@ Samples: TypeAlias = NDArray[np.float32]
 def read_source(source: AudioSource, is_over: threading.Event) -> Samples:
     """Samples, float32 [n], 16 kHz, of a job's recording. Blocks.
 
-    Raises BadInput that names the field.
+    Raises BadInput that names the field, and what the decoder reports.
     """
     try:
-        is_url = source.field == "audio_url"
-        data = fetch(source.value, is_over) if is_url else from_base64(source.value)
-        return read_clip(data, max_seconds=MAX_AUDIO_S)
+        is_elsewhere = source.field == "audio_url" and not is_data_address(source.value)
+        data = fetch(source.value, is_over) if is_elsewhere else from_base64(source.value)
+        return read_clip(data, max_seconds=MAX_AUDIO_S, is_over=is_over)
     except BadInput as error:
-        raise type(error)(f"{source.field}: {error.message}") from None
+        raise error.of_field(source.field) from None
 
 
 async def transcribe(
-    job: TranscribeJob, engine: Engine, outlet: Outlet, recordings: Recordings
+    job: TranscribeJob,
+    engine: Engine,
+    outlet: Outlet,
+    recordings: Recordings,
+    find_speech: FindSpeech,
 ) -> None:
-    """Write a recording down, window by window, and hand out one text.
+    """Write the speech of a recording down, window by window, and hand out one text.
 
     Raises the first error; the other windows are then let go.
     """
     field, options = job.source.field, job.options
     async with recordings.opened(field, partial(read_source, job.source)) as samples:
         say = partial(outlet.add_delta, 0) if job.stream else _say_nothing
-        written = await write_down(engine, samples, options.sampling, options.language, field, say)
+        windows = joined(await find_speech(samples))
+        written = await write_down(
+            engine, samples, windows, options.sampling, options.language, field, say
+        )
         outlet.add(piece_of(0, written.answer))
 
 
 async def answer_about_audio(
-    job: AudioJob, engine: Engine, outlet: Outlet, recordings: Recordings
+    job: AudioJob,
+    engine: Engine,
+    outlet: Outlet,
+    recordings: Recordings,
+    speaker: AnswerSpeaker,
 ) -> None:
     """Hand out the answer to a question about the whole recording.
 
@@ -61,10 +79,11 @@ async def answer_about_audio(
             UserTurn((Audio(samples), *question)),
             system_prompt=options.system_prompt,
             language=options.language,
+            tools=options.tools,
         )
         say = partial(outlet.add_delta, 0) if job.stream else _say_nothing
         made = await answer(engine, conversation, options.sampling, field, say)
-        outlet.add(piece_of(0, made))
+    outlet.add(await speaker.with_speech(piece_of(0, made)))
 
 
 def _say_nothing(_: str) -> None:

@@ -1,19 +1,47 @@
 """Fetches the audio that a job's address points to.
 
-The address comes from a stranger, so the SDK's guarded client does the asking: it resolves
-the name once, refuses whatever is not public, connects to the very address that it has
-checked, and does all of this again for each redirect.
+The address comes from a stranger: its name is resolved once, whatever is not public is refused,
+and the connection goes to the very addresses that were checked. All of this is done again for
+each redirect.
 """
 
+import asyncio
+import contextlib
+import ipaddress
+import socket
 import threading
-import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.cookiejar import DummyCookieJar
+from yarl import URL
 
 from voxtral_worker.errors import BadInput, TooLarge
+
+if TYPE_CHECKING:
+    from voxtral_worker.settings import Network
 
 MAX_BYTES = 50 * 1024 * 1024
 MAX_SECONDS = 60.0
 SILENCE_S = 10
-CHUNK_BYTES = 256 * 1024
+MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+# The bytes are counted as they come, so they must not come compressed.
+_HEADERS = {"Accept-Encoding": "identity"}
+# Public by the books, but they lead to whatever address is written within, or to what is near:
+# 6to4 and its relays (RFC 7526), site-local addresses (RFC 3879).
+_DISGUISES: "tuple[Network, ...]" = tuple(
+    ipaddress.ip_network(text) for text in ("2002::/16", "192.88.99.0/24", "fec0::/10")
+)
+
+
+class _NotPublic(BadInput):
+    """An address inside somebody's network, or none."""
+
+    def __init__(self) -> None:
+        super().__init__("the address is not a public one, or cannot be resolved")
 
 
 def fetch(url: str, is_over: threading.Event) -> bytes:
@@ -22,24 +50,105 @@ def fetch(url: str, is_over: threading.Event) -> bytes:
     Gives up early once `is_over` is set. Raises BadInput or TooLarge with a reason that
     does not tell what is inside the worker's network.
     """
-    # Imported here: the SDK takes 1.4 s, and most processes never fetch anything.
-    from runpod.serverless.utils.rp_ssrf import SSRFError, safe_get
+    # A loop of its own: everything on it, headers included, ends at one deadline.
+    return asyncio.run(_in_time(url, is_over))
 
-    deadline_s = time.monotonic() + MAX_SECONDS
+
+async def _in_time(url: str, is_over: threading.Event) -> bytes:
+    deadline = asyncio.timeout(MAX_SECONDS)
     try:
-        with safe_get(url, stream=True, timeout=SILENCE_S) as response:
-            if response.status_code != 200:
-                raise BadInput(f"the address answered with status {response.status_code}")
-            data = bytearray()
-            for chunk in response.iter_content(CHUNK_BYTES):
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    raise TooLarge(f"the file is larger than {MAX_BYTES >> 20} MiB")
-                if is_over.is_set() or time.monotonic() > deadline_s:
-                    raise BadInput(f"the file did not come within {MAX_SECONDS:g} s")
-            return bytes(data)
-    except SSRFError:
-        raise BadInput("the address is not a public one, or cannot be resolved") from None
-    except (OSError, ValueError):
-        # All of requests' errors are OSErrors; names that are no names are ValueErrors.
+        async with deadline:
+            return await _follow(url, is_over)
+    except (OSError, ValueError, ClientError) as error:
+        # Names that are no names are ValueErrors; a silence is a TimeoutError, which is an OSError.
+        if deadline.expired():
+            raise _late() from error
         raise BadInput("the address cannot be fetched") from None
+
+
+async def _follow(url: str, is_over: threading.Event) -> bytes:
+    at = URL(url)
+    for _ in range(MOST_REDIRECTS + 1):
+        async with _asked(at) as response:
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return await _body(response, is_over)
+            at = at.join(URL(location))
+    raise BadInput(f"the address leads on more than {MOST_REDIRECTS} times")
+
+
+@contextlib.asynccontextmanager
+async def _asked(at: URL) -> AsyncIterator[ClientResponse]:
+    """The answer of one address, whose body has not been read."""
+    if at.scheme not in ("http", "https") or at.host is None or at.port is None:
+        raise _NotPublic
+    connector = TCPConnector(resolver=_Checked(_addresses(at.host, at.port)), force_close=True)
+    async with (
+        ClientSession(
+            connector=connector,
+            timeout=ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+        ) as http,
+        http.get(at, headers=_HEADERS, allow_redirects=False) as response,
+    ):
+        yield response
+
+
+async def _body(response: ClientResponse, is_over: threading.Event) -> bytes:
+    if response.status != 200:
+        raise BadInput(f"the address answered with status {response.status}")
+    data = bytearray()
+    while chunk := await response.content.readany():
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise TooLarge(f"the file is larger than {MAX_BYTES >> 20} MiB")
+        if is_over.is_set():
+            raise _late()
+    return bytes(data)
+
+
+def _late() -> BadInput:
+    return BadInput(f"the file did not come within {MAX_SECONDS:g} s")
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """All addresses of a host, each of them public. Raises _NotPublic."""
+    # Imported here: the SDK takes 1.4 s, and most processes never fetch anything.
+    from runpod.serverless.utils.rp_ssrf import SSRFError, resolve_and_validate
+
+    try:
+        found: list[str] = resolve_and_validate(host, port)
+    except SSRFError:
+        raise _NotPublic from None
+    for address in found:
+        parsed = ipaddress.ip_address(address)
+        if any(parsed in network for network in _DISGUISES):
+            raise _NotPublic
+    return found
+
+
+class _Checked(AbstractResolver):
+    """Knows the addresses of one host, and asks nobody."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses that were checked."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""

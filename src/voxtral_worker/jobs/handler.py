@@ -33,10 +33,17 @@ from voxtral_worker.jobs.schema import (
     TranscribeJob,
     read_input,
 )
+from voxtral_worker.jobs.speech import AnswerSpeaker
 from voxtral_worker.jobs.text import answer_texts
 from voxtral_worker.settings import Settings
+from voxtral_worker.speech.speech import Speech
+from voxtral_worker.turns.recording import FindSpeech, take_all_as_speech
 
 log = logging.getLogger(__name__)
+
+# A job that was taken waits for others' recordings, rather than to be failed for them.
+PLACE_TIMEOUT_S = 30 * 60.0
+MOST_JOBS_WAITING = 1_024
 
 # The SDK tries a call three times, with pauses of 2 and 5 s between.
 STALL_S = 30.0
@@ -57,14 +64,18 @@ class JobHandler:
         settings: Settings,
         leases: Leases | None = None,
         *,
+        find_speech: FindSpeech = take_all_as_speech,
+        speech: Speech | None = None,
         stall_s: float = STALL_S,
     ) -> None:
         self._engine = engine
         self._health = health
         self._settings = settings
         self._leases = leases
+        self._find_speech = find_speech
+        self._speech = speech
         self._stall_s = stall_s
-        self._recordings = Recordings()
+        self._recordings = Recordings(PLACE_TIMEOUT_S, MOST_JOBS_WAITING)
         self._runs: set[JobRun] = set()
         # The SDK's task of each job, and the job's id.
         self._readers: dict[asyncio.Task[Any], str] = {}
@@ -166,11 +177,17 @@ class JobHandler:
                 return partial(report_health, self._health)
             case TextJob():
                 at_once = self._settings.max_batch_size
-                return lambda outlet: answer_texts(job, engine, outlet, at_once)
+                speaker = AnswerSpeaker(self._speech, job.spoken, job.language)
+                return lambda outlet: answer_texts(job, engine, outlet, at_once, speaker)
             case TranscribeJob():
-                return lambda outlet: transcribe(job, engine, outlet, self._recordings)
+                return lambda outlet: transcribe(
+                    job, engine, outlet, self._recordings, self._find_speech
+                )
             case AudioJob():
-                return lambda outlet: answer_about_audio(job, engine, outlet, self._recordings)
+                speaker = AnswerSpeaker(self._speech, job.spoken, job.options.language)
+                return lambda outlet: answer_about_audio(
+                    job, engine, outlet, self._recordings, speaker
+                )
             case SessionJob():
                 if self._leases is None:
                     raise NotReady("this worker serves no sessions")

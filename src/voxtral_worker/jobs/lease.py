@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import NotReady
 from voxtral_worker.jobs.outlet import Outlet, Piece
 from voxtral_worker.jobs.schema import SessionJob
@@ -16,9 +17,6 @@ from voxtral_worker.settings import Settings
 
 REPORT_S = 10.0
 LOOK_S = 0.25
-CLOSE_DONE = 1000
-CLOSE_GOING_AWAY = 1012
-CLOSE_EXPIRED = 4408
 
 
 class Leases(Protocol):
@@ -51,12 +49,12 @@ async def hold_lease(
     and nobody is connected any more.
     """
     leased = await leases.create(job.config)
-    code = CLOSE_DONE
+    code: int = CloseCode.DONE
     try:
         outlet.add(addresses(leased, settings))
         code = await _watch(job, leases, leased.session_id, outlet, is_draining, report_s)
     finally:
-        await leases.close(leased.session_id, CLOSE_GOING_AWAY if is_draining() else code)
+        await leases.close(leased.session_id, CloseCode.GOING_AWAY if is_draining() else code)
 
 
 async def _watch(
@@ -77,14 +75,14 @@ async def _watch(
         elif is_draining():
             break
         if now_s() >= expires_s or now_s() - last_open_s >= job.idle_s:
-            return CLOSE_EXPIRED
+            return CloseCode.EXPIRED
         if now_s() >= report_s:
             outlet.add({"open_connections": connections})
             report_s += report_every_s
         await asyncio.sleep(LOOK_S)
     if is_draining():
         raise NotReady("the worker is stopping; ask for a session again")
-    return CLOSE_DONE
+    return CloseCode.DONE
 
 
 def addresses(leased: LeasedSession, settings: Settings) -> Piece:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any, TypeAlias
 
 from voxtral_worker.engine.answer import Answer
+from voxtral_worker.engine.tools import calls_as_openai
 from voxtral_worker.errors import WorkerError
 
 Piece: TypeAlias = dict[str, Any]
@@ -18,7 +19,7 @@ GATHER_S = 0.1
 
 
 def piece_of(index: int, answer: Answer) -> Piece:
-    """A finished answer as the caller sees it."""
+    """A finished answer as the caller sees it, with its calls of tools in OpenAI's shape."""
     usage = {
         "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens,
@@ -29,6 +30,7 @@ def piece_of(index: int, answer: Answer) -> Piece:
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": usage,
+        **({"tool_calls": calls_as_openai(answer.calls)} if answer.calls else {}),
     }
 
 

@@ -1,43 +1,110 @@
 """Who may call: addresses, origins and credentials."""
 
+import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
 from aiohttp import hdrs, web
 
-from voxtral_worker.errors import Forbidden, Unauthorized
-from voxtral_worker.settings import Network, Settings
+from voxtral_worker.errors import Forbidden, Unauthorized, WrongCredentials
+from voxtral_worker.settings import RUNPOD_PROXIES, Network, Settings
+
+log = logging.getLogger(__name__)
 
 _TOKEN_AUDIENCE = "voxtral-worker session"
+TOKEN_LIFE_S = 24 * 3600
+# Who holds a token could otherwise try a thousand million keys a second: so each try takes
+# 16 MiB and some 50 ms (RFC 7914).
+_STRETCHING = {"n": 1 << 14, "r": 8, "p": 1}
 KEY_PROTOCOL = "openai-insecure-api-key."
+# Each costs a check of its signature.
+MOST_CREDENTIALS = 4
+# A call with one of these was passed on by somebody, whether they are trusted or not.
+_FORWARDING = ("CF-Connecting-IP", "X-Forwarded-For", "Forwarded", "X-Real-IP")
 
 
-def client_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
-    """The client's address: the socket's, or what a trusted proxy says of it.
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a call, by its credentials.
 
-    One address is always written in one way, as limits are counted by it.
+    `subject` is that of a JWT; `token_of` the session whose token it is. `holder` is whom the
+    sessions that it makes count for; None: nobody.
     """
-    address = _told_address(request, trusted)
-    return str(_parsed(address) or address)
+
+    is_by_jwt: bool = False
+    subject: str | None = None
+    token_of: str | None = None
+    holder: str | None = None
+
+    def may_open(self, owner: str | None) -> bool:
+        """Whether a session of this owner is open to the caller; without an owner to all."""
+        return owner is None or not self.is_by_jwt or owner == self.subject
 
 
-def _told_address(request: web.Request, trusted: tuple[Network, ...]) -> str:
-    peer = request.remote or ""
-    if not _is_in(peer, trusted):
+class ClientAddresses:
+    """Tells a client's address: the socket's, or what a trusted proxy says of it.
+
+    One address is always written in one way, as limits are counted by it. On RunPod every
+    caller comes from the platform's proxy: without its word all users together would have
+    the limits of one address.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._trusted = settings.trusted_proxies
+        by_default = settings.runs_on_runpod and not settings.trusted_proxies
+        self._trusted_for_cloudflare = RUNPOD_PROXIES if by_default else settings.trusted_proxies
+        self._has_warned = False
+
+    def of(self, request: web.Request) -> str:
+        """The address of whoever sent a request."""
+        address = self._told(request)
+        return str(_parsed(address) or address)
+
+    def is_proxy(self, peer: str) -> bool:
+        """Whether a peer speaks for others, and is believed."""
+        return _is_in(peer, self._trusted) or _is_in(peer, self._trusted_for_cloudflare)
+
+    def is_local(self, request: web.Request) -> bool:
+        """Whether a call comes from this machine itself, and nobody has passed it on."""
+        peer = request.remote or ""
+        is_forwarded = any(name in request.headers for name in _FORWARDING)
+        return is_loopback(peer) and not is_forwarded and not self.is_proxy(peer)
+
+    def _told(self, request: web.Request) -> str:
+        peer = request.remote or ""
+        from_cloudflare = request.headers.get("CF-Connecting-IP", "").strip()
+        if _is_in(peer, self._trusted_for_cloudflare) and _parsed(from_cloudflare) is not None:
+            return from_cloudflare
+        if not _is_in(peer, self._trusted):
+            self._warn_of_unknown_proxy(request, peer)
+            return peer
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        for address in reversed([part.strip() for part in forwarded.split(",")]):
+            if _parsed(address) is None:
+                break
+            if not _is_in(address, self._trusted):
+                return address
         return peer
-    from_cloudflare = request.headers.get("CF-Connecting-IP", "").strip()
-    if _parsed(from_cloudflare) is not None:
-        return from_cloudflare
-    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
-    for address in reversed([part.strip() for part in forwarded.split(",")]):
-        if _parsed(address) is None:
-            break
-        if not _is_in(address, trusted):
-            return address
-    return peer
+
+    def _warn_of_unknown_proxy(self, request: web.Request, peer: str) -> None:
+        """Once: a proxy that is not trusted makes all its users one address."""
+        is_forwarded = {"CF-Connecting-IP", "X-Forwarded-For"} & set(request.headers)
+        parsed = _parsed(peer)
+        if self._has_warned or not is_forwarded or parsed is None or parsed.is_global:
+            return
+        self._has_warned = True
+        log.warning(
+            "a proxy at %s forwards calls, but TRUSTED_PROXIES does not name it: the limits "
+            "count everybody behind it as one address",
+            peer,
+        )
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -47,6 +114,23 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return None
     mapped = getattr(parsed, "ipv4_mapped", None)
     return mapped or parsed
+
+
+def counted_as(address: str) -> str:
+    """What limits count an address by: itself, or the /64 of an IPv6 address.
+
+    Whoever has one IPv6 address has all 2**64 of its network.
+    """
+    parsed = _parsed(address)
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed or address)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own."""
+    parsed = _parsed(address)
+    return parsed is not None and parsed.is_loopback
 
 
 def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
@@ -69,7 +153,7 @@ def is_allowed_origin(request: web.Request, settings: Settings) -> bool:
 
 
 class Credentials:
-    """API keys and JWTs open everything; a session's token opens that session alone."""
+    """API keys open everything, JWTs all but what others own, a token its own session."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -81,43 +165,42 @@ class Credentials:
         return self._settings.needs_credentials
 
     def issue(self, session_id: str) -> str:
-        """A token that opens one session, for as long as that exists."""
-        claims = {"sub": session_id, "aud": _TOKEN_AUDIENCE}
+        """A token that opens one session, while that exists and for a day at most."""
+        ends_s = int(time.time()) + TOKEN_LIFE_S
+        claims = {"sub": session_id, "aud": _TOKEN_AUDIENCE, "exp": ends_s}
         return jwt.encode(claims, self._token_key, algorithm="HS256")
 
-    def check(self, request: web.Request, session_id: str | None) -> bool:
-        """Whether all is good; False: only if the session exists whose token this is.
+    def check(self, request: web.Request, session_id: str | None) -> Caller:
+        """Who calls; what a token opens may be over, which is not looked at here.
 
-        Raises Unauthorized without good credentials, Forbidden for another session's.
+        Raises Unauthorized without credentials, WrongCredentials if none is good, and Forbidden
+        for the token of another session.
         """
         if not self.are_needed:
-            return True
+            return Caller()
         _require_one_of_each(request)
         presented = _presented(request)
         if not presented:
             raise Unauthorized("credentials are needed: an API key, a JWT or a session token")
+        if len(presented) > MOST_CREDENTIALS:
+            raise WrongCredentials(f"a call may carry at most {MOST_CREDENTIALS} credentials")
         for credential in presented:
-            if self._is_api_key(credential) or self._is_jwt(credential):
-                return True
-            owner = self._session_of(credential)
-            if owner is not None:
-                if owner != session_id:
+            if self._is_api_key(credential):
+                return Caller()
+            claims = self._claims_of_jwt(credential)
+            if claims is not None:
+                return Caller(is_by_jwt=True, subject=claims.get("sub") or None)
+            token_of = self._session_of(credential)
+            if token_of is not None:
+                if token_of != session_id:
                     raise Forbidden("this token is good for another session")
-                return False
-        raise Unauthorized("the credentials are not good")
+                return Caller(token_of=token_of)
+        raise WrongCredentials("the credentials are not good")
 
     def _session_of(self, token: str) -> str | None:
-        try:
-            claims = jwt.decode(
-                token,
-                self._token_key,
-                algorithms=["HS256"],
-                audience=_TOKEN_AUDIENCE,
-                options={"require": ["sub", "aud"]},
-            )
-        except (jwt.PyJWTError, ValueError, TypeError):
-            return None
-        return str(claims["sub"])
+        required = ["sub", "aud", "exp"]
+        claims = _verified(token, self._token_key, ["HS256"], _TOKEN_AUDIENCE, required)
+        return None if claims is None else str(claims["sub"])
 
     def _is_api_key(self, credential: str) -> bool:
         given = credential.encode()
@@ -125,34 +208,42 @@ class Credentials:
         matches = [hmac.compare_digest(given, key.encode()) for key in self._settings.api_keys]
         return any(matches)
 
-    def _is_jwt(self, credential: str) -> bool:
+    def _claims_of_jwt(self, credential: str) -> dict[str, Any] | None:
         settings = self._settings
+        audience = settings.jwt_audience
+        required = ["exp"] if audience is None else ["exp", "aud"]
         # Each key goes with its own algorithms: a public key is never taken for a secret.
         keys = [(settings.jwt_secret, ["HS256"]), (settings.jwt_public_key, ["RS256", "ES256"])]
-        return any(key and self._verifies(credential, key, names) for key, names in keys)
+        for key, names in keys:
+            if key and (claims := _verified(credential, key, names, audience, required)):
+                return claims
+        return None
 
-    def _verifies(self, credential: str, key: str, algorithms: list[str]) -> bool:
-        audience = self._settings.jwt_audience
-        required = ["exp"] if audience is None else ["exp", "aud"]
-        try:
-            jwt.decode(
-                credential,
-                key,
-                algorithms=algorithms,
-                audience=audience,
-                options={"require": required, "verify_aud": audience is not None},
-            )
-        except (jwt.PyJWTError, ValueError, TypeError):
-            return False
-        return True
+
+def _verified(
+    token: str, key: str | bytes, algorithms: list[str], audience: str | None, required: list[str]
+) -> dict[str, Any] | None:
+    """The claims of a JWT, or None where anything about it is not good."""
+    try:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=algorithms,
+            audience=audience,
+            options={"require": required, "verify_aud": audience is not None},
+        )
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
 
 
 def _token_key(settings: Settings) -> bytes:
     """The same at every worker with the same secrets, and none of them."""
-    shared = settings.jwt_secret or ",".join(sorted(settings.api_keys))
+    shared = settings.token_secret or settings.jwt_secret or ",".join(sorted(settings.api_keys))
     # A public key makes no secret: tokens are then good at the worker that gave them.
-    secret = shared.encode() if shared else secrets.token_bytes(32)
-    return hmac.digest(secret, _TOKEN_AUDIENCE.encode(), "sha256")
+    if not shared or not settings.needs_credentials:
+        return secrets.token_bytes(32)
+    salt = _TOKEN_AUDIENCE.encode()
+    return hashlib.scrypt(shared.encode(), salt=salt, dklen=32, **_STRETCHING)
 
 
 def _require_one_of_each(request: web.Request) -> None:

@@ -9,7 +9,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from voxtral_worker.logs import about
+from voxtral_worker.logs import about, hide_session_ids, session_mark
 from voxtral_worker.server.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 ADDRESS = web.RequestKey("client_address", str)
 CONNECTION = web.RequestKey("connection", Connection)
 _REQUEST_ID = web.RequestKey("request_id", str)
-_SESSION_ID = web.RequestKey("session_id", str)
+_SESSION = web.RequestKey("session_mark", str)
 
 # What a client may call its request: nothing that could be taken for more than an id.
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -40,7 +40,7 @@ async def name_lines(request: web.Request, handler: Handler) -> web.StreamRespon
     """Lines logged on behalf of a request carry its id, and the session's it asks for."""
     session_id = request.match_info.get("session_id")
     if session_id is not None:
-        request[_SESSION_ID] = session_id[:_MOST_CHARACTERS]
+        request[_SESSION] = session_mark(session_id)
     with about(**_ids(request)):
         return await handler(request)
 
@@ -52,7 +52,7 @@ async def tell_request_id(request: web.Request, response: web.StreamResponse) ->
 
 def log_opening(request: web.Request) -> None:
     """One line for a socket that is open now; its access line comes when it is closed."""
-    log.info("socket opened", extra={"path": _path(request), "client": request[ADDRESS]})
+    log.info("socket opened", extra={"path": shown_path(request), "client": request[ADDRESS]})
 
 
 class AccessLog(AbstractAccessLogger):
@@ -63,7 +63,7 @@ class AccessLog(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """One line."""
-        fields: dict[str, object] = {"method": request.method[:20], "path": _path(request)}
+        fields: dict[str, object] = {"method": request.method[:20], "path": shown_path(request)}
         if isinstance(request, web.Request):
             fields |= _ids(request)
         connection = request.get(CONNECTION)
@@ -94,8 +94,9 @@ def is_no_noise(record: logging.LogRecord) -> bool:
 
 def _ids(request: web.Request) -> dict[str, str]:
     ids = {"request_id": request_id_of(request)}
-    return {**ids, "session_id": request[_SESSION_ID]} if _SESSION_ID in request else ids
+    return {**ids, "session": request[_SESSION]} if _SESSION in request else ids
 
 
-def _path(request: web.BaseRequest) -> str:
-    return request.path[:_MOST_CHARACTERS]
+def shown_path(request: web.BaseRequest) -> str:
+    """The path as the log shows it: never the whole of a long one, nor the id of a session."""
+    return hide_session_ids(request.path)[:_MOST_CHARACTERS]

@@ -6,22 +6,44 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from voxtral_worker import metrics
-from voxtral_worker.server import rest, sockets
+from voxtral_worker.server import rest
 from voxtral_worker.server.access_log import name_lines, tell_request_id
-from voxtral_worker.server.middleware import SERVICE, allow_origins, check_access, tell_errors
+from voxtral_worker.server.connections import note_first_request
+from voxtral_worker.server.middleware import (
+    SERVICE,
+    allow_origins,
+    check_access,
+    refuse_compressed,
+    tell_errors,
+)
+from voxtral_worker.server.native import socket as native
 from voxtral_worker.server.openai.calls import Calls
+from voxtral_worker.server.openai.realtime.refusal import tell_on_socket
 from voxtral_worker.server.openai.realtime.socket import realtime_socket
 from voxtral_worker.server.service import Service
 from voxtral_worker.settings import EMBEDDED_MODEL
+from voxtral_worker.supervision import supervised
 
 MAX_BODY_BYTES = 1 << 20
+CONSOLE_HEADERS = {
+    # A browser that kept yesterday's modules would run them with today's page.
+    "Cache-Control": "no-cache",
+    # The page asks for a key and a microphone: no other page may show it as its own. What it may
+    # load it says itself.
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 WATCH_S = 0.25
 # A session cannot be called "create": with another verb than POST that path is 405.
 SESSION_PATH = "/session/{session_id:(?!create$)[^{}/]+}"
-CONSOLE = Path(__file__).parent / "console"
+CONSOLE = Path(__file__).parents[1] / "console"
+# The JavaScript client: the console's own, and open to pages of other origins.
+BROWSER_CLIENT = Path(__file__).parents[1] / "browser"
 # For those without a microphone; not there where the package is installed without its folder.
 CLIPS = EMBEDDED_MODEL / "clips"
 
@@ -29,7 +51,15 @@ CLIPS = EMBEDDED_MODEL / "clips"
 def make_app(service: Service) -> web.Application:
     """The whole API on one application."""
     app = web.Application(
-        middlewares=[name_lines, allow_origins, tell_errors, check_access],
+        middlewares=[
+            note_first_request,
+            name_lines,
+            allow_origins,
+            tell_errors,
+            tell_on_socket,
+            refuse_compressed,
+            check_access,
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
@@ -42,17 +72,22 @@ def make_app(service: Service) -> web.Application:
             web.post("/session/create", rest.create_session),
             web.get(SESSION_PATH, rest.get_session),
             web.delete(SESSION_PATH, rest.delete_session),
-            web.get("/ws/audio/{session_id}", sockets.audio_socket, allow_head=False),
-            web.get("/ws/control/{session_id}", sockets.control_socket, allow_head=False),
+            web.get("/ws/audio", native.audio_socket, allow_head=False),
+            web.get("/ws/control", native.control_socket, allow_head=False),
+            web.get("/ws/audio/{session_id}", native.audio_socket, allow_head=False),
+            web.get("/ws/control/{session_id}", native.control_socket, allow_head=False),
             *Calls(service).routes(),
             web.get("/v1/realtime", realtime_socket, allow_head=False),
             web.get("/", _console_page),
+            web.get("/docs", _docs_page),
             *([web.static("/console/clips/", CLIPS)] if CLIPS.is_dir() else []),
             web.static("/console/", CONSOLE),
+            web.static("/client/", BROWSER_CLIENT),
         ]
     )
     app.on_response_prepare.append(tell_request_id)
-    app.on_response_prepare.append(_revalidate_console)
+    app.on_response_prepare.append(_guard_console)
+    app.on_response_prepare.append(_name_server)
     app.cleanup_ctx.append(_keep_house)
     return app
 
@@ -70,18 +105,26 @@ async def _console_page(_: web.Request) -> web.FileResponse:
     return web.FileResponse(CONSOLE / "index.html")
 
 
-async def _revalidate_console(request: web.Request, response: web.StreamResponse) -> None:
-    # A browser that kept yesterday's modules would run them with today's page.
-    if request.path == "/" or request.path.startswith("/console/"):
-        response.headers["Cache-Control"] = "no-cache"
+async def _docs_page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(CONSOLE / "docs.html")
+
+
+async def _guard_console(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path in ("/", "/docs") or request.path.startswith(("/console/", "/client/")):
+        response.headers.update(CONSOLE_HEADERS)
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    # The library's own header names versions, which helps only whoever looks for holes in them.
+    response.headers[hdrs.SERVER] = "voxtral-worker"
 
 
 async def _keep_house(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
     tasks = [
-        asyncio.create_task(service.sweep(), name="sweep"),
-        asyncio.create_task(service.keep(), name="session keeper"),
-        asyncio.create_task(_watch_loop(), name="event-loop lag"),
+        supervised("sweep", service.sweep),
+        supervised("session keeper", service.shared.keep),
+        supervised("event-loop lag", _watch_loop),
     ]
     yield
     for task in tasks:

@@ -8,15 +8,16 @@ import time
 from aiohttp import web
 
 from voxtral_worker import metrics
+from voxtral_worker.close_codes import CloseCode
 
 log = logging.getLogger(__name__)
 
 OUTBOX_MESSAGES = 4096
+# Messages may be long: their number alone does not bound what waits.
+OUTBOX_BYTES = 64 << 20
 SEND_TIMEOUT_S = 30.0
 # Time for a client to read what is queued and answer a close.
 CLOSE_TIMEOUT_S = 10.0
-CLOSE_LOST = 1006
-CLOSE_SLOW = 1008
 
 _numbers = itertools.count(1)
 
@@ -24,7 +25,7 @@ _numbers = itertools.count(1)
 class Connection:
     """Messages go out in the order of `send`; a client that does not read is cut off.
 
-    Owned by the event loop; `run` is the one task that writes to the socket.
+    Owned by the event loop; `_write` is the one task that writes to the socket.
     """
 
     def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
@@ -32,7 +33,8 @@ class Connection:
         self.opened_s = time.monotonic()
         self._socket = socket
         self._transport = transport
-        self._outbox: asyncio.Queue[str | None] = asyncio.Queue(OUTBOX_MESSAGES)
+        self._outbox: asyncio.Queue[tuple[str | bytes, int] | None] = asyncio.Queue(OUTBOX_MESSAGES)
+        self._queued_bytes = 0
         self.received_bytes = 0
         self.sent_bytes = 0
         self._close_with: tuple[int, str] | None = None
@@ -48,16 +50,21 @@ class Connection:
         """How it ended: the code that closed it here, or the client's, or 1006 without any."""
         if self._close_with is not None:
             return self._close_with[0]
-        return self._socket.close_code or CLOSE_LOST
+        return self._socket.close_code or CloseCode.LOST
 
-    def send(self, text: str) -> None:
-        """Queue one text frame; never waits."""
+    def send(self, data: str | bytes) -> None:
+        """Queue one frame, of text or of bytes; never waits."""
         if self._close_with is not None:
             return
+        size = len(data.encode() if isinstance(data, str) else data)
+        if self._queued_bytes and self._queued_bytes + size > OUTBOX_BYTES:
+            self._cut_off(CloseCode.POLICY.reason)
+            return
+        self._queued_bytes += size
         try:
-            self._outbox.put_nowait(text)
+            self._outbox.put_nowait((data, size))
         except asyncio.QueueFull:
-            self._cut_off("the client does not read")
+            self._cut_off(CloseCode.POLICY.reason)
 
     def close(self, code: int, reason: str) -> None:
         """Close after what is queued has been sent; never waits."""
@@ -79,22 +86,27 @@ class Connection:
 
     async def _write(self) -> None:
         try:
-            while (text := await self._outbox.get()) is not None:
+            while (queued := await self._outbox.get()) is not None:
+                data, size = queued
                 async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await self._socket.send_str(text)
-                self.sent_bytes += len(text.encode())
-            code, reason = self._close_with or (1000, "")
+                    if isinstance(data, str):
+                        await self._socket.send_str(data)
+                    else:
+                        await self._socket.send_bytes(data)
+                self._queued_bytes -= size
+                self.sent_bytes += size
+            code, reason = self._close_with or (CloseCode.DONE, "")
             await self._socket.close(code=code, message=reason.encode())
         except TimeoutError:
-            self._cut_off("the client does not read")
+            self._cut_off(CloseCode.POLICY.reason)
         except ConnectionError:
             # The client is gone; the reader notices by itself.
-            self._close_with = self._close_with or (CLOSE_LOST, "connection lost")
+            self._close_with = self._close_with or (CloseCode.LOST, CloseCode.LOST.reason)
 
     def _cut_off(self, reason: str) -> None:
         metrics.slow_clients.inc()
         log.warning("connection cut off: %s", reason, extra={"client_id": self.client_id})
-        self._close_with = (CLOSE_SLOW, reason)
+        self._close_with = (CloseCode.POLICY, reason)
         self._abort()
 
     def _abort(self) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import psutil
 
 from voxtral_worker import __version__
-from voxtral_worker.server.service import Phase, Service
+from voxtral_worker.server.lifecycle import Phase
+from voxtral_worker.server.service import Service
 
 NO_GPU = {"gpu_count": 0, "gpu_memory": 0, "gpu_memory_allocated": 0, "gpu_memory_cached": 0}
 
@@ -23,12 +24,13 @@ def health(service: Service) -> dict[str, Any]:
             "disk_usage": psutil.disk_usage("/").percent,
         },
         "gpu": service.parts.loaded.gpu() if service.parts else NO_GPU,
-        "active_sessions": len(service.registry),
+        "active_sessions": len(service.sessions),
         "queue_size": engine.waiting if engine else 0,
         "model": _model(service),
         "capacity": _capacity(service),
+        "voices": _voices(service),
         "version": __version__,
-        "uptime_seconds": round(time.monotonic() - service.started_s, 3),
+        "uptime_seconds": round(time.monotonic() - service.life.started_s, 3),
     }
 
 
@@ -39,11 +41,20 @@ def is_healthy(service: Service) -> bool:
 
 def _capacity(service: Service) -> dict[str, int]:
     """How many sessions fit, and how many more."""
-    limit = service.registry.max_sessions
-    available = max(0, limit - len(service.registry))
+    limit = service.sessions.registry.max_sessions
+    available = max(0, limit - len(service.sessions))
     if service.parts is not None and service.parts.admission is not None:
         available = min(available, service.parts.admission.room(time.monotonic()))
     return {"max_sessions": limit, "available": available}
+
+
+def _voices(service: Service) -> list[str]:
+    """The voices that answers can be spoken with, `default` first; none where SPEECH is off.
+
+    A speech server has others, which only it knows.
+    """
+    speech = service.parts.speech if service.parts else None
+    return list(speech.voices) if speech else []
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -54,5 +65,8 @@ def _model(service: Service) -> dict[str, Any]:
         "revision": loaded.revision if loaded else service.settings.model_revision,
         "device": loaded.device.type if loaded else None,
         "dtype": str(loaded.dtype).removeprefix("torch.") if loaded else None,
+        "attention": service.parts.engine.attention if service.parts else None,
+        "window_tail": service.parts.engine.window_tail if service.parts else None,
+        "tail_checked": loaded.tail_checked if loaded else None,
         "ready": service.phase is Phase.READY,
     }

@@ -5,9 +5,12 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import SessionNotFound
-from voxtral_worker.server.service import CLOSE_DONE, Service
+from voxtral_worker.server.access import Caller
+from voxtral_worker.server.service import Service
 from voxtral_worker.server.thread import ServerThread
+from voxtral_worker.server.tools import require_callable
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.leased import LeasedSession
 
@@ -21,7 +24,7 @@ class SessionLeases:
         self._server = server
 
     async def create(self, config: SessionConfig) -> LeasedSession:
-        """A new session. Raises AtCapacity or NotReady.
+        """A new session. Raises AtCapacity, NotReady, or BadSchema for its tools.
 
         Who is cancelled before they learn its name leaves no session behind.
         """
@@ -48,25 +51,30 @@ class SessionLeases:
 
     def _end_unknown(self, made: "Future[LeasedSession]") -> None:
         if not made.cancelled() and made.exception() is None:
-            self._server.begin(_close(self._server.service, made.result().session_id, CLOSE_DONE))
+            self._server.begin(
+                _close(self._server.service, made.result().session_id, CloseCode.DONE)
+            )
 
     async def _on_server(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(self._server.begin(work))
 
 
 async def _create(service: Service, config: SessionConfig) -> LeasedSession:
-    session_id = service.create(config).session_id
-    await service.publish(session_id)
+    # The operator's, as whoever may give jobs has the platform's key.
+    await require_callable(service.require_ready().engine, config.toolbox)
+    session_id = service.create(config, Caller()).session_id
+    await service.shared.publish(session_id)
     token = service.credentials.issue(session_id) if service.credentials.are_needed else None
     return LeasedSession(session_id, token)
 
 
 async def _exists(service: Service, session_id: str) -> bool:
-    return service.has(session_id)
+    return service.sessions.has(session_id)
 
 
 async def _open_connections(service: Service, session_id: str) -> int:
-    return service.driver(session_id).open_connections if service.has(session_id) else 0
+    conversation = service.sessions.registry.find(session_id)
+    return 0 if conversation is None else len(conversation.driver.channels)
 
 
 async def _close(service: Service, session_id: str, code: int) -> None:

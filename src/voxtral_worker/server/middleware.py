@@ -1,5 +1,6 @@
 """What every call passes on its way in: errors, origins, addresses, credentials."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -17,10 +18,12 @@ from voxtral_worker.errors import (
     RateLimited,
     TooLarge,
     Unauthorized,
+    UnsupportedEncoding,
     WorkerError,
+    WrongCredentials,
 )
-from voxtral_worker.server.access import check_address, client_address, is_allowed_origin
-from voxtral_worker.server.access_log import ADDRESS, REQUEST_ID_HEADER
+from voxtral_worker.server.access import Caller, check_address, counted_as, is_allowed_origin
+from voxtral_worker.server.access_log import ADDRESS, REQUEST_ID_HEADER, shown_path
 from voxtral_worker.server.openai.errors import error_object
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.limits import Verdict
@@ -29,9 +32,20 @@ log = logging.getLogger(__name__)
 
 SERVICE = web.AppKey("service", Service)
 LIMITS = web.RequestKey("limit_headers", dict[str, str])
+CALLER = web.RequestKey("caller", Caller)
+# Whether it comes from this machine itself.
+IS_LOCAL = web.RequestKey("is_local", bool)
+# The session of the path; of one that is another's, a name that no session has, so that every
+# handler answers as if there were none.
+SESSION_ID = web.RequestKey("asked_session_id", str)
+NO_SESSION = ""
+
+# No status of HTTP's own, but the one that others log for this (nginx).
+CLIENT_HAS_LEFT = 499
 
 # Open without credentials; /metrics only by setting.
-_OPEN_PATHS = frozenset({"/", "/ping", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/", "/docs", "/ping", "/openapi.json"})
+_OPEN_FOLDERS = ("/console/", "/client/")
 
 
 def limit_headers(verdict: Verdict) -> dict[str, str]:
@@ -43,24 +57,24 @@ def limit_headers(verdict: Verdict) -> dict[str, str]:
     }
 
 
-async def count_call(request: web.Request, what: str) -> dict[str, str]:
+async def count_call(request: web.Request) -> dict[str, str]:
     """Count a limited call; its headers. Raises RateLimited when it is one too many."""
-    limit = request.app[SERVICE].address_limits.of_path(request.path)
-    if limit is None:
-        return {}
-    verdict = await limit.take(request[ADDRESS])
-    request[LIMITS] = limit_headers(verdict)
-    if not verdict.allowed:
-        raise RateLimited(
-            f"over the limit of {verdict.limit} {what} per minute",
-            retry_after_s=verdict.retry_after_s,
-        )
-    return request[LIMITS]
+    for limit in request.app[SERVICE].address_limits.of_path(request.path):
+        is_spared = limit.spares_this_machine and request[IS_LOCAL]
+        verdict = await (limit.look if is_spared else limit.take)(request[ADDRESS])
+        request[LIMITS] = limit_headers(verdict)
+        if not verdict.allowed and not is_spared:
+            raise RateLimited(
+                f"over the limit of {verdict.limit} {limit.name} per minute",
+                retry_after_s=verdict.retry_after_s,
+            )
+    told: dict[str, str] = request.get(LIMITS, {})
+    return told
 
 
 def is_openai(request: web.Request) -> bool:
     """Whether the caller expects OpenAI's shapes."""
-    return request.path.startswith("/v1/")
+    return request.path == "/v1" or request.path.startswith("/v1/")
 
 
 def error_response(
@@ -88,31 +102,43 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except WorkerError as error:
         metrics.refusals.labels(error.code).inc()
-        return error_response(request, error, await _limits_of(request))
+        return error_response(request, error, await limits_of(request))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        told = _translate(error)
+        told = _translate(error, request)
         metrics.refusals.labels(told.code).inc()
         allowed = error.headers.get(hdrs.ALLOW)
-        headers = await _limits_of(request) | ({hdrs.ALLOW: allowed} if allowed else {})
+        headers = await limits_of(request) | ({hdrs.ALLOW: allowed} if allowed else {})
         return error_response(request, told, headers)
-    except Exception:  # the REST middleware: one of the named places
-        log.exception("a call failed", extra={"method": request.method, "path": request.path})
+    except Exception as error:  # the REST middleware: one of the named places
+        if isinstance(error, ConnectionError) and _has_left(request):
+            # Nobody is there to be told; the access line says so.
+            return web.Response(status=CLIENT_HAS_LEFT)
+        log.exception(
+            "a call failed", extra={"method": request.method, "path": shown_path(request)}
+        )
         return error_response(request, EngineFailure("the worker failed to answer this call"))
 
 
-async def _limits_of(request: web.Request) -> dict[str, str]:
+async def limits_of(request: web.Request) -> dict[str, str]:
     """The headers of a limited call that is refused for another reason, and does not count."""
-    limit = request.app[SERVICE].address_limits.of_path(request.path)
-    if limit is not None and LIMITS not in request and ADDRESS in request:
-        request[LIMITS] = limit_headers(await limit.look(request[ADDRESS]))
+    limits = request.app[SERVICE].address_limits.of_path(request.path)
+    if limits and LIMITS not in request and ADDRESS in request:
+        request[LIMITS] = limit_headers(await limits[-1].look(request[ADDRESS]))
     told: dict[str, str] = request.get(LIMITS, {})
     return told
 
 
-def _translate(error: web.HTTPException) -> WorkerError:
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _translate(error: web.HTTPException, request: web.Request) -> WorkerError:
     match error.status:
+        case 404 if is_openai(request):
+            path = request.path if len(request.path) <= 60 else request.path[:57] + "..."
+            return NotFound(f"this worker has no {path!a}; it has {', '.join(_calls(request.app))}")
         case 404:
             return NotFound("there is nothing at this path")
         case 405:
@@ -120,6 +146,13 @@ def _translate(error: web.HTTPException) -> WorkerError:
         case 413:
             return TooLarge("the body may have at most 1 MiB")
     return BadInput("the request cannot be understood")
+
+
+def _calls(app: web.Application) -> list[str]:
+    """What there is of OpenAI's calls."""
+    routes = [route for route in app.router.routes() if route.method != hdrs.METH_HEAD]
+    named = [(route.method, route.resource.canonical) for route in routes if route.resource]
+    return [f"{method} {path}" for method, path in named if path.startswith("/v1/")]
 
 
 @web.middleware
@@ -170,26 +203,59 @@ def _allowed_headers(request: web.Request) -> str:
 
 
 @web.middleware
+async def refuse_compressed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse bodies whose size says nothing about what they become."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise UnsupportedEncoding("bodies must not be compressed: send no Content-Encoding")
+    return await handler(request)
+
+
+@web.middleware
 async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Addresses first, then origins of sockets, then credentials."""
+    """Addresses first, then origins of sockets, then credentials, then whose session it is."""
     service = request.app[SERVICE]
     settings = service.settings
-    address = client_address(request, settings.trusted_proxies)
+    address = service.client_addresses.of(request)
     request[ADDRESS] = address
+    request[IS_LOCAL] = service.client_addresses.is_local(request)
     if request.path != "/ping":
         check_address(address, settings)
     is_socket = request.path.startswith("/ws/") or request.path == "/v1/realtime"
     if is_socket and not is_allowed_origin(request, settings):
         raise Forbidden("pages of this origin may not use the API")
-    if not _is_open(request):
-        session_id = request.match_info.get("session_id")
-        is_good = service.credentials.check(request, session_id)
-        if not is_good and not await service.exists(session_id or ""):
-            raise Unauthorized("this token's session is over")
+    caller = Caller() if _is_open(request) else _caller_of(request)
+    if caller.token_of is not None and not await service.exists(caller.token_of):
+        raise Unauthorized("this token's session is over")
+    request[CALLER] = dataclasses.replace(caller, holder=_holder_of(request, caller))
+    session_id = request.match_info.get("session_id")
+    if session_id is not None:
+        is_open = await service.is_open_to(session_id, caller)
+        request[SESSION_ID] = session_id if is_open else NO_SESSION
     return await handler(request)
+
+
+def _caller_of(request: web.Request) -> Caller:
+    """Who calls. Raises Unauthorized, Forbidden, or RateLimited after too many guesses."""
+    service = request.app[SERVICE]
+    session_id = request.match_info.get("session_id")
+    if not service.credentials.are_needed or request[IS_LOCAL]:
+        return service.credentials.check(request, session_id)
+    service.address_limits.require_few_failures(request[ADDRESS])
+    try:
+        return service.credentials.check(request, session_id)
+    except WrongCredentials:
+        service.address_limits.note_failure(request[ADDRESS])
+        raise
+
+
+def _holder_of(request: web.Request, caller: Caller) -> str | None:
+    """Whom sessions that this call makes count for."""
+    if caller.subject is not None:
+        return f"subject {caller.subject}"
+    return None if request[IS_LOCAL] else counted_as(request[ADDRESS])
 
 
 def _is_open(request: web.Request) -> bool:
     if request.path == "/metrics":
         return request.app[SERVICE].settings.metrics_public
-    return request.path in _OPEN_PATHS or request.path.startswith("/console/")
+    return request.path in _OPEN_PATHS or request.path.startswith(_OPEN_FOLDERS)

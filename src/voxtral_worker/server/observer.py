@@ -1,21 +1,24 @@
-"""Shows what a session says to those who count it: metrics, log, traces, admission, store."""
+"""Shows what happens in a session to those who count it: metrics, log, traces, admission, store."""
 
 import logging
 import time
 from collections.abc import Callable
 
 from voxtral_worker import metrics
+from voxtral_worker.logs import session_mark
+from voxtral_worker.sessions import events
 from voxtral_worker.sessions.admission import Admission
-from voxtral_worker.sessions.messages import ErrorMessage, ServerMessage, Status, TextResponse
 from voxtral_worker.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
+# Turns that may wait for their first sound, and those whose answers are never spoken.
+MOST_UNHEARD = 64
 STAGES = ("endpoint", "queue", "encode", "prefill", "first_token", "total")
 
 
 class Observer:
-    """Sees every message of one session, in order, before it is sent."""
+    """Sees every event of one session, in order, before its client is told."""
 
     def __init__(
         self,
@@ -31,70 +34,95 @@ class Observer:
         self._admission = admission
         # When turns were over that have no answer yet; at most as many as may wait.
         self._decided_s: dict[str, float] = {}
+        # When the latest turns were over of which nothing was heard yet.
+        self._unheard_s: dict[str, float] = {}
 
-    def see(self, message: ServerMessage, now_s: float) -> None:
-        """Take a message that is sent at `now_s` of the monotonic clock."""
-        if self._note_change is not None and _changes_record(message):
+    def see(self, event: events.Event, now_s: float) -> None:
+        """Take an event that happens at `now_s` of the monotonic clock."""
+        if self._note_change is not None and isinstance(event, _CHANGES_RECORD):
             self._note_change(self._session_id)
-        match message:
-            case Status("speech_started"):
+        match event:
+            case events.SpeechStarted():
                 self._talks(now_s)
-            case Status("processing", str(turn_id)):
-                self._decided_s[turn_id] = now_s
+            case events.Accepted(turn_id):
+                self._decided_s[turn_id] = self._unheard_s[turn_id] = now_s
+                if len(self._unheard_s) > MOST_UNHEARD:
+                    del self._unheard_s[next(iter(self._unheard_s))]
                 self._talks(now_s)
-            case Status("no_speech"):
+            case events.Spoken(turn_id):
+                if (decided_s := self._unheard_s.pop(turn_id, None)) is not None:
+                    metrics.stage_seconds.labels("first_sound").observe(now_s - decided_s)
+            case events.TurnReopened():
+                metrics.turns_reopened.inc()
+                self._talks(now_s)
+            case events.NoSpeech():
                 metrics.turns_without_speech.inc()
-            case TextResponse():
-                self._answered(message, now_s)
-            case ErrorMessage():
-                self._failed(message, now_s)
+            case events.Answered():
+                self._answered(event, now_s)
+            case events.Failed():
+                metrics.errors_sent.labels(event.error.code).inc()
+                self._failed(event, now_s)
+            case events.Refused(error):
+                metrics.errors_sent.labels(error.code).inc()
 
     def _talks(self, now_s: float) -> None:
         if self._admission is not None:
             self._admission.talks(self._session_id, now_s)
             metrics.sessions_talking.set(self._admission.talking(now_s))
 
-    def _answered(self, response: TextResponse, now_s: float) -> None:
-        self._decided_s.pop(response.turn_id, None)
-        metrics.turns_total.labels(response.source, response.finish_reason).inc()
+    def _answered(self, answered: events.Answered, now_s: float) -> None:
+        self._decided_s.pop(answered.turn_id, None)
+        metrics.turns_total.labels(answered.source, answered.finish_reason).inc()
         for stage in STAGES:
-            seconds = float(response.metrics[f"{stage}_ms"]) / 1000
+            seconds = float(answered.metrics[f"{stage}_ms"]) / 1000
             metrics.stage_seconds.labels(stage).observe(seconds)
         if self._admission is not None:
-            self._admission.answered(float(response.metrics["first_token_ms"]), now_s)
+            self._admission.answered(float(answered.metrics["first_token_ms"]), now_s)
         if self._tracing is not None:
-            self._tracing.answered(self._session_id, response.fields(), time.time_ns())
-        _log_turn(response)
+            turn = {
+                "turn_id": answered.turn_id,
+                "source": answered.source,
+                "finish_reason": answered.finish_reason,
+                "usage": {"prompt_tokens": answered.usage.prompt_tokens},
+                "metrics": answered.metrics,
+            }
+            self._tracing.answered(session_mark(self._session_id), turn, time.time_ns())
+        _log_turn(answered)
 
-    def _failed(self, message: ErrorMessage, now_s: float) -> None:
-        metrics.errors_sent.labels(message.error.code).inc()
-        if message.turn_id is None:
-            return
-        waited_s = now_s - self._decided_s.pop(message.turn_id, now_s)
+    def _failed(self, failed: events.Failed, now_s: float) -> None:
+        waited_s = now_s - self._decided_s.pop(failed.turn_id, now_s)
         if self._tracing is not None:
             self._tracing.failed(
-                self._session_id, message.turn_id, message.error.code, waited_s, time.time_ns()
+                session_mark(self._session_id),
+                failed.turn_id,
+                failed.error.code,
+                waited_s,
+                time.time_ns(),
             )
 
 
-def _changes_record(message: ServerMessage) -> bool:
-    match message:
-        case TextResponse() | Status("config_updated" | "history_cleared" | "history_trimmed"):
-            return True
-    return False
+# What another worker needs to know of.
+_CHANGES_RECORD = (
+    events.Answered,
+    events.ConfigChanged,
+    events.HistoryCleared,
+    events.HistoryTrimmed,
+    events.Transcript,
+    events.TurnReopened,
+)
 
 
-def _log_turn(response: TextResponse) -> None:
+def _log_turn(answered: events.Answered) -> None:
     log.info(
         "turn answered",
         extra={
-            "turn_id": response.turn_id,
-            "source": response.source,
-            "finish_reason": response.finish_reason,
-            "tokens": response.metrics["tokens"],
-            "first_token_ms": response.metrics["first_token_ms"],
-            "total_ms": response.metrics["total_ms"],
+            "turn_id": answered.turn_id,
+            "source": answered.source,
+            "finish_reason": answered.finish_reason,
+            "tokens": answered.metrics["tokens"],
+            "first_token_ms": answered.metrics["first_token_ms"],
+            "total_ms": answered.metrics["total_ms"],
         },
     )
     # What people say is for the eyes of whoever asks for this level.
-    log.debug("text answered", extra={"turn_id": response.turn_id, "text": response.text})
+    log.debug("text answered", extra={"turn_id": answered.turn_id, "text": answered.text})

@@ -1,10 +1,19 @@
 """OpenAPI 3.1 of all REST calls."""
 
+import copy
 from typing import Any
 
 from voxtral_worker import __version__
-from voxtral_worker.server.openai.description import OPENAI_PATHS, OPENAI_SCHEMAS
-from voxtral_worker.sessions.config import LANGUAGES
+from voxtral_worker.server.openai.description import (
+    OPENAI_PATHS,
+    OPENAI_SCHEMAS,
+    SEED,
+    STOP,
+    TOOL_CHOICE,
+    TOOLS,
+)
+from voxtral_worker.sessions.config import LANGUAGES, MAX_TOOL_TIMEOUT_MS, SessionConfig
+from voxtral_worker.speech.pieces import ENCODINGS, MAX_VOICE_CHARACTERS
 
 
 def _schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
@@ -70,6 +79,7 @@ _HEALTH = _schema(
         "queue_size": _WHOLE,
         "model": {"type": "object"},
         "capacity": _schema({"max_sessions": _WHOLE, "available": _WHOLE}),
+        "voices": {"type": "array", "items": _TEXT},
         "version": _TEXT,
         "uptime_seconds": _NUMBER,
     }
@@ -104,7 +114,10 @@ _CREATE_BODY = {
     "required": False,
     "content": {
         "application/json": {
-            "schema": {**_schema({"config": _CONFIG}, []), "additionalProperties": False}
+            "schema": {
+                **_schema({"config": {"anyOf": [_CONFIG, {"type": "null"}]}}, []),
+                "additionalProperties": {"type": "null"},
+            }
         }
     },
 }
@@ -137,7 +150,7 @@ DESCRIPTION: dict[str, Any] = {
                 "responses": {
                     "200": _answer("Healthy", _HEALTH),
                     "503": _answer("Not healthy, or refused", {"anyOf": [_HEALTH, _ERROR_SCHEMA]}),
-                    **_errors(401, 403),
+                    **_errors(401, 403, 429),
                 },
             }
         },
@@ -149,7 +162,7 @@ DESCRIPTION: dict[str, Any] = {
                         "description": "Text exposition format",
                         "content": {"text/plain": {"schema": _TEXT}},
                     },
-                    **_errors(401, 403),
+                    **_errors(401, 403, 429),
                 },
             }
         },
@@ -184,7 +197,7 @@ DESCRIPTION: dict[str, Any] = {
                             }
                         ),
                     ),
-                    **_errors(401, 403, 404),
+                    **_errors(401, 403, 404, 429),
                 },
             },
             "delete": {
@@ -195,7 +208,7 @@ DESCRIPTION: dict[str, Any] = {
                     "200": _answer(
                         "Deleted", _schema({"status": {"const": "deleted"}, "session_id": _ID})
                     ),
-                    **_errors(401, 403, 404, 500),
+                    **_errors(401, 403, 404, 429, 500, 503),
                 },
             },
         },
@@ -203,6 +216,18 @@ DESCRIPTION: dict[str, Any] = {
         "/": {
             "get": {
                 "summary": "The browser console",
+                "security": _OPEN,
+                "responses": {
+                    "200": {
+                        "description": "A page",
+                        "content": {"text/html": {"schema": _TEXT}},
+                    }
+                },
+            }
+        },
+        "/docs": {
+            "get": {
+                "summary": "This description as a page",
                 "security": _OPEN,
                 "responses": {
                     "200": {
@@ -231,23 +256,74 @@ DESCRIPTION: dict[str, Any] = {
             **OPENAI_SCHEMAS,
             "SessionConfig": {
                 "type": "object",
-                "additionalProperties": False,
+                # Null is the same as missing, whatever the key.
+                "additionalProperties": {"type": "null"},
                 "properties": {
-                    "vad_sensitivity": {"type": "integer", "minimum": 0, "maximum": 3},
-                    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-                    "max_length": {"type": "integer", "minimum": 1, "maximum": 4096},
-                    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
-                    "mode": {"enum": ["chat", "transcribe"]},
+                    "vad_sensitivity": {"type": ["integer", "null"], "minimum": 0, "maximum": 3},
+                    "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
+                    "max_length": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
+                    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+                    "stop": STOP,
+                    "seed": SEED,
+                    "mode": {"enum": ["chat", "transcribe", None]},
                     "language": {"enum": [*sorted(LANGUAGES), None], "description": "ISO 639-1"},
                     "system_prompt": {"type": ["string", "null"], "maxLength": 32768},
-                    "silence_ms": {"type": "integer", "minimum": 100, "maximum": 3000},
-                    "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 48000},
-                    "encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw"]},
-                    "stream": {"type": "boolean"},
-                    "interim": {"type": "boolean"},
-                    "barge_in": {"type": "boolean"},
+                    "silence_ms": {"type": ["integer", "null"], "minimum": 100, "maximum": 3000},
+                    "sample_rate": {
+                        "type": ["integer", "null"],
+                        "minimum": 8000,
+                        "maximum": 48000,
+                    },
+                    "encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw", None]},
+                    "stream": {"type": ["boolean", "null"]},
+                    "interim": {"type": ["boolean", "null"]},
+                    "barge_in": {"type": ["boolean", "null"]},
+                    "barge_in_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": 2000},
+                    "turn_detection": {"enum": ["silence", "semantic", None]},
+                    "eagerness": {"enum": ["low", "medium", "high", "auto", None]},
+                    "reopen_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": 2000},
+                    "transcript": {"type": ["boolean", "null"]},
+                    "voice": {
+                        "type": ["string", "null"],
+                        "minLength": 1,
+                        "maxLength": MAX_VOICE_CHARACTERS,
+                    },
+                    "output_sample_rate": {
+                        "type": ["integer", "null"],
+                        "minimum": 8000,
+                        "maximum": 48000,
+                    },
+                    "output_encoding": {"enum": [*ENCODINGS, None]},
+                    "tools": TOOLS,
+                    "tool_choice": TOOL_CHOICE,
+                    "parallel_tool_calls": {"type": ["boolean", "null"]},
+                    "tool_timeout_ms": {
+                        "type": ["integer", "null"],
+                        "minimum": 0,
+                        "maximum": MAX_TOOL_TIMEOUT_MS,
+                    },
                 },
             },
         },
     },
 }
+
+# What an option is unless told otherwise: the console's form begins with it.
+_DEFAULTS = SessionConfig().as_dict()
+for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"].items():
+    # A copy: some are shared with the calls of other dialects, whose defaults differ.
+    DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"][_name] = {
+        **_option,
+        "default": _DEFAULTS[_name],
+    }
+
+
+def description(*, has_turn_model: bool, has_voices: bool) -> dict[str, Any]:
+    """What a worker can do: what it has no model or voice for is not among the values."""
+    described = copy.deepcopy(DESCRIPTION)
+    options = described["components"]["schemas"]["SessionConfig"]["properties"]
+    if not has_turn_model:
+        options["turn_detection"]["enum"].remove("semantic")
+    if not has_voices:
+        options["voice"] = {"type": "null", "default": None}
+    return described

@@ -1,19 +1,22 @@
 """The REST calls."""
 
-import json
+import asyncio
 from typing import Any
 
 from aiohttp import web
 
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput
+from voxtral_worker.json_text import read_json
 from voxtral_worker.server.health import health, is_healthy
-from voxtral_worker.server.middleware import SERVICE, count_call
-from voxtral_worker.server.openapi import DESCRIPTION
-from voxtral_worker.server.service import CLOSE_DONE, Phase
+from voxtral_worker.server.lifecycle import Phase
+from voxtral_worker.server.middleware import CALLER, SERVICE, SESSION_ID, count_call
+from voxtral_worker.server.openapi import description
+from voxtral_worker.server.tools import require_callable
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.record import SessionRecord
 
+BODY_TIMEOUT_S = 10.0
 _PING_STATUS = {Phase.READY: 200, Phase.STARTING: 204}
 
 
@@ -28,47 +31,50 @@ async def get_health(request: web.Request) -> web.Response:
     return web.json_response(health(service), status=200 if is_healthy(service) else 503)
 
 
-async def get_metrics(_: web.Request) -> web.Response:
+async def get_metrics(request: web.Request) -> web.Response:
     """Prometheus' text format."""
+    request.app[SERVICE].sessions.count_bytes()
     return web.Response(
         body=metrics.exposition(), headers={"Content-Type": metrics.EXPOSITION_TYPE}
     )
 
 
-async def get_openapi(_: web.Request) -> web.Response:
+async def get_openapi(request: web.Request) -> web.Response:
     """OpenAPI 3.1 of these calls."""
-    return web.json_response(DESCRIPTION)
+    parts = request.app[SERVICE].parts
+    # What is still loading may have both.
+    has_turn_model = parts is None or parts.completeness is not None
+    has_voices = parts is None or parts.speech is not None
+    described = description(has_turn_model=has_turn_model, has_voices=has_voices)
+    return web.json_response(described)
 
 
 async def create_session(request: web.Request) -> web.Response:
     """A new session, with the config of the body if there is one."""
     service = request.app[SERVICE]
-    service.require_ready()
+    parts = service.require_ready()
     config = await _config_of(request)
-    service.registry.require_room()
-    headers = await count_call(request, "sessions")
-    session = service.create(config)
-    await service.publish(session.session_id)
+    service.require_room(request[CALLER])
+    await require_callable(parts.engine, config.toolbox)
+    headers = await count_call(request)
+    session = service.create(config, request[CALLER]).session
+    await service.shared.publish(session.session_id)
     answer = {
-        "session_id": session.session_id,
+        **service.introduce(session.session_id),
         "status": "created",
-        "websocket_url": f"/ws/audio/{session.session_id}",
-        "control_url": f"/ws/control/{session.session_id}",
-        "expires_in": service.settings.session_idle_timeout_seconds,
         "config": session.config.as_dict(),
     }
-    if service.credentials.are_needed:
-        answer["token"] = service.credentials.issue(session.session_id)
     return web.json_response(answer, headers=headers)
 
 
 async def get_session(request: web.Request) -> web.Response:
     """Status, config and stats of a session."""
     service = request.app[SERVICE]
-    session_id = request.match_info["session_id"]
-    if not service.has(session_id) and (record := await service.look(session_id)) is not None:
+    session_id = request[SESSION_ID]
+    is_here = service.sessions.has(session_id)
+    if not is_here and (record := await service.shared.look(session_id)) is not None:
         return web.json_response(_elsewhere(session_id, record))
-    driver = service.driver(session_id)
+    driver = service.sessions.registry.get(session_id).driver
     return web.json_response(
         {
             "session_id": driver.session.session_id,
@@ -76,8 +82,9 @@ async def get_session(request: web.Request) -> web.Response:
             "config": driver.session.config.as_dict(),
             "stats": {
                 **driver.session.stats(),
-                "open_connections": driver.open_connections,
-                "audio_bytes_received": driver.session.audio_bytes_received,
+                "open_connections": len(driver.channels),
+                "audio_bytes_received": driver.session.listening.audio_bytes_received,
+                "bytes_held": driver.session.memory.bytes,
             },
         }
     )
@@ -85,8 +92,8 @@ async def get_session(request: web.Request) -> web.Response:
 
 async def delete_session(request: web.Request) -> web.Response:
     """End a session and close its connections."""
-    session_id = request.match_info["session_id"]
-    await request.app[SERVICE].end(session_id, CLOSE_DONE, "session deleted")
+    session_id = request[SESSION_ID]
+    await request.app[SERVICE].delete(session_id)
     return web.json_response({"status": "deleted", "session_id": session_id})
 
 
@@ -98,22 +105,25 @@ def _elsewhere(session_id: str, record: SessionRecord) -> dict[str, Any]:
         "queue_size": 0,
         "open_connections": 0,
         "audio_bytes_received": record.audio_bytes,
+        "bytes_held": 0,
     }
     config = record.config.as_dict()
     return {"session_id": session_id, "status": "active", "config": config, "stats": stats}
 
 
 async def _config_of(request: web.Request) -> SessionConfig:
-    body = await request.read()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise BadInput(f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
     if not body.strip():
         return SessionConfig()
-    try:
-        wanted = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadInput("the body is not JSON") from None
+    wanted = read_json(body, "the body")
     if not isinstance(wanted, dict):
         raise BadInput('the body must be an object like {"config": {}}')
-    unknown = wanted.keys() - {"config"}
+    unknown = {key for key, value in wanted.items() if value is not None} - {"config"}
     if unknown:
         raise BadInput(f"the body has no field {min(unknown)[:60]!a}; it may have config")
-    return SessionConfig().updated(wanted.get("config", {}))
+    config = wanted.get("config")
+    return SessionConfig().updated({} if config is None else config)

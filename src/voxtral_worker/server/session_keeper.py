@@ -5,12 +5,19 @@ what waits is never more than the sessions there are, and no turn waits for Redi
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
+from voxtral_worker import metrics
+from voxtral_worker.logs import session_mark
 from voxtral_worker.server.session_store import Saved, SessionStore
-from voxtral_worker.sessions.registry import Registry
+from voxtral_worker.sessions.record import SessionRecord
+from voxtral_worker.sessions.registry import Entry
+
+log = logging.getLogger(__name__)
 
 # An untouched session is written so often too: its expiry moves on with its client's
 # activity, and its worker learns that it has been taken over or deleted.
@@ -22,6 +29,23 @@ FLUSH_S = 5.0
 MAX_ENDED = 10_000
 
 
+class Recorded(Entry, Protocol):
+    """A session that can be written down."""
+
+    def record(self) -> SessionRecord:
+        """What another worker would go on from."""
+
+
+class Kept(Protocol):
+    """The sessions of this worker."""
+
+    def ids(self) -> list[str]:
+        """The ids of all."""
+
+    def find(self, session_id: str) -> Recorded | None:
+        """The session of an id, if it still is here."""
+
+
 class SessionKeeper:
     """Owned by the server's loop; `run` is the one task that writes."""
 
@@ -29,7 +53,7 @@ class SessionKeeper:
         self,
         store: SessionStore,
         idle_timeout_s: float,
-        registry: Registry,
+        registry: Kept,
         let_go: Callable[[str, Saved], Awaitable[None]],
     ) -> None:
         """`let_go` is told of a session that is no longer this worker's."""
@@ -40,6 +64,8 @@ class SessionKeeper:
         self.refresh_s = min(REFRESH_S, idle_timeout_s / 4)
         self._changed: dict[str, None] = {}
         self._ended: dict[str, bool] = {}
+        # Sessions whose state could not be written down; the store has no record of them.
+        self._unwritable: set[str] = set()
         self._has_work = asyncio.Event()
         # Two records of one session must not overtake each other.
         self._writing = asyncio.Lock()
@@ -52,6 +78,7 @@ class SessionKeeper:
     def note_end(self, session_id: str, *, whoever_owns_it: bool) -> None:
         """A session is over and should be forgotten; never waits."""
         self._changed.pop(session_id, None)
+        self._unwritable.discard(session_id)
         if len(self._ended) < MAX_ENDED:
             self._ended[session_id] = whoever_owns_it
         self._has_work.set()
@@ -88,13 +115,42 @@ class SessionKeeper:
         """Write one session if it still is here; False when Redis does not answer."""
         async with self._writing:
             session = self._registry.find(session_id)
-            if session is None:
+            if session is None or session_id in self._unwritable:
                 return True
+            try:
+                record = session.record().as_json()
+            # One session must not keep all others from being written.
+            except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError):
+                return await self._give_up(session_id)
             ttl_s = self.ttl_s - (time.monotonic() - session.last_activity_s)
-            saved = await self._store.save(session_id, session.record().as_json(), ttl_s)
+            saved = await self._store.save(session_id, record, ttl_s)
         if saved in (Saved.TAKEN_OVER, Saved.ENDED):
             await self._let_go(session_id, saved)
         return saved is not Saved.LATER
+
+    async def _give_up(self, session_id: str) -> bool:
+        """Drop the record of a session that cannot be written; an old one would mislead."""
+        metrics.task_failures.labels("session record").inc()
+        log.exception(
+            "a session cannot be written down", extra={"session": session_mark(session_id)}
+        )
+        if await self._store.end(session_id) is None:
+            return False
+        self._unwritable.add(session_id)
+        return True
+
+    async def end(self, session_id: str) -> bool | None:
+        """Forget a session now, whoever owns it, and tell whether there was a record.
+
+        None: Redis does not answer; the session is forgotten as soon as it does.
+        """
+        self._changed.pop(session_id, None)
+        async with self._writing:
+            ended = await self._store.end(session_id, whoever_owns_it=True)
+        if ended is None:
+            self.note_end(session_id, whoever_owns_it=True)
+        self._unwritable.discard(session_id)
+        return ended
 
     async def _write_all(self) -> bool:
         """Write what waits, ends first; False when Redis does not answer."""

@@ -13,6 +13,10 @@ from voxtral_worker.settings import Settings
 # A client refused more often than this has taken no notice of what it was told.
 REFUSALS = 200
 REFUSALS_PERIOD_S = 10.0
+# Reading a message costs time, whatever it says.
+MESSAGES = 600
+MESSAGES_PERIOD_S = 10.0
+TEXT_BYTES_PER_SECOND = 1 << 18
 
 
 class SessionLimits:
@@ -22,19 +26,35 @@ class SessionLimits:
         self._is_on = settings.rate_limit_enabled
         self._audio = RollingLimit(settings.rate_limit_audio_bytes_per_second, 1.0)
         self._text = RollingLimit(settings.rate_limit_text_per_minute, 60.0)
+        self._messages = RollingLimit(MESSAGES, MESSAGES_PERIOD_S)
+        self._text_bytes = RollingLimit(TEXT_BYTES_PER_SECOND, 1.0)
         self._refusals = RollingLimit(REFUSALS, REFUSALS_PERIOD_S)
 
     def check_audio(self, size: int) -> None:
-        """Count audio bytes. Raises RateLimited."""
+        """Count audio bytes, and an empty piece as a message. Raises RateLimited."""
+        if not size:
+            self.check_message_count()
+            return
         self._check(self._audio.take(time.monotonic(), size), "audio bytes per second")
 
     def check_text(self) -> None:
         """Count a text. Raises RateLimited."""
         self._check(self._text.take(time.monotonic()), "text messages per minute")
 
+    def check_message(self, size: int) -> None:
+        """Count a message that is no audio, of `size` bytes. Raises RateLimited."""
+        self.check_message_count()
+        verdict = self._text_bytes.take(time.monotonic(), size)
+        self._check(verdict, "bytes of messages per second")
+
+    def check_message_count(self) -> None:
+        """Count a message whose bytes count as audio. Raises RateLimited."""
+        verdict = self._messages.take(time.monotonic())
+        self._check(verdict, f"messages in {MESSAGES_PERIOD_S:g} s")
+
     def is_ignored(self) -> bool:
         """Count one refusal; whether there were too many of them lately."""
-        return not self._refusals.take(time.monotonic()).allowed
+        return not self._refusals.take(time.monotonic()).allowed and self._is_on
 
     def _check(self, verdict: Verdict, what: str) -> None:
         if self._is_on and not verdict.allowed:

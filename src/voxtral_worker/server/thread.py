@@ -16,8 +16,16 @@ from aiohttp import web
 
 from voxtral_worker.server.access_log import AccessLog, is_no_noise
 from voxtral_worker.server.app import make_app, make_ping_app
+from voxtral_worker.server.connections import (
+    FIRST_REQUEST_S,
+    Connections,
+    GuardedSite,
+    default_connections,
+    raise_descriptor_limit,
+)
 from voxtral_worker.server.health import health
-from voxtral_worker.server.service import Parts, Service
+from voxtral_worker.server.lifecycle import Parts
+from voxtral_worker.server.service import Service
 from voxtral_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,7 +38,8 @@ CALL_TIMEOUT_S = 60.0
 class ServerThread:
     """Serves from `start` to `stop`; its other methods may be called from any thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, first_request_s: float = FIRST_REQUEST_S) -> None:
+        self._first_request_s = first_request_s
         self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
@@ -44,11 +53,11 @@ class ServerThread:
 
     def become_ready(self, parts: Parts) -> None:
         """From now on sessions are welcome."""
-        self._on_loop(lambda service: service.become_ready(parts))
+        self._on_loop(lambda service: service.life.become_ready(parts))
 
     def fail(self) -> None:
         """The worker will never be ready."""
-        self._on_loop(lambda service: service.fail())
+        self._on_loop(lambda service: service.life.fail())
 
     def health(self) -> dict[str, Any]:
         """What `GET /health` says."""
@@ -99,23 +108,26 @@ class ServerThread:
     async def _listen(self) -> None:
         settings = self._settings
         self._service = service = Service(settings)
-        await self._serve(make_app(service), settings.port, _tls(settings))
+        descriptors = raise_descriptor_limit()
+        most = settings.max_connections or default_connections(descriptors)
+        runner = await self._runner(make_app(service))
+        connections = Connections(settings, most, self._first_request_s)
+        await GuardedSite(runner, settings.host, settings.port, _tls(settings), connections).start()
         if settings.port_health not in (None, settings.port):
-            await self._serve(make_ping_app(service), settings.port_health, None)
+            # Not counted: who asks whether the worker lives is answered when all else is full.
+            runner = await self._runner(make_ping_app(service))
+            await web.TCPSite(runner, settings.host, settings.port_health).start()
         log.info("listening", extra={"host": settings.host, "port": settings.port})
 
-    async def _serve(
-        self, app: web.Application, port: int | None, tls: ssl.SSLContext | None
-    ) -> None:
+    async def _runner(self, app: web.Application) -> web.AppRunner:
         logging.getLogger("aiohttp.server").addFilter(is_no_noise)
+        # Whoever shuts a worker down has drained it first: what is left is not waited for.
         runner = web.AppRunner(
             app, handle_signals=False, access_log_class=AccessLog, shutdown_timeout=10.0
         )
         await runner.setup()
         self._runners.append(runner)
-        # Whoever shuts a worker down has drained it first: what is left is not waited for.
-        site = web.TCPSite(runner, self._settings.host, port, ssl_context=tls)
-        await site.start()
+        return runner
 
     async def _close(self) -> None:
         if self._service is not None:

@@ -2,12 +2,18 @@
 
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
-from voxtral_worker.sessions.answering import Answers
+from voxtral_worker.sessions.answering import Answers, answer_bytes
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle
 from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.speculation import Speculation, Speculator
 from voxtral_worker.sessions.unanswered import Unanswered
-from voxtral_worker.turns.detector import SpeechPaused, TurnEnded
+from voxtral_worker.turns.detector import (
+    SEEMS_COMPLETE,
+    SURELY_COMPLETE,
+    TAIL_FRAMES,
+    SpeechPaused,
+    TurnEnded,
+)
 
 
 class AskingAhead:
@@ -25,6 +31,12 @@ class AskingAhead:
         # Wrong guesses of which the engine has not yet said what they cost.
         self._discarded: set[str] = set()
 
+    @property
+    def bytes(self) -> int:
+        """What the guess under way takes beside what is held anyway."""
+        guess = self._speculation
+        return 0 if guess is None else guess.sound_bytes + guess.answer_bytes
+
     def begin_pause(self, pause: SpeechPaused) -> None:
         """Speech has paused: this may become the turn's end."""
         self._speculator.begin_pause(pause)
@@ -41,12 +53,36 @@ class AskingAhead:
         if pause is None or not may_guess or not self._speculator.is_time_to_guess(frame):
             return []
         self._speculator.guess()
-        audio = Audio(self._heard.samples(pause.first_frame, pause.end_frame))
-        user = self._unanswered.with_audio(audio)
+        samples = self._heard.samples(pause.first_frame, pause.end_frame)
+        user = self._unanswered.with_audio(Audio(samples))
         request = self._answers.request(user, Urgency.SPECULATION, is_audio=True)
+        answer = answer_bytes(request.sampling)
+        if not self._answers.memory.has_room(samples.nbytes + answer):
+            return []
         generation_id = f"ahead-{turn_id}-{frame}"
-        self._speculation = Speculation(generation_id, request, pause, now_s)
+        self._speculation = Speculation(
+            generation_id, request, pause, now_s, sound_bytes=samples.nbytes, answer_bytes=answer
+        )
         return [Generate(generation_id, request)]
+
+    def weigh(self, score: float, end_frame: int) -> list[Effect]:
+        """It is known that the pause ends the turn at `end_frame`, unless speech goes on.
+
+        Words that sound complete are answered at once. Of others the guess is dropped, which had
+        most of the pause before it, and made again shortly before their end.
+        """
+        if score >= SURELY_COMPLETE:
+            if self._speculation is None:
+                self._speculator.guess_at(0)
+            return []
+        if score >= SEEMS_COMPLETE:
+            return []
+        self._speculator.guess_at(end_frame - TAIL_FRAMES)
+        return self.discard()
+
+    def reopen(self, frames: int) -> None:
+        """The last turn goes on after so many frames that were taken for its end."""
+        self._speculator.reopen(frames)
 
     def end_turn(self, ended: TurnEnded) -> tuple[list[Effect], Speculation | None]:
         """The turn is over; the speculation is the one that it may be answered with."""

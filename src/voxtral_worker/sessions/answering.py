@@ -2,8 +2,20 @@
 
 from collections import deque
 
-from voxtral_worker.engine.conversation import AssistantTurn, Conversation, Exchange, UserTurn
+from voxtral_worker.engine.conversation import (
+    TRANSCRIPT_TOKENS_PER_WINDOW,
+    WINDOW_SAMPLES,
+    AssistantTurn,
+    Audio,
+    Conversation,
+    Exchange,
+    Round,
+    UserTurn,
+)
 from voxtral_worker.engine.request import (
+    ArgumentsDelta,
+    CallFinished,
+    CallStarted,
     Delta,
     Failed,
     Finished,
@@ -15,10 +27,29 @@ from voxtral_worker.engine.request import (
     Urgency,
     Usage,
 )
+from voxtral_worker.engine.tools import (
+    INTERRUPTED,
+    NO_TOOLS,
+    UNANSWERED,
+    ToolCall,
+)
 from voxtral_worker.errors import RateLimited
+from voxtral_worker.sessions import events
+from voxtral_worker.sessions.calling import OpenExchange, not_found, toolbox_of_round
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.sessions.effects import Cancel, Commit, Effect, Generate, Send, Settle
-from voxtral_worker.sessions.messages import ErrorMessage, Status, TextDelta, TextResponse
+from voxtral_worker.sessions.effects import (
+    Cancel,
+    Commit,
+    CountCalls,
+    Effect,
+    Generate,
+    Settle,
+    Tell,
+    WakeUp,
+)
+from voxtral_worker.sessions.history import History
+from voxtral_worker.sessions.memory import TOKEN_BYTES, SessionMemory, bytes_of_text, bytes_of_tools
+from voxtral_worker.sessions.speaking import Speaking
 from voxtral_worker.sessions.speculation import Speculation
 from voxtral_worker.sessions.turn import Turn
 
@@ -31,20 +62,33 @@ class Answers:
     An answered turn is in the history with exactly the tokens that were delivered.
     """
 
-    def __init__(self, owner: str, config: SessionConfig) -> None:
+    def __init__(
+        self, owner: str, config: SessionConfig, memory: SessionMemory | None = None
+    ) -> None:
         self.config = config
-        self.history: list[Exchange] = []
+        self.memory = memory or SessionMemory()
+        self.history = History()
+        self.speaking = Speaking()
         # Audio up to here belongs to turns that are over and answered.
         self.settled_bytes = 0
         self._owner = owner
         self._epoch = 0
+        # What called tools and was told so, where its client says when it goes on.
+        self.open: OpenExchange | None = None
         self._waiting: deque[Turn] = deque()
         self._current: Turn | None = None
+        self.memory.hold(lambda: self.bytes)
 
     @property
-    def is_answering(self) -> bool:
-        """Whether a response is being made."""
-        return self._current is not None
+    def bytes(self) -> int:
+        """What the history takes, the turns, and the answers to them; the system prompt too."""
+        turns = sum(turn.bytes for turn in self._waiting)
+        if self._current is not None:
+            turns += self._current.bytes
+        if self.open is not None:
+            turns += self.open.bytes
+        options = bytes_of_text(self.config.system_prompt) + bytes_of_tools(self.config.tools)
+        return options + self.history.bytes + turns
 
     @property
     def is_idle(self) -> bool:
@@ -61,21 +105,47 @@ class Answers:
         if len(self._waiting) >= MAX_WAITING:
             raise RateLimited(f"{MAX_WAITING} turns wait already", retry_after_s=1.0)
 
+    def bytes_to_answer(self, samples: int = 0, config: SessionConfig | None = None) -> int:
+        """What the answer to so much sound, or to a text, may take."""
+        config = config or self.config
+        transcribes = config.mode == "transcribe" and samples > 0
+        windows = max(1, -(-samples // WINDOW_SAMPLES))
+        most_tokens = _most_tokens(config, windows, transcribes=transcribes)
+        return most_tokens * TOKEN_BYTES
+
+    def use_config(self, config: SessionConfig) -> None:
+        """Change the options. Raises RateLimited when answers that wait could get too long."""
+        answers = [self._answer_bytes(turn, config) for turn in self._waiting]
+        before = sum(turn.answer_bytes for turn in self._waiting)
+        prompts = [
+            bytes_of_text(each.system_prompt) + bytes_of_tools(each.tools)
+            for each in (config, self.config)
+        ]
+        more = sum(answers) - before + prompts[0] - prompts[1]
+        if more > 0:
+            self.memory.require(more)
+        self.config = config
+        for turn, size in zip(self._waiting, answers, strict=True):
+            turn.answer_bytes = size
+
     def add(self, turn: Turn, now_s: float) -> list[Effect]:
-        """Answer a turn when those before it are over."""
+        """Answer a turn when those before it are over; one without room is refused."""
+        turn.answer_bytes = self._answer_bytes(turn, self.config)
         try:
             self.require_room()
+            self.memory.require(turn.bytes)
         except RateLimited as error:
-            return [Send(turn.line, ErrorMessage(error, turn.turn_id))]
+            return [Tell(events.Failed(turn.turn_id, error), turn.to)]
         self._waiting.append(turn)
         return self._answer_next(now_s)
 
     def adopt(self, turn: Turn, speculation: Speculation, now_s: float) -> list[Effect]:
         """Answer a turn with what was asked ahead of time; nothing may be waiting."""
-        self._begin(turn)
+        closed = self._begin(turn)
+        turn.answer_bytes = speculation.answer_bytes
         turn.asked_s, turn.was_asked_ahead = speculation.asked_s, True
         turn.generation_id = speculation.generation_id
-        effects: list[Effect] = [Commit(turn.generation_id)]
+        effects: list[Effect] = [*closed, Commit(turn.generation_id)]
         for event in speculation.withheld:
             effects += self.on_event(turn.generation_id, event, now_s)
         return effects
@@ -87,18 +157,25 @@ class Answers:
         *,
         is_audio: bool,
         config: SessionConfig | None = None,
+        history: tuple[Exchange, ...] | None = None,
+        rounds: tuple[Round, ...] = (),
     ) -> GenerationRequest:
         """What the engine would be asked if a turn were answered now."""
         config = config or self.config
         transcribes = config.mode == "transcribe" and is_audio
+        said = self.said() if history is None else history
+        box = NO_TOOLS if transcribes else toolbox_of_round(config.toolbox, len(rounds))
         conversation = Conversation(
             user,
-            () if transcribes else tuple(self.history),
+            () if transcribes else said,
             config.system_prompt,
             transcribes,
             config.language,
+            rounds,
+            box,
         )
-        return GenerationRequest(conversation, _sampling(config, transcribes), urgency, self._owner)
+        sampling = _sampling(config, user, transcribes=transcribes)
+        return GenerationRequest(conversation, sampling, urgency, self._owner)
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
         """Take what the engine says; a generation that was cancelled says nothing."""
@@ -108,34 +185,163 @@ class Answers:
         match event:
             case Delta():
                 turn.deliver(event, now_s)
+                spoken = self.speaking.say(turn.turn_id, event.text, turn.speech)
                 if not turn.streams:
-                    return []
-                return [Send(turn.line, TextDelta(event.text, turn.turn_id, turn.request_id))]
+                    return spoken
+                return [Tell(events.Delta(turn.turn_id, event.text, turn.tag), turn.to), *spoken]
+            case CallStarted(index, call_id, name):
+                turn.started[index] = event
+                return [Tell(events.CallBegun(turn.turn_id, index, call_id, name), turn.to)]
+            case ArgumentsDelta(index, text):
+                return [Tell(events.CallDelta(turn.turn_id, index, text), turn.to)]
+            case CallFinished(index, arguments):
+                started = turn.started[index]
+                turn.calls.append(ToolCall(started.call_id, started.name, arguments))
+                return []
+            case Finished("tool_calls"):
+                return self._wait_for_results(turn, event, now_s)
             case HistoryTrimmed(exchanges):
-                if turn.epoch == self._epoch:
-                    del self.history[:exchanges]
-                trimmed = Status("history_trimmed", turn.turn_id, {"exchanges": exchanges})
-                return [Send(turn.line, trimmed)]
+                if turn.epoch == self._epoch and turn.history is None:
+                    self.history.forget_oldest(exchanges)
+                return [Tell(events.HistoryTrimmed(turn.turn_id, exchanges), turn.to)]
             case Failed(error):
                 self._current = None
                 self._settle(turn)
-                failed = ErrorMessage(error, turn.turn_id, turn.request_id)
-                settled = _settled(turn, Timings())
-                return [Send(turn.line, failed), *settled, *self._answer_next(now_s)]
+                failed = Tell(events.Failed(turn.turn_id, error, turn.tag), turn.to)
+                ended = self.speaking.end(turn.turn_id)
+                return [failed, *ended, *_settled(turn, Timings()), *self._answer_next(now_s)]
+        self._current = None
         return self._finish(turn, event, now_s)
 
-    def stop(self, status: str, now_s: float) -> list[Effect]:
-        """Stop the response being made; the next one begins."""
+    def stop(self, why: events.Why, now_s: float) -> list[Effect]:
+        """Stop the response being made, and all speech; the next response begins.
+
+        Empty where none is made, and nothing is being heard.
+        """
         turn = self._current
+        effects, heard = self._hush(why, now_s, None if turn is None else turn.turn_id)
         if turn is None:
+            return effects
+        return effects + self._stop(turn, why, now_s, heard.get(turn.turn_id))
+
+    def played(self, turn_id: str, played_ms: float, now_s: float, *, is_all: bool) -> str | None:
+        """A client has played so much of a turn's speech; the words, None for one long past.
+
+        It plays no more of one that was interrupted; `is_all` says so of any other.
+        """
+        heard = self.speaking.playback.played(turn_id, played_ms, now_s)
+        if heard is None:
+            return None
+        if is_all or self.speaking.was_cut(turn_id):
+            self.history.shorten(turn_id, heard.text)
+        return heard.text
+
+    def holds(self, turn_id: str) -> bool:
+        """Whether a turn waits, is being answered, or is remembered."""
+        return self._find(turn_id) is not None or self.history.has(turn_id)
+
+    def withdraw(self, turn_id: str, start_bytes: int, now_s: float) -> list[Effect]:
+        """A turn goes on: what was answered counts as not said.
+
+        Of its audio, which began after `start_bytes`, nothing is settled.
+        """
+        effects: list[Effect] = []
+        heard: dict[str, str] = {}
+        if self.speaking.is_heard(turn_id, now_s):
+            effects, heard = self._hush(events.Why.SPOKEN_OVER, now_s, turn_id)
+        # Its next answer has speech of its own.
+        self.speaking.forget(turn_id)
+        turn = self._find(turn_id)
+        if turn is None:
+            self.history.remove(turn_id)
+            if turn_id in heard:
+                effects.append(Tell(events.Stopped(turn_id, events.Why.SPOKEN_OVER)))
+        else:
+            turn.records_history = False
+            effects += self._stop(turn, events.Why.SPOKEN_OVER, now_s)
+        self.settled_bytes = min(self.settled_bytes, start_bytes)
+        return effects
+
+    def set_words(self, turn_id: str, words: str) -> None:
+        """What a spoken turn said is known now."""
+        turn = self._find(turn_id)
+        if turn is not None:
+            turn.know_words(words)
+        self.history.set_words(turn_id, words)
+
+    def take_result(self, call_id: str, content: str, now_s: float) -> list[Effect]:
+        """The result of a call; with the last one its turn goes on, where that is for the session.
+
+        Raises CallNotFound for a call that does not wait, RateLimited when it has no room.
+        """
+        turn = self._current
+        pending = turn.pending if turn is not None else None
+        if pending is None and self.open is not None:
+            pending = self.open.pending
+        if pending is None:
+            raise not_found(call_id)
+        self.memory.require(bytes_of_text(content))
+        pending.take(call_id, content)
+        if turn is None or turn.pending is None or not pending.is_complete:
             return []
-        said = Finished("interrupted", Usage(0, len(turn.token_ids)), Timings())
-        stopped = Send(turn.line, Status(status, turn.turn_id))
-        return [Cancel(turn.generation_id), stopped, *self._finish(turn, said, now_s)]
+        return self._go_on(turn, now_s, INTERRUPTED)
+
+    def wake(self, now_s: float) -> list[Effect]:
+        """Go on without the results that are overdue."""
+        turn = self._current
+        if turn is None or turn.pending is None or turn.results_due_s is None:
+            return []
+        if now_s < turn.results_due_s:
+            return [WakeUp(turn.results_due_s)]
+        missing = len(turn.pending.missing)
+        return [CountCalls("timed_out", missing), *self._go_on(turn, now_s, UNANSWERED)]
+
+    def said(self) -> tuple[Exchange, ...]:
+        """The conversation so far, as it goes into the next prompt."""
+        if self.open is None:
+            return tuple(self.history)
+        return (*self.history, self.open.closed())
+
+    def close_open(self, answer: AssistantTurn | None = None) -> list[Effect]:
+        """What waits to go on never will, or does by an answer from outside."""
+        waiting, self.open = self.open, None
+        if waiting is None:
+            return []
+        self.history.append(waiting.closed(answer))
+        missing = len(waiting.pending.missing)
+        return [CountCalls("interrupted", missing)] if missing else []
+
+    def _wait_for_results(self, turn: Turn, finished: Finished, now_s: float) -> list[Effect]:
+        config = turn.config or self.config
+        wait_s = config.tool_timeout_ms / 1000
+        due_s = now_s + wait_s if wait_s and config.runs_rounds else None
+        told: list[Effect] = [
+            Tell(events.CallMade(turn.turn_id, index, call, turn.tag), turn.to)
+            for index, call in enumerate(turn.calls)
+        ]
+        answered = self._answered(turn, finished, now_s)
+        settled = _settled(turn, finished.timings)
+        pending = turn.wait(now_s, due_s)
+        if config.runs_rounds:
+            wake = [] if due_s is None else [WakeUp(due_s)]
+            return [*told, answered, *settled, *wake]
+        self._current = None
+        self._settle(turn)
+        if turn.records_history and turn.epoch == self._epoch:
+            user = turn.user if turn.history is None else UserTurn(())
+            self.open = OpenExchange(user, turn.rounds, pending)
+        ended = self.speaking.end(turn.turn_id)
+        return [*told, answered, *ended, *settled, *self._answer_next(now_s)]
+
+    def _go_on(self, turn: Turn, now_s: float, filler: str) -> list[Effect]:
+        """Answer a turn whose calls have their results."""
+        turn.close_round(now_s, filler)
+        return [Generate(turn.generation_id, self._request_of(turn))]
 
     def clear_history(self) -> None:
         """Forget what was said; a response being made is not remembered either."""
         self.history.clear()
+        self.open = None
         self._epoch += 1
 
     def give_up(self) -> list[Effect]:
@@ -143,58 +349,129 @@ class Answers:
         turn, self._current = self._current, None
         self._waiting.clear()
         self.history.clear()
-        return [] if turn is None else [Cancel(turn.generation_id)]
+        self.open = None
+        return [*self.speaking.give_up(), *([] if turn is None else [Cancel(turn.generation_id)])]
 
-    def _begin(self, turn: Turn) -> None:
+    def _find(self, turn_id: str) -> Turn | None:
+        """A turn that waits or is being answered."""
+        turns = [*self._waiting, *([self._current] if self._current else [])]
+        return next((turn for turn in turns if turn.turn_id == turn_id), None)
+
+    def _hush(
+        self, why: events.Why, now_s: float, spared: str | None
+    ) -> tuple[list[Effect], dict[str, str]]:
+        """Stop all speech, and tell it of each turn but one; with what was heard of all."""
+        effects, heard = self.speaking.cut(now_s)
+        for turn_id, text in heard.items():
+            if turn_id != spared:
+                # It is whole, and no more than its speech can be stopped.
+                self.history.shorten(turn_id, text)
+                effects.append(Tell(events.Stopped(turn_id, why)))
+        return effects, heard
+
+    def _stop(
+        self, turn: Turn, why: events.Why, now_s: float, heard: str | None = None
+    ) -> list[Effect]:
+        """`heard` is what of its speech was heard, where it is spoken."""
+        said = Finished("interrupted", Usage(0, len(turn.token_ids)), Timings())
+        stopped: list[Effect] = [Tell(events.Stopped(turn.turn_id, why), turn.to)]
+        if turn is self._current:
+            stopped.insert(0, Cancel(turn.generation_id))
+            self._current = None
+            if turn.pending is not None:
+                stopped.append(CountCalls("interrupted", len(turn.pending.missing)))
+                turn.close_round(now_s, INTERRUPTED)
+        else:
+            self._waiting.remove(turn)
+            turn.asked_s = now_s
+        return [*stopped, *self._finish(turn, said, now_s, heard)]
+
+    def _answer_bytes(self, turn: Turn, config: SessionConfig) -> int:
+        config = turn.config or config
+        transcribes = config.mode == "transcribe" and turn.source == "audio"
+        return answer_bytes(_sampling(config, turn.user, transcribes=transcribes))
+
+    def _begin(self, turn: Turn) -> list[Effect]:
         self._current = turn
         turn.epoch = self._epoch
         # Decided once a response: deltas joined are its whole text, or there are none.
         turn.streams = self.config.stream
-        turn.records_history = not (self.config.mode == "transcribe" and turn.source == "audio")
+        turn.speech = self.speaking.format_of(turn.config or self.config)
+        transcribes = self.config.mode == "transcribe" and turn.source == "audio"
+        turn.records_history = turn.joins and not transcribes
+        return self.close_open() if turn.joins and turn.history is None else []
 
     def _answer_next(self, now_s: float) -> list[Effect]:
         if self._current is not None or not self._waiting:
             return []
         turn = self._waiting.popleft()
-        self._begin(turn)
+        closed = self._begin(turn)
         turn.asked_s = now_s
-        is_audio = turn.source == "audio"
-        request = self.request(turn.user, Urgency.TURN, is_audio=is_audio, config=turn.config)
-        return [Generate(turn.generation_id, request)]
+        return [*closed, Generate(turn.generation_id, self._request_of(turn))]
 
-    def _finish(self, turn: Turn, finished: Finished, now_s: float) -> list[Effect]:
-        self._current = None
+    def _request_of(self, turn: Turn) -> GenerationRequest:
+        return self.request(
+            turn.user,
+            Urgency.TURN,
+            is_audio=turn.source == "audio",
+            config=turn.config,
+            history=turn.history,
+            rounds=turn.rounds,
+        )
+
+    def _finish(
+        self, turn: Turn, finished: Finished, now_s: float, heard: str | None = None
+    ) -> list[Effect]:
+        """`heard` is what of its speech was heard, where that is what the user knows of it."""
         self._settle(turn)
         if turn.records_history and turn.epoch == self._epoch:
             answer = AssistantTurn(tuple(turn.token_ids), words=turn.text)
-            self.history.append(Exchange(turn.user, answer))
+            if heard is not None:
+                answer = AssistantTurn(text=heard)
+            # What was asked for a context of its own was not said in the conversation.
+            user = turn.user if turn.history is None else UserTurn(())
+            self.history.append(Exchange(user, answer, turn.rounds), turn.turn_id)
+        answered = self._answered(turn, finished, now_s)
+        ended = [*self.speaking.end(turn.turn_id), *_settled(turn, finished.timings)]
+        return [answered, *ended, *self._answer_next(now_s)]
+
+    def _answered(self, turn: Turn, finished: Finished, now_s: float) -> Tell:
         usage, timings = finished.usage, finished.timings
-        response = TextResponse(
-            turn.text,
+        answered = events.Answered(
             turn.turn_id,
+            turn.text,
             turn.source,
             finished.finish_reason,
-            {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "cached_tokens": usage.cached_tokens,
-            },
+            usage,
             turn.metrics(now_s, usage, timings),
-            turn.request_id,
+            turn.tag,
+            self.speaking.is_spoken(turn.turn_id),
         )
-        settled = _settled(turn, timings)
-        return [Send(turn.line, response), *settled, *self._answer_next(now_s)]
+        return Tell(answered, turn.to)
 
     def _settle(self, turn: Turn) -> None:
         self.settled_bytes = max(self.settled_bytes, turn.audio_bytes)
 
 
-def _sampling(config: SessionConfig, transcribes: bool) -> Sampling:
+def answer_bytes(sampling: Sampling) -> int:
+    """What an answer may take."""
+    return sampling.max_tokens * TOKEN_BYTES
+
+
+def _sampling(config: SessionConfig, user: UserTurn, *, transcribes: bool) -> Sampling:
     temperature = config.temperature
     if transcribes and "temperature" not in config.given:
         # The model card: 0.2 to chat, 0 to transcribe.
         temperature = 0.0
-    return Sampling(temperature, config.top_p, config.max_length)
+    windows = sum(part.windows for part in user.parts if isinstance(part, Audio))
+    most_tokens = _most_tokens(config, windows, transcribes=transcribes)
+    return Sampling(temperature, config.top_p, most_tokens, config.stop, config.seed)
+
+
+def _most_tokens(config: SessionConfig, windows: int, *, transcribes: bool) -> int:
+    if transcribes and "max_length" not in config.given:
+        return TRANSCRIPT_TOKENS_PER_WINDOW * windows
+    return config.max_length
 
 
 def _settled(turn: Turn, timings: Timings) -> list[Effect]:

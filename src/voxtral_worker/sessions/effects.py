@@ -1,26 +1,26 @@
 """What a session asks the world to do; it does nothing itself."""
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from voxtral_worker.engine.request import GenerationRequest
-from voxtral_worker.sessions.messages import ServerMessage
+from voxtral_worker.sessions.events import Event
+from voxtral_worker.speech.pieces import SpeechFormat
+from voxtral_worker.turns.detector import SpeechPaused
 
-
-class LineName(Enum):
-    """The two kinds of connection; each has its own sequence numbers."""
-
-    AUDIO = "audio"
-    CONTROL = "control"
+# A name that the dialect gives to one of its channels; None: the channel of those who speak.
+Channel: TypeAlias = str | None
 
 
 @dataclass(frozen=True)
-class Send:
-    """Write a message on a line, and send it if somebody is connected there."""
+class Tell:
+    """Tell the client on a channel what has happened."""
 
-    line: LineName
-    message: ServerMessage
+    event: Event
+    to: Channel = None
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,60 @@ class Settle:
     wasted_tokens: int = 0
 
 
-Effect: TypeAlias = Send | Generate | Cancel | Commit | Settle
+@dataclass(frozen=True)
+class Speak:
+    """Say words of a turn; its speech comes back in pieces."""
+
+    turn_id: str
+    text: str
+    format: SpeechFormat
+
+
+@dataclass(frozen=True)
+class EndSpeech:
+    """All words of a turn are said."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True)
+class Hush:
+    """Nothing more is said of any turn so far."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Ask how complete the words before a pause sound; `samples`, float32 [n], end with it."""
+
+    pause: SpeechPaused
+    samples: NDArray[np.float32] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class WakeUp:
+    """Call the session's `wake` at this time; of several times the last one counts."""
+
+    at_s: float
+
+
+@dataclass(frozen=True)
+class CountCalls:
+    """Count calls of tools: `answered`, `failed`, `timed_out` or `interrupted`."""
+
+    outcome: str
+    calls: int = 1
+
+
+Effect: TypeAlias = (
+    Tell
+    | Generate
+    | Cancel
+    | Commit
+    | Settle
+    | Score
+    | Speak
+    | EndSpeech
+    | Hush
+    | WakeUp
+    | CountCalls
+)

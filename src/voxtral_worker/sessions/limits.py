@@ -19,50 +19,68 @@ class Verdict:
 
 
 class RollingLimit:
-    """At most `limit` units within any `period_s` seconds; what is refused does not count."""
+    """At most `limit` units within any `period_s` seconds; what is refused does not count.
+
+    More than `limit` units at once are taken when nothing else counts, and fill the periods
+    that follow: what is larger than the limit waits, but is not refused for ever.
+    """
 
     def __init__(self, limit: int, period_s: float) -> None:
         self._limit = limit
         self._period_s = period_s
-        # When an entry was opened, when it last grew, and its units.
+        # When an entry was opened, when it last grew, and its units. Times rise; they lie in the
+        # future for what one take had over the limit.
         self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0
 
     def take(self, now_s: float, units: int = 1) -> Verdict:
         """Count units if they fit."""
         self._forget(now_s)
-        allowed = self._used + units <= self._limit
+        allowed = self._fits(units)
         if allowed:
             self._count(now_s, units)
         return self._verdict(allowed, now_s, units)
+
+    def look(self, now_s: float, units: int = 1) -> Verdict:
+        """What `take` would say, without counting."""
+        self._forget(now_s)
+        return self._verdict(self._fits(units), now_s, units)
+
+    def _fits(self, units: int) -> bool:
+        return self._used + min(units, self._limit) <= self._limit
 
     def _verdict(self, allowed: bool, now_s: float, units: int) -> Verdict:
         oldest_s = self._entries[0][1] if self._entries else now_s
         return Verdict(
             allowed,
             self._limit,
-            self._limit - self._used,
+            max(0, self._limit - self._used),
             oldest_s + self._period_s,
             0.0 if allowed else self._wait(now_s, units),
         )
 
     def _count(self, now_s: float, units: int) -> None:
         self._used += units
+        first = min(units, self._limit)
         if self._entries and now_s - self._entries[-1][0] < self._period_s * _GRAIN:
             opened_s, _, before = self._entries.pop()
-            self._entries.append((opened_s, now_s, before + units))
+            self._entries.append((opened_s, now_s, before + first))
         else:
-            self._entries.append((now_s, now_s, units))
+            self._entries.append((now_s, now_s, first))
+        left, at_s = units - first, now_s
+        while left > 0:
+            at_s += self._period_s
+            self._entries.append((at_s, at_s, min(left, self._limit)))
+            left -= self._limit
 
     def _forget(self, now_s: float) -> None:
         while self._entries and self._entries[0][1] <= now_s - self._period_s:
             self._used -= self._entries.popleft()[2]
 
     def _wait(self, now_s: float, units: int) -> float:
-        free = self._limit - self._used
-        for _, at_s, used in self._entries:
+        free, wanted = self._limit - self._used, min(units, self._limit)
+        oldest = iter(self._entries)
+        while free < wanted:
+            _, at_s, used = next(oldest)
             free += used
-            if free >= units:
-                return at_s + self._period_s - now_s
-        # More than the whole limit at once: no wait helps, so the whole window is named.
-        return self._period_s
+        return at_s + self._period_s - now_s

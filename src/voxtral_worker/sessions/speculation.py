@@ -30,6 +30,9 @@ class Speculation:
     pause: SpeechPaused
     asked_s: float
     withheld: list[GenerationEvent] = field(default_factory=list)
+    # What the sound takes, and what its answer may take.
+    sound_bytes: int = 0
+    answer_bytes: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -46,15 +49,23 @@ class Speculator:
         # How many frames each pause went on after it could have been a turn's end; None: it was.
         self._pauses: deque[int | None] = deque(maxlen=PAUSES_REMEMBERED)
         self._has_guessed = False
+        # When to guess, where that does not follow from the pauses before this one.
+        self._due_frame: int | None = None
 
     def begin_pause(self, pause: SpeechPaused) -> None:
         """Speech has paused."""
-        self.pause, self._has_guessed = pause, False
+        self.pause, self._has_guessed, self._due_frame = pause, False, None
+
+    def guess_at(self, frame: int) -> None:
+        """It is known when this pause would end the turn: guess at a frame, perhaps once more."""
+        self._has_guessed, self._due_frame = False, frame
 
     def is_time_to_guess(self, frame: int) -> bool:
         """Whether the pause, heard up to `frame`, should be guessed at; once a pause."""
         if self.pause is None or self._has_guessed or self._credit < 1.0:
             return False
+        if self._due_frame is not None:
+            return frame >= self._due_frame
         return frame >= self.pause.end_frame + self._delay_frames()
 
     def guess(self) -> None:
@@ -73,6 +84,10 @@ class Speculator:
             self._pauses.append(None)
         self.pause = None
         self._credit = min(MOST_CREDIT, self._credit + CREDIT_PER_TURN)
+
+    def reopen(self, frames: int) -> None:
+        """The last turn goes on: its end was a pause that went on for so many frames."""
+        self._pauses[-1] = frames
 
     def charge(self) -> None:
         """A guess was wrong."""

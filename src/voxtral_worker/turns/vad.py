@@ -1,9 +1,7 @@
 """Says how likely each frame is speech, for all sessions in one batch.
 
 One thread owns the model and every session's recurrent state. A tick takes one frame of
-each session that has some waiting, so that many sessions cost little more than one. The
-network runs in ONNX Runtime, whose kernels compute each row of a batch as they would alone;
-PyTorch's choose another order of addition for each batch size.
+each session that has some waiting, so that many sessions cost little more than one.
 """
 
 import asyncio
@@ -11,37 +9,73 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import silero_vad
 import torch
 from numpy.typing import NDArray
 
 from voxtral_worker import metrics
-from voxtral_worker.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
+from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.errors import EngineFailure
+from voxtral_worker.turns.network import SpeechNetwork
+from voxtral_worker.turns.recording import (
+    CONTEXT_SAMPLES,
+    STATE_SHAPE,
+    Network,
+    probabilities_of,
+)
 
 log = logging.getLogger(__name__)
 
-CONTEXT_SAMPLES = 64
-STATE_SHAPE = (2, 128)
 MAX_FRAMES = 4096
-_RATE = np.array(SAMPLE_RATE, np.int64)
 IDLE_WAIT_S = 1.0
+# A tick takes milliseconds: one that takes so long will never come back.
+HUNG_S = 10.0
 # Frames of many sessions come one by one: those of so long share a tick.
 GATHER_S = 0.02
 
 Samples: TypeAlias = NDArray[np.float32]
 
 
-@dataclass
 class _Memory:
-    """What the network remembers of one session."""
+    """What the network remembers of each session, in one array; a session has one row of it.
 
-    context: Samples = field(default_factory=lambda: np.zeros(CONTEXT_SAMPLES, np.float32))
-    state: Samples = field(default_factory=lambda: np.zeros(STATE_SHAPE, np.float32))
+    Rows are given by the VAD's thread alone. One that is let go is given again only between two
+    ticks, so that a tick under way never writes what one session said into another's row.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._free: list[int] = []
+        self._let_go: list[int] = []
+        self.contexts = np.zeros((0, CONTEXT_SAMPLES), np.float32)
+        self.states = np.zeros((STATE_SHAPE[0], 0, STATE_SHAPE[1]), np.float32)
+
+    def rows_of(self, keys: Iterable[str]) -> list[int]:
+        """The rows of some sessions, zeroed for new ones. Between two ticks."""
+        self._free += self._let_go
+        self._let_go.clear()
+        return [self._rows[key] if key in self._rows else self._new(key) for key in keys]
+
+    def forget(self, key: str) -> None:
+        """A session is gone, or starts anew."""
+        row = self._rows.pop(key, None)
+        if row is not None:
+            self._let_go.append(row)
+
+    def _new(self, key: str) -> int:
+        if not self._free:
+            more = max(16, len(self.contexts))
+            self._free += range(len(self.contexts), len(self.contexts) + more)
+            self.contexts = np.pad(self.contexts, ((0, more), (0, 0)))
+            self.states = np.pad(self.states, ((0, 0), (0, more), (0, 0)))
+        row = self._rows[key] = self._free.pop()
+        self.contexts[row] = 0
+        self.states[:, row] = 0
+        return row
 
 
 @dataclass
@@ -59,18 +93,20 @@ class _Task:
 
 
 class Vad:
-    """A session's probabilities are, bit for bit, those of silero-VAD's ONNX network alone."""
+    """A session's probabilities are those of silero-VAD alone, to 1e-4, whoever is heard beside it.
+
+    Products of another number of rows are summed up in another order.
+    """
 
     def __init__(self) -> None:
-        threads = torch.get_num_threads()
-        self._session: Any = silero_vad.load_silero_vad(onnx=True).session
-        # The package sets one thread for the whole process when it is imported.
-        torch.set_num_threads(threads)
-        self._memory: dict[str, _Memory] = {}
+        self._model: Network = SpeechNetwork()
+        self._memory = _Memory()
         self._tasks: dict[str, _Task] = {}
         self._wake = threading.Condition()
         self._is_stopping = False
         self._gathered_s = 0.0
+        # When the tick under way began; None between two ticks.
+        self._tick_began_s: float | None = None
         self._thread = threading.Thread(target=self._serve, name="vad", daemon=True)
 
     def start(self) -> None:
@@ -87,13 +123,16 @@ class Vad:
 
     @property
     def is_alive(self) -> bool:
-        """Whether frames will be answered."""
-        return self._thread.is_alive()
+        """Whether frames will be answered: the thread lives, and no tick hangs."""
+        began_s = self._tick_began_s
+        hangs = began_s is not None and time.monotonic() - began_s > HUNG_S
+        return self._thread.is_alive() and not hangs
 
     async def listen(self, key: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Speech probabilities, float32 [k], of a session's next frames, float32 [k, 512].
 
-        One call at a time for each key. Raises EngineFailure when the model fails.
+        One call at a time for each key. Raises EngineFailure when the model fails, or hears
+        no frame of these for `HUNG_S` seconds.
         """
         if len(frames) > MAX_FRAMES or frames.shape[1:] != (FRAME_SAMPLES,):
             raise ValueError(f"frames of shape {frames.shape}")
@@ -108,12 +147,43 @@ class Vad:
             self._tasks[key] = task
             if len(self._tasks) == 1:
                 self._wake.notify()
+        await self._wait_while_heard(task)
         return await task.answer
+
+    async def _wait_while_heard(self, task: _Task) -> None:
+        while True:
+            heard = len(task.probabilities)
+            # `wait` leaves the future alone; who cancels this call lets go of the answer, too.
+            try:
+                done, _ = await asyncio.wait([task.answer], timeout=HUNG_S)
+            except asyncio.CancelledError:
+                task.answer.cancel()
+                raise
+            if done:
+                return
+            if len(task.probabilities) == heard:
+                self.forget(task.key)
+                log.error("vad: no frame was heard in %g s", HUNG_S)
+                raise EngineFailure("the VAD does not answer")
+
+    def survey(self, samples: Samples, is_over: threading.Event) -> Samples:
+        """Speech probabilities, float32 [k], of the frames of a whole recording, float32 [n].
+
+        Blocks, on the caller's thread: the frames of live sessions do not wait for a recording.
+        Gives up when `is_over` is set. Raises EngineFailure when the model fails.
+        """
+        try:
+            probabilities = probabilities_of(self._model, samples, is_over)
+        except Exception as error:  # a broken VAD must not look like a silent recording
+            log.exception("vad: a recording could not be heard")
+            raise EngineFailure(f"the VAD failed: {type(error).__name__}") from error
+        metrics.vad_frames.inc(len(probabilities))
+        return probabilities
 
     def forget(self, key: str) -> None:
         """Wipe what is remembered of a session; heard again, it starts anew."""
         with self._wake:
-            self._memory.pop(key, None)
+            self._memory.forget(key)
             task = self._tasks.pop(key, None)
         if task is not None:
             task.answer.cancel()
@@ -121,9 +191,28 @@ class Vad:
     # What follows runs on the VAD's thread.
 
     def _serve(self) -> None:
-        while not self._is_stopping:
+        _use_one_thread()
+        reason = "the worker is stopping"
+        try:
+            while not self._is_stopping:
+                self._hear_next_or_fail()
+        except BaseException:  # the thread ends, and whoever waits must hear of it
+            log.exception("vad: lost")
+            reason = "the VAD is lost"
+        with self._wake:
+            # From here on nobody is let in who would wait for ever.
+            self._is_stopping = True
+            tasks = list(self._tasks.values())
+        self._end(tasks, EngineFailure(reason))
+
+    def _hear_next_or_fail(self) -> None:
+        try:
             self._hear_next()
-        self._end(list(self._tasks.values()), EngineFailure("the worker is stopping"))
+        except Exception as error:  # what fails outside of a tick must not end the thread
+            log.exception("vad: hearing failed")
+            with self._wake:
+                tasks = list(self._tasks.values())
+            self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
 
     def _hear_next(self) -> None:
         """Wait for frames and hear one of each session; a return leaves no sound behind."""
@@ -135,13 +224,16 @@ class Vad:
             if self._is_stopping or not self._tasks:  # forgotten while others were awaited
                 return
             tasks = list(self._tasks.values())
-            memories = [self._memory.setdefault(task.key, _Memory()) for task in tasks]
+            rows = self._memory.rows_of(task.key for task in tasks)
+        self._tick_began_s = time.monotonic()
         try:
-            self._tick(tasks, memories)
+            self._tick(tasks, rows)
         except Exception as error:  # a broken VAD must not look like a silent user
             log.exception("vad: a tick failed")
             self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
             return
+        finally:
+            self._tick_began_s = None
         self._end([task for task in tasks if task.is_done or task.answer.cancelled()])
 
     def _gather(self) -> None:
@@ -152,24 +244,17 @@ class Vad:
         self._wake.wait_for(lambda: self._is_stopping, max(0.0, ready_s - time.monotonic()))
         self._gathered_s = time.monotonic()
 
-    def _tick(self, tasks: list[_Task], memories: list[_Memory]) -> None:
-        frames = np.stack([task.frames[len(task.probabilities)] for task in tasks])
-        contexts = np.stack([memory.context for memory in memories])
-        states = np.stack([memory.state for memory in memories], axis=1)
-        inputs = np.concatenate([contexts, frames], axis=1)
-        probabilities, states = self._model(inputs, states)
-        for i, (task, memory) in enumerate(zip(tasks, memories, strict=True)):
-            # Copies: a view would hold the frames of all these sessions.
-            memory.context = inputs[i, -CONTEXT_SAMPLES:].copy()
-            memory.state = states[:, i].copy()
-            task.probabilities.append(float(probabilities[i, 0]))
+    def _tick(self, tasks: list[_Task], rows: list[int]) -> None:
+        memory = self._memory
+        inputs = np.empty((len(tasks), CONTEXT_SAMPLES + FRAME_SAMPLES), np.float32)
+        inputs[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
+        for line, task in zip(inputs, tasks, strict=True):
+            line[CONTEXT_SAMPLES:] = task.frames[len(task.probabilities)]
+        probabilities, memory.states[:, rows] = self._model(inputs, memory.states[:, rows])
+        memory.contexts[rows] = inputs[:, -CONTEXT_SAMPLES:]
+        for task, probability in zip(tasks, probabilities[:, 0].tolist(), strict=True):
+            task.probabilities.append(probability)
         metrics.vad_frames.inc(len(tasks))
-
-    def _model(self, inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
-        """Probabilities [n, 1] and new states [2, n, 128] of inputs [n, 64 + 512]."""
-        feeds = {"input": inputs, "state": states, "sr": _RATE}
-        probabilities, after = self._session.run(None, feeds)
-        return probabilities, after
 
     def _end(self, tasks: list[_Task], error: EngineFailure | None = None) -> None:
         with self._wake:
@@ -180,8 +265,23 @@ class Vad:
         for loop in {task.answer.get_loop() for task in tasks}:
             own = [task for task in tasks if task.answer.get_loop() is loop]
             # The loop is closed when the worker stops while frames are still heard.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_answer, own, error)
+            # It may also be closed between the question and the call.
+            with suppress(RuntimeError):
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(_answer, own, error)
+
+
+def _use_one_thread() -> None:
+    """Products this small are faster on one thread, and other threads have work of their own.
+
+    PyTorch keeps that number by thread, and for threads that are yet to come: those are to have
+    what they would have had.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,), name="threads")
+    restoring.start()
+    restoring.join()
 
 
 def _answer(tasks: Iterable[_Task], error: EngineFailure | None) -> None:

@@ -2,26 +2,33 @@
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from voxtral_worker.audio.aside import run_aside
 from voxtral_worker.errors import AtCapacity, BadInput, TooLarge
+from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption
 from voxtral_worker.server.openai.options import wrong
 
+T = TypeVar("T")
+
 MAX_BODY_BYTES = 25 << 20
-# Together 400 MiB; a body is held until its audio has been decoded.
+# Together 400 MiB; a body is held until its audio has been decoded, a form until it is answered.
 BODIES_AT_ONCE = 16
 # As the rest of REST takes without being asked.
 SMALL_BODY_BYTES = 1 << 20
 READ_TIMEOUT_S = 60.0
-MAX_FIELDS = 64
+MAX_PARTS = 64
 MAX_FIELD_BYTES = 64 << 10
+# A body without a recording is a text, and no text of this size fits a context.
+MAX_TEXT_BODY_BYTES = 4 << 20
+# What is larger is parsed beside the event loop.
+PARSED_AT_ONCE_BYTES = 64 << 10
 
 
 class Bodies:
@@ -56,15 +63,24 @@ class Form:
     file: bytes | None
 
 
-async def read_json(request: web.Request) -> dict[str, Any]:
-    """A JSON object. Raises BadInput, or TooLarge beyond 25 MiB."""
+async def read_json_as(request: web.Request, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of a JSON object.
+
+    Raises BadInput, TooLarge beyond 25 MiB (4 MiB without audio), and what `read` raises.
+    A large body is parsed and read beside the event loop, on which all live audio waits.
+    """
     with _in_time():
         async with asyncio.timeout(READ_TIMEOUT_S):
             data = await _limited(request).read()
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadInput("the body is not JSON") from None
+    if len(data) > MAX_TEXT_BODY_BYTES and b"audio" not in data:
+        raise TooLarge(f"a body without audio may have at most {MAX_TEXT_BODY_BYTES >> 20} MiB")
+    if len(data) <= PARSED_AT_ONCE_BYTES:
+        return read(_parsed(data))
+    return await run_aside(lambda _: read(_parsed(data)))
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    value = read_json(data, "the body")
     if not isinstance(value, dict):
         raise wrong("body", value, "an object")
     return value
@@ -86,19 +102,32 @@ async def _read_parts(request: web.Request) -> Form:
     fields: list[tuple[str, str]] = []
     file: bytes | None = None
     left = MAX_BODY_BYTES
+    parts = 0
     async for part in await request.multipart():
+        # What is buffered already is parsed without waiting: others get their turn here.
+        await asyncio.sleep(0)
+        parts += 1
+        if parts > MAX_PARTS:
+            raise BadOption(None, f"the form has more than {MAX_PARTS} parts")
         if not isinstance(part, BodyPartReader) or part.name is None:
             raise BadInput("the body holds a part without a name")
         is_file = part.name == "file"
+        if is_file and file is not None:
+            raise BadOption("file", "the form has more than one file")
         data = await _read_part(part, left if is_file else min(left, MAX_FIELD_BYTES))
         left -= len(data)
         if is_file:
             file = data
         else:
-            fields.append((part.name, data.decode()))
-        if len(fields) > MAX_FIELDS:
-            raise BadOption(None, f"the form has more than {MAX_FIELDS} fields")
+            fields.append((part.name, _text_of(part.name, data)))
     return Form(tuple(fields), file)
+
+
+def _text_of(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BadOption(name, f"{name[:60]!a} is no text; a recording goes into file") from None
 
 
 async def _read_part(part: BodyPartReader, most: int) -> bytes:

@@ -5,15 +5,22 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from voxtral_worker.audio.recordings import from_base64
+from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
 from voxtral_worker.engine.request import Sampling
+from voxtral_worker.engine.tool_options import read_call_id
+from voxtral_worker.engine.tools import Toolbox
 from voxtral_worker.errors import BadInput
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
-from voxtral_worker.server.openai.options import Options, wrong
+from voxtral_worker.server.openai.options import Options, gathered, shown, wrong
+from voxtral_worker.server.openai.tools import TOOL_KEYS, calls_of, schema_of, toolbox_of
+from voxtral_worker.sessions.config import MOST_SEED, OPTIONS, is_good_stop, stop_texts
 
 MAX_CHARACTERS = 500_000
-MAX_MESSAGES = 2048
+MAX_MESSAGES = 256
+MAX_PARTS = 64
 MAX_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 1024
+MAX_CHOICES = 4
 
 _KNOWN = (
     "model",
@@ -22,41 +29,47 @@ _KNOWN = (
     "top_p",
     "max_tokens",
     "max_completion_tokens",
+    "stop",
+    "seed",
+    "n",
     "stream",
     "stream_options",
+    "response_format",
+    *TOOL_KEYS,
 )
 # What these values ask for happens anyway.
 _HARMLESS: dict[str, tuple[object, ...]] = {
-    "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
     "logprobs": (False,),
+    "top_logprobs": (0,),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "stop": ([],),
-    "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "verbosity": ("medium",),
 }
-# Notes of the caller's own, which change no answer.
-_NOTES = ("user", "metadata", "safety_identifier", "prompt_cache_key")
-_UNSUPPORTED = (
-    "audio",
-    "moderation",
-    "prediction",
+# Notes and wishes of the caller's, which change no answer of this model.
+_NOTES = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
+    "prediction",
     "reasoning_effort",
-    "seed",
-    "top_logprobs",
-    "web_search_options",
+    "service_tier",
+    "store",
+    "verbosity",
 )
+_UNSUPPORTED = ("audio", "moderation", "web_search_options")
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 @dataclass(frozen=True)
@@ -71,39 +84,53 @@ Part: TypeAlias = str | EncodedAudio
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one side says before the other does; neighbours of one role are joined."""
-
-    role: str
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
 class ChatRequest:
-    """`said` begins and ends with the user, and the roles alternate."""
+    """`said` is turns as `Dialogue` has them; `choices` are made of it."""
 
     model: object
-    said: tuple[Said, ...]
+    said: tuple[Said[Part], ...]
     system_prompt: str | None
     sampling: Sampling
+    tools: Toolbox
+    choices: int
     streams: bool
     tells_usage: bool
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
-    """The request that a body asks for. Raises BadOption that names the parameter."""
-    options = Options(body)
-    options.only((*_KNOWN, *_NOTES), harmless=_HARMLESS, unsupported_keys=_UNSUPPORTED)
-    system, said = _messages(options.get("messages"))
+    """The request that a body asks for. Raises one BadOption that names all that is wrong."""
+    return gathered(body, "", _read)
+
+
+def _read(options: Options) -> ChatRequest:
+    # Functions that must not be called change nothing.
+    uncalled = ["functions"] if options.get("function_call") == "none" else []
+    options.only((*_KNOWN, *_NOTES, *uncalled), harmless=_HARMLESS, unsupported_keys=_UNSUPPORTED)
+    said = [Said[Part]("user", ())]
+    with options.reporting():
+        said = read_messages(options, "messages")
+    meant = meaning(options, "messages", said)
     streams = options.flag("stream")
     return ChatRequest(
         options.get("model"),
-        said,
-        system,
+        meant.turns,
+        meant.system,
         _sampling(options),
+        toolbox_of(options),
+        options.whole("n", 1, MAX_CHOICES) or 1,
         streams,
         _tells_usage(options, streams),
     )
+
+
+def meaning(options: Options, key: str, said: list[Said[Part]]) -> Dialogue[Part]:
+    """What messages mean. Raises BadOption, or reports it, for a call that has not one result."""
+    with options.reporting():
+        try:
+            return dialogue(said)
+        except BadInput as error:
+            raise within(options.name(key), error) from None
+    return dialogue([])
 
 
 def _sampling(options: Options) -> Sampling:
@@ -113,12 +140,26 @@ def _sampling(options: Options) -> Sampling:
     old = options.whole("max_tokens", 1, MAX_NEW_TOKENS)
     new = options.whole("max_completion_tokens", 1, MAX_NEW_TOKENS)
     if old is not None and new is not None:
-        raise BadOption("max_tokens", "send max_completion_tokens or max_tokens, not both")
+        told = "send max_completion_tokens or max_tokens, not both"
+        options.report(BadOption("max_tokens", told))
     return Sampling(
         defaults.temperature if temperature is None else temperature,
         defaults.top_p if top_p is None else top_p,
         old or new or DEFAULT_NEW_TOKENS,
+        _stop(options),
+        options.whole("seed", -MOST_SEED, MOST_SEED),
+        schema_of(options, "response_format"),
     )
+
+
+def _stop(options: Options) -> tuple[str, ...]:
+    value = options.get("stop")
+    if value is None or value == "":
+        return ()
+    if not is_good_stop(value):
+        options.report(wrong(options.name("stop"), value, OPTIONS["stop"].allowed))
+        return ()
+    return stop_texts(value)
 
 
 def _tells_usage(options: Options, streams: bool) -> bool:
@@ -126,96 +167,137 @@ def _tells_usage(options: Options, streams: bool) -> bool:
     if inner is None:
         return False
     if not streams:
-        raise BadOption("stream_options", "stream_options goes with stream: true only")
-    inner.only(("include_usage",), harmless={"include_obfuscation": (False,)})
+        told = "stream_options goes with stream: true only"
+        options.report(BadOption("stream_options", told))
+    inner.only(("include_usage", "include_obfuscation"))
+    inner.flag("include_obfuscation")
     return inner.flag("include_usage")
 
 
-def _messages(value: object) -> tuple[str | None, tuple[Said, ...]]:
+def read_messages(
+    options: Options, key: str, among: list[object] | None = None
+) -> list[Said[Part]]:
+    """The messages under a key, or those `among` them that are not None or read already.
+
+    Raises BadOption, or reports it.
+    """
+    value = options.get(key)
     if not isinstance(value, list) or not value or len(value) > MAX_MESSAGES:
-        raise wrong("messages", value, f"a list of 1 to {MAX_MESSAGES} messages")
-    every = [_message(f"messages[{index}]", message) for index, message in enumerate(value)]
-    characters = sum(len(part) for said in every for part in said.parts if isinstance(part, str))
-    if characters > MAX_CHARACTERS:
-        raise BadOption("messages", f"messages have more than {MAX_CHARACTERS} characters")
-    turns = _joined(every)
-    system = None
-    if turns[0].role == "system":
-        system = "".join(part for part in turns.pop(0).parts if isinstance(part, str))
-    for index, said in enumerate(every):
-        if said.role == "system" and any(before.role != "system" for before in every[:index]):
-            param = f"messages[{index}].role"
-            raise unsupported(param, "system and developer messages must come first")
-    if not turns or turns[0].role != "user" or turns[-1].role != "user":
-        raise BadOption(
-            "messages", "messages must begin, after system messages, and end with role user"
-        )
-    return system, tuple(turns)
-
-
-def _joined(every: list[Said]) -> list[Said]:
-    turns: list[Said] = []
-    for said in every:
-        if not turns or turns[-1].role != said.role:
-            turns.append(said)
+        raise wrong(key, value, f"a list of 1 to {MAX_MESSAGES} messages")
+    said: list[Said[Part]] = []
+    for index, message in enumerate(value if among is None else among):
+        if among is not None and message is None:
             continue
-        before = turns[-1].parts
-        # As mistral-common joins the texts of neighbours of one role.
-        are_texts = isinstance(before[-1], str) and isinstance(said.parts[0], str)
-        turns[-1] = Said(said.role, (*before, *(("\n\n",) if are_texts else ()), *said.parts))
-    return turns
+        if isinstance(message, Said):
+            said.append(message)
+            continue
+        with options.reporting():
+            said.append(_message(Options.of(message, f"{key}[{index}]", options.offenders)))
+    characters = sum(len(part) for each in said for part in each.parts if isinstance(part, str))
+    if characters > MAX_CHARACTERS:
+        raise BadOption(key, f"{key} has more than {MAX_CHARACTERS} characters")
+    return said
 
 
-def _message(path: str, value: object) -> Said:
-    message = Options.of(value, path)
+def _message(message: Options) -> Said[Part]:
+    role = message.get("role")
+    if role == "function":
+        path = message.name("role")
+        raise unsupported(path, f"{path} is 'function': results of tools have the role tool now")
     message.only(
-        ("role", "content", "name"),
-        harmless={"refusal": (), "tool_calls": ([],), "function_call": (), "annotations": ([],)},
+        (
+            *("role", "content", "name", "refusal", "id", "type", "status", "phase"),
+            *({"assistant": ("tool_calls",), "tool": ("tool_call_id",)}.get(str(role), ())),
+        ),
+        harmless={"tool_calls": ([],), "function_call": (), "annotations": ([],)},
         unsupported_keys=("audio", "tool_call_id"),
     )
-    role = message.get("role")
-    if role in ("tool", "function"):
-        raise unsupported(f"{path}.role", f"messages of the role {role} are not supported")
-    role = message.one_of("role", "system", "developer", "user", "assistant")
+    message.one_of("role", *_ROLES)
     if role is None:
-        raise wrong(f"{path}.role", None, "one of system, developer, user, assistant")
-    parts = _content(message.name("content"), message.get("content"), role)
-    return Said("system" if role == "developer" else role, parts)
+        raise wrong(message.name("role"), None, "one of " + ", ".join(_ROLES))
+    parts = _content(message)
+    if role == "tool":
+        return Said("tool", parts, result_of=_call_id(message))
+    refusal = message.text("refusal", MAX_CHARACTERS)
+    calls = calls_of(message) if role == "assistant" else ()
+    spoken = (*parts, *([refusal] if refusal else []))
+    return Said(_ROLES.get(str(role), "user"), spoken, calls)
 
 
-def _content(path: str, value: object, role: str) -> tuple[Part, ...]:
+def _call_id(message: Options) -> str:
+    name = message.name("tool_call_id")
+    try:
+        return read_call_id(message.get("tool_call_id"), name)
+    except BadInput as error:
+        raise within(name, error) from None
+
+
+def _content(message: Options) -> tuple[Part, ...]:
+    path, value = message.name("content"), message.get("content")
+    if value is None:
+        return ()
     if isinstance(value, str):
         value = [{"type": "text", "text": value}]
-    if not isinstance(value, list) or not value:
-        raise wrong(path, value, "a text or a list of parts")
-    return tuple(_part(f"{path}[{index}]", part, role) for index, part in enumerate(value))
+    if not isinstance(value, list):
+        raise wrong(path, value, "a text, a list of parts, or null")
+    if len(value) > MAX_PARTS:
+        raise BadOption(path, f"{path} has more than {MAX_PARTS} parts")
+    parts: list[Part] = []
+    for index, part in enumerate(value):
+        with message.reporting():
+            inner = Options.of(part, f"{path}[{index}]", message.offenders)
+            parts.append(_part(inner, may_be_sound=message.get("role") == "user"))
+    return tuple(parts)
 
 
-def _part(path: str, value: object, role: str) -> Part:
-    part = Options.of(value, path)
-    match part.get("type"):
-        case "text":
-            part.only(("type", "text"))
-            text = part.text("text", MAX_CHARACTERS)
-            if not text or not text.strip():
-                raise wrong(part.name("text"), text, "a text that is not empty")
-            return text
-        case "input_audio" if role == "user":
+def _part(part: Options, *, may_be_sound: bool) -> Part:
+    kind = part.get("type")
+    match kind:
+        case "text" | "input_text" | "output_text":
+            part.only(("type", "text", "annotations", "logprobs"))
+            return part.text("text", MAX_CHARACTERS) or ""
+        case "refusal":
+            part.only(("type", "refusal"))
+            return part.text("refusal", MAX_CHARACTERS) or ""
+        case "input_audio" if may_be_sound:
             part.only(("type", "input_audio"))
-            return _audio(Options.of(part.get("input_audio"), part.name("input_audio")))
-    raise unsupported(
-        part.name("type"), f"{part.name('type')} may be text, and input_audio of a user"
-    )
+            return _audio(part)
+        case "audio_url" if may_be_sound:
+            part.only(("type", "audio_url"))
+            return _linked(part)
+    name = part.name("type")
+    told = f"{name} is {shown(kind)}, but may be text, and input_audio or audio_url of a user"
+    raise unsupported(name, told)
 
 
-def _audio(audio: Options) -> EncodedAudio:
+def _audio(part: Options) -> EncodedAudio:
+    """The bytes under `input_audio`: OpenAI's object, or a text as Mistral's clients send it."""
+    value = part.get("input_audio")
+    if isinstance(value, str):
+        return _decoded(part.name("input_audio"), value)
+    audio = Options.of(value, part.name("input_audio"), part.offenders)
     audio.only(("data", "format"))
-    if audio.one_of("format", "wav", "mp3", "flac", "ogg") is None:
-        raise wrong(audio.name("format"), None, "one of wav, mp3, flac, ogg")
-    data, param = audio.get("data"), audio.name("data")
-    if not isinstance(data, str) or not data:
-        raise wrong(param, data, "base64")
+    # The bytes themselves say what they are.
+    audio.text("format", 64)
+    return _decoded(audio.name("data"), audio.get("data"))
+
+
+def _linked(part: Options) -> EncodedAudio:
+    """The bytes of a `data:` address under `audio_url`, which is an object or a text."""
+    value, param = part.get("audio_url"), part.name("audio_url")
+    if isinstance(value, dict):
+        link = Options.of(value, param, part.offenders)
+        link.only(("url",))
+        value, param = link.get("url"), link.name("url")
+    if not isinstance(value, str) or not value[:5].lower() == "data:":
+        raise wrong(param, value, "a data: address: this worker fetches nothing for a chat")
+    return _decoded(param, value)
+
+
+def _decoded(param: str, value: object) -> EncodedAudio:
+    if not isinstance(value, str) or not value:
+        raise wrong(param, value, "base64")
     try:
-        return EncodedAudio(param, from_base64(data))
+        return EncodedAudio(param, from_base64(value))
     except BadInput as error:
         raise within(param, error) from None

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from voxtral_worker.sessions.config import LANGUAGES
+from voxtral_worker.engine.stops import MAX_STOP_CHARACTERS, MAX_STOPS
+from voxtral_worker.engine.tool_options import CHOICES, MAX_TOOLS
+from voxtral_worker.server.openai.chat_request import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS
+from voxtral_worker.server.openai.speech_request import (
+    MAX_INPUT_CHARACTERS,
+    MAX_SPEED,
+    MIN_SPEED,
+)
+from voxtral_worker.sessions.config import LANGUAGES, MOST_SEED
+from voxtral_worker.speech.files import FORMATS
+from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
@@ -44,19 +54,64 @@ _USAGE = _object(
         "prompt_tokens_details": _object({"audio_tokens": _WHOLE, "cached_tokens": _WHOLE}),
     }
 )
-_WORDS = {"type": "string", "minLength": 1, "pattern": r"\S"}
+_MAY_BE_TEXT = {"type": ["string", "null"]}
+_STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+STOP: dict[str, Any] = {
+    "anyOf": [
+        {"type": "null"},
+        _STOP_TEXT,
+        {"type": "array", "maxItems": MAX_STOPS, "items": _STOP_TEXT},
+    ]
+}
+SEED: dict[str, Any] = {"type": ["integer", "null"], "minimum": -MOST_SEED, "maximum": MOST_SEED}
 _PART = {
-    "oneOf": [
-        _object({"type": {"const": "text"}, "text": _WORDS}),
+    "anyOf": [
+        _object(
+            {"type": {"enum": ["text", "input_text", "output_text"]}, "text": _MAY_BE_TEXT}, "text"
+        ),
+        _object({"type": {"const": "refusal"}, "refusal": _MAY_BE_TEXT}, "refusal"),
         _object(
             {
                 "type": {"const": "input_audio"},
-                "input_audio": _object(
-                    {"data": _TEXT, "format": {"enum": ["wav", "mp3", "flac", "ogg"]}}
-                ),
+                "input_audio": {
+                    "anyOf": [_TEXT, _object({"data": _TEXT, "format": _MAY_BE_TEXT}, "format")]
+                },
+            }
+        ),
+        _object(
+            {
+                "type": {"const": "audio_url"},
+                "audio_url": {"anyOf": [_TEXT, _object({"url": _TEXT})]},
             }
         ),
     ]
+}
+TOOLS: dict[str, Any] = {
+    "type": ["array", "null"],
+    "maxItems": MAX_TOOLS,
+    "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
+}
+TOOL_CHOICE: dict[str, Any] = {
+    "anyOf": [
+        {"enum": [*CHOICES, None]},
+        {"type": "object", "description": "Names one of the tools"},
+    ]
+}
+_MAY_BE_FLAG = {"type": ["boolean", "null"]}
+_FORMAT = {
+    "type": ["object", "null"],
+    "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
+    "required": ["type"],
+}
+_CALLS = {
+    "type": "array",
+    "items": _object(
+        {
+            "id": _TEXT,
+            "type": {"const": "function"},
+            "function": _object({"name": _TEXT, "arguments": _TEXT}),
+        }
+    ),
 }
 _CHAT = _object(
     {
@@ -64,26 +119,51 @@ _CHAT = _object(
         "messages": {
             "type": "array",
             "minItems": 1,
-            "maxItems": 2048,
+            "maxItems": MAX_MESSAGES,
             "items": _object(
                 {
-                    "role": {"enum": ["system", "developer", "user", "assistant"]},
+                    "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+                    "tool_calls": {"anyOf": [{"type": "null"}, _CALLS]},
+                    "tool_call_id": _MAY_BE_TEXT,
                     "content": {
-                        "oneOf": [_WORDS, {"type": "array", "minItems": 1, "items": _PART}]
+                        "anyOf": [
+                            _MAY_BE_TEXT,
+                            {"type": "array", "maxItems": MAX_PARTS, "items": _PART},
+                        ]
                     },
-                }
+                },
+                "content",
+                "tool_calls",
+                "tool_call_id",
             ),
         },
+        "tools": TOOLS,
+        "tool_choice": TOOL_CHOICE,
+        "parallel_tool_calls": _MAY_BE_FLAG,
+        "response_format": _FORMAT,
         "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
         "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
         "max_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
+        "stop": {"anyOf": [STOP, {"const": ""}]},
+        "seed": SEED,
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_CHOICES},
         "stream": {"type": ["boolean", "null"]},
         "stream_options": {
             "type": ["object", "null"],
-            "properties": {"include_usage": {"type": ["boolean", "null"]}},
+            "properties": {
+                "include_usage": {"type": ["boolean", "null"]},
+                "include_obfuscation": {"type": ["boolean", "null"]},
+            },
         },
     },
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "stop",
+    "seed",
+    "n",
     "temperature",
     "top_p",
     "max_completion_tokens",
@@ -102,12 +182,65 @@ _COMPLETION = _object(
             "items": _object(
                 {
                     "index": _WHOLE,
-                    "message": _object({"role": {"const": "assistant"}, "content": _TEXT}),
-                    "finish_reason": {"enum": ["stop", "length"]},
+                    "message": _object(
+                        {
+                            "role": {"const": "assistant"},
+                            "content": _MAY_BE_TEXT,
+                            "tool_calls": _CALLS,
+                        },
+                        "tool_calls",
+                    ),
+                    "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
                 }
             ),
         },
         "usage": _USAGE,
+    }
+)
+_RESPONSES = _object(
+    {
+        "model": _TEXT,
+        "input": {
+            "anyOf": [
+                _TEXT,
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_MESSAGES,
+                    "items": {"type": "object"},
+                },
+            ]
+        },
+        "instructions": _MAY_BE_TEXT,
+        "tools": TOOLS,
+        "tool_choice": TOOL_CHOICE,
+        "parallel_tool_calls": _MAY_BE_FLAG,
+        "text": {"type": ["object", "null"], "properties": {"format": _FORMAT}},
+        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
+        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
+        "metadata": {"type": ["object", "null"]},
+        "stream": {"type": ["boolean", "null"]},
+    },
+    "instructions",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "text",
+    "temperature",
+    "top_p",
+    "max_output_tokens",
+    "metadata",
+    "stream",
+)
+_RESPONSE = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "response"},
+        "status": {"enum": ["completed", "incomplete"]},
+        "model": _TEXT,
+        "output": {"type": "array", "items": {"type": "object"}},
+        "usage": {"type": "object"},
     }
 )
 _FORM = _object(
@@ -116,13 +249,17 @@ _FORM = _object(
         "model": _TEXT,
         "language": {"enum": ["", *sorted(LANGUAGES)]},
         "temperature": {"type": "number", "minimum": 0, "maximum": 1},
-        "response_format": {"enum": ["json", "text", "verbose_json"]},
+        "response_format": {"enum": ["json", "text", "verbose_json", "srt", "vtt"]},
+        "prompt": _TEXT,
+        "chunking_strategy": {"enum": ["auto", "server_vad"]},
         "stream": {"type": "boolean"},
         "timestamp_granularities[]": {"type": "array", "items": {"const": "segment"}},
     },
     "language",
     "temperature",
     "response_format",
+    "prompt",
+    "chunking_strategy",
     "stream",
     "timestamp_granularities[]",
 )
@@ -139,6 +276,23 @@ _TRANSCRIPTION = _object(
     "duration",
     "language",
     "segments",
+)
+_SPEECH = _object(
+    {
+        "model": _MAY_BE_TEXT,
+        "input": {"type": "string", "minLength": 1, "maxLength": MAX_INPUT_CHARACTERS},
+        "voice": {"type": ["string", "null"], "maxLength": MAX_VOICE_CHARACTERS},
+        "response_format": {"enum": [*FORMATS, None]},
+        "speed": {"type": ["number", "null"], "minimum": MIN_SPEED, "maximum": MAX_SPEED},
+        "instructions": _MAY_BE_TEXT,
+        "stream_format": {"enum": ["audio", None]},
+    },
+    "model",
+    "voice",
+    "response_format",
+    "speed",
+    "instructions",
+    "stream_format",
 )
 _MODEL_PATH = [{"name": "model", "in": "path", "required": True, "schema": _TEXT}]
 
@@ -173,7 +327,7 @@ OPENAI_PATHS: dict[str, Any] = {
                         )
                     ),
                 },
-                **_errors(401, 403, 503),
+                **_errors(401, 403, 429, 503),
             },
         }
     },
@@ -183,13 +337,13 @@ OPENAI_PATHS: dict[str, Any] = {
             "parameters": _MODEL_PATH,
             "responses": {
                 "200": {"description": "The model", "content": _json(_MODEL)},
-                **_errors(401, 403, 404, 503),
+                **_errors(401, 403, 404, 429, 503),
             },
         }
     },
     "/v1/audio/transcriptions": {
         "post": {
-            "summary": "OpenAI: the words of a file (wav, flac, mp3, ogg)",
+            "summary": "OpenAI: the words of a file of any kind",
             "requestBody": {
                 "required": True,
                 "content": {"multipart/form-data": {"schema": _FORM}},
@@ -207,6 +361,22 @@ OPENAI_PATHS: dict[str, Any] = {
             },
         }
     },
+    "/v1/audio/speech": {
+        "post": {
+            "summary": "OpenAI: a text as speech, sent while it is made",
+            "requestBody": {"required": True, "content": _json(_SPEECH)},
+            "responses": {
+                "200": {
+                    "description": "A file of the format that was asked for",
+                    "content": {
+                        kind.content_type: {"schema": {"type": "string", "format": "binary"}}
+                        for kind in FORMATS.values()
+                    },
+                },
+                **_errors(400, 401, 403, 413, 429, 500, 503),
+            },
+        }
+    },
     "/v1/chat/completions": {
         "post": {
             "summary": "OpenAI: an answer to a conversation of texts and audio",
@@ -215,6 +385,19 @@ OPENAI_PATHS: dict[str, Any] = {
                 "200": {
                     "description": "The answer; with `stream`, `chat.completion.chunk` events",
                     "content": {**_json(_COMPLETION), **_SSE},
+                },
+                **_errors(400, 401, 403, 404, 413, 429, 500, 503),
+            },
+        }
+    },
+    "/v1/responses": {
+        "post": {
+            "summary": "OpenAI: an answer to a conversation, in the shape of the Responses API",
+            "requestBody": {"required": True, "content": _json(_RESPONSES)},
+            "responses": {
+                "200": {
+                    "description": "The response; with `stream`, `response.*` events",
+                    "content": {**_json(_RESPONSE), **_SSE},
                 },
                 **_errors(400, 401, 403, 404, 413, 429, 500, 503),
             },

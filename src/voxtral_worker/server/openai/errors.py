@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from voxtral_worker.errors import BadInput, NotFound, SessionNotFound, WorkerError
+from voxtral_worker.errors import BadInput, BadSchema, NotFound, SessionNotFound, WorkerError
 
 # OpenAI's own codes where it has one; elsewhere the worker's, in OpenAI's lower case.
 _CODES = {
@@ -43,9 +43,11 @@ def unsupported(param: str, message: str | None = None) -> BadOption:
 
 
 def within(param: str, error: BadInput) -> BadOption:
-    """An error of the worker's own, told of a parameter."""
+    """An error of the worker's own, told of a parameter; one of a schema names its own."""
     if isinstance(error, BadOption):
         return error
+    if isinstance(error, BadSchema):
+        param = error.field
     told = BadOption(param, error.message, error_code(error))
     # A body that is too large stays 413.
     told.http_status = error.http_status

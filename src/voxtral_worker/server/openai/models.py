@@ -1,33 +1,71 @@
-"""The one model that is served, as OpenAI lists models."""
+"""The one model that is served, and the names it is asked for by."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from voxtral_worker.server.openai.errors import BadOption, ModelNotFound
 from voxtral_worker.server.openai.options import shown
 from voxtral_worker.server.service import Service
 
+ANY = "*"
 
-def model_id(service: Service) -> str:
-    """The id that answers carry. Raises NotReady."""
-    return service.require_ready().loaded.model_id
+
+@dataclass(frozen=True)
+class ModelNames:
+    """`served` is the id that answers carry; `aliases` are further names, `*` is any."""
+
+    served: str
+    aliases: tuple[str, ...] = ()
+
+    def include(self, asked: object) -> bool:
+        """Whether the model is asked for by that: its id, the last part of it, or an alias."""
+        own = (self.served, self.served.rpartition("/")[2], *self.aliases)
+        return asked in own or (ANY in self.aliases and isinstance(asked, str))
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The names that a list of models has."""
+        return (self.served, *(a for a in self.aliases if a not in (ANY, self.served)))
+
+
+def model_names(service: Service) -> ModelNames:
+    """The names of the served model. Raises NotReady."""
+    return ModelNames(
+        service.require_ready().loaded.model_id,
+        tuple(dict.fromkeys(service.settings.model_aliases)),
+    )
 
 
 def check_model(service: Service, asked: object) -> str:
-    """The served id, when it was asked for by that or by its last part.
+    """The served id, when it was asked for by one of its names.
 
     Raises NotReady, BadOption where none was asked for, or ModelNotFound that names what is
     served.
     """
-    served = model_id(service)
+    names = model_names(service)
     if asked is None:
         raise BadOption("model", "model is missing", "missing_required_parameter")
-    if asked not in (served, served.rpartition("/")[2]):
-        raise ModelNotFound(f"the model {shown(asked)} does not exist here; served is {served!r}")
-    return served
+    if not names.include(asked):
+        raise ModelNotFound(
+            f"the model {shown(asked)} does not exist here; served is {names.served!r}"
+            " (MODEL_ALIASES gives it further names)"
+        )
+    return names.served
 
 
-def model_object(service: Service) -> dict[str, Any]:
-    """The served model."""
-    served = model_id(service)
+def model_objects(service: Service) -> list[dict[str, Any]]:
+    """The served model under each of its names."""
+    return [model_object(service, name) for name in model_names(service).listed]
+
+
+def model_object(service: Service, name: str) -> dict[str, Any]:
+    """The served model under a name; `root` is its id."""
+    served = model_names(service).served
     owner = served.rpartition("/")[0] or "voxtral-worker"
-    return {"id": served, "object": "model", "created": service.started_at, "owned_by": owner}
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started_at,
+        "owned_by": owner,
+        "root": served,
+    }

@@ -1,21 +1,53 @@
 """Reads OpenAI's parameters one by one; what is asked for and not offered is an error."""
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.sessions.config import is_clean_text, is_number, is_whole
 
-_NOTHING: tuple[object, ...] = (None,)
+T = TypeVar("T")
+
+# Of a request's offenders so many are named.
+MAX_TOLD = 12
+SHOWN_DEPTH = 3
+SHOWN_MEMBERS = 3
+SHOWN_CHARACTERS = 120
+# What is said of values that are not supported, where more can be said.
+_OLD_TOOLS = "functions are offered as tools now, with tool_choice"
+WHY_NOT = {
+    "functions": _OLD_TOOLS,
+    "function_call": _OLD_TOOLS,
+    "background": "nothing is stored that could be asked for later",
+    "modalities": 'answers of this call are texts: send ["text"]',
+}
 
 
 def shown(value: object) -> str:
     """A value in a few plain words, however large it is."""
+    told = _shown(value, SHOWN_DEPTH)
+    return told if len(told) <= SHOWN_CHARACTERS else told[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def _shown(value: object, depth: int) -> str:
     if isinstance(value, list | dict):
-        kind = "list" if isinstance(value, list) else "object"
-        return f"{'an' if kind == 'object' else 'a'} {kind}" if value else f"an empty {kind}"
+        if not value:
+            return "an empty list" if isinstance(value, list) else "an empty object"
+        begins, ends = "[]" if isinstance(value, list) else "{}"
+        if depth == 0:
+            return f"{begins}...{ends}"
+        members = [
+            f"{_shown(key, depth)}: {_shown(inner, depth - 1)}"
+            for key, inner in itertools.islice(_members(value), SHOWN_MEMBERS)
+        ]
+        if isinstance(value, list):
+            members = [member.partition(": ")[2] for member in members]
+        more = ["..."] if len(value) > SHOWN_MEMBERS else []
+        return begins + ", ".join([*members, *more]) + ends
     if isinstance(value, str):
         return ascii(value) if len(value) <= 60 else ascii(value[:57]) + "..."
     if isinstance(value, int) and abs(value) > 10**15:
@@ -28,19 +60,64 @@ def wrong(param: str, value: object, allowed: str) -> BadOption:
     return BadOption(param, f"{param} is {shown(value)}, but must be {allowed}", "invalid_value")
 
 
+def _members(value: "list[Any] | dict[Any, Any]") -> Iterator[tuple[object, object]]:
+    return iter(value.items()) if isinstance(value, dict) else enumerate(value)
+
+
+def gathered(value: object, path: str, read: "Callable[[Options], T]") -> T:
+    """What `read` makes of an object. Raises one BadOption that names all that is wrong with it.
+
+    Its `param` and code are those of the first offender.
+    """
+    offenders: list[BadOption] = []
+    made: list[T] = []
+    try:
+        made.append(read(Options.of(value, path, offenders)))
+    except BadOption as error:
+        offenders.append(error)
+    if not offenders:
+        return made[0]
+    first, more = offenders[0], len(offenders) - MAX_TOLD
+    told = "; ".join(error.message for error in offenders[:MAX_TOLD])
+    together = BadOption(
+        first.param, told + (f"; and {more} more" if more > 0 else ""), first.openai_code
+    )
+    together.http_status = first.http_status
+    raise together
+
+
 @dataclass(frozen=True)
 class Options:
-    """The keys of one JSON object; `path` is how errors name it."""
+    """The keys of one JSON object; `path` is how errors name it.
+
+    What is wrong is raised at once, or goes to `offenders` where there is such a list; whoever
+    reads on then gets what stands for a key that is missing.
+    """
 
     values: Mapping[str, Any]
     path: str = ""
+    offenders: list[BadOption] | None = None
 
     @classmethod
-    def of(cls, value: object, path: str) -> "Options":
+    def of(cls, value: object, path: str, offenders: list[BadOption] | None = None) -> "Options":
         """Raises BadOption for what is no object."""
         if not isinstance(value, dict):
             raise wrong(path, value, "an object")
-        return cls(value, path)
+        return cls(value, path, offenders)
+
+    def report(self, error: BadOption) -> None:
+        """Something is wrong. Raises it, unless errors are gathered."""
+        if self.offenders is None:
+            raise error
+        self.offenders.append(error)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """A BadOption raised within is reported."""
+        try:
+            yield
+        except BadOption as error:
+            self.report(error)
 
     def name(self, key: str) -> str:
         """How errors name a key."""
@@ -59,40 +136,55 @@ class Options:
     ) -> None:
         """Raises BadOption for a key that is not known, or is known and not supported.
 
-        Of `harmless` keys the listed values ask for what happens anyway, as null does.
+        Null is the same as missing, whatever the key. Of `harmless` keys the listed values ask
+        for what happens anyway. The error names all offenders; its `param` is the first.
         """
+        offenders: list[BadOption] = []
         for key, value in self.values.items():
-            if key in known:
+            if key in known or value is None:
                 continue
             if harmless is not None and key in harmless:
-                if not any(_same(value, good) for good in (*harmless[key], *_NOTHING)):
+                if not any(_same(value, good) for good in harmless[key]):
                     name = self.name(key)
-                    raise unsupported(name, f"{name} is {shown(value)}, which is not supported")
+                    told = f"{name} is {shown(value)}, which is not supported"
+                    if key in WHY_NOT:
+                        told = f"{name} is {shown(value)}, but {WHY_NOT[key]}"
+                    offenders.append(unsupported(name, told))
             elif key not in unsupported_keys:
                 name = self.name(shown(key)[1:-1])
-                raise BadOption(name, f"there is no parameter {name}", "unknown_parameter")
-            elif value is not None:
-                raise unsupported(self.name(key))
+                told = f"there is no parameter {name}"
+                offenders.append(BadOption(name, told, "unknown_parameter"))
+            else:
+                offenders.append(unsupported(self.name(key)))
+        if self.offenders is not None:
+            self.offenders.extend(offenders)
+        elif offenders:
+            first = offenders[0]
+            told = "; ".join(error.message for error in offenders)
+            raise BadOption(first.param, told, first.openai_code)
 
     def number(self, key: str, low: float, high: float) -> float | None:
         """A number in a range, or None. Raises BadOption."""
         value = self.get(key)
         if value is not None and not (is_number(value) and low <= value <= high):
-            raise wrong(self.name(key), value, f"a number from {low:g} to {high:g}")
+            self.report(wrong(self.name(key), value, f"a number from {low:g} to {high:g}"))
+            return None
         return None if value is None else float(value)
 
     def whole(self, key: str, low: int, high: int) -> int | None:
         """A whole number in a range, or None. Raises BadOption."""
         value = self.get(key)
         if value is not None and not (is_whole(value) and low <= value <= high):
-            raise wrong(self.name(key), value, f"a whole number from {low} to {high}")
+            self.report(wrong(self.name(key), value, f"a whole number from {low} to {high}"))
+            return None
         return None if value is None else int(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
         """True or false. Raises BadOption."""
         value = self.get(key)
         if value is not None and not isinstance(value, bool):
-            raise wrong(self.name(key), value, "true or false")
+            self.report(wrong(self.name(key), value, "true or false"))
+            return default
         return default if value is None else value
 
     def text(self, key: str, most: int) -> str | None:
@@ -101,26 +193,31 @@ class Options:
         if value is None:
             return None
         if not isinstance(value, str) or not is_clean_text(value):
-            raise wrong(self.name(key), value, "a text")
+            self.report(wrong(self.name(key), value, "a text"))
+            return None
         if len(value) > most:
-            raise BadOption(
-                self.name(key),
-                f"{self.name(key)} has {len(value)} characters, but may have {most}",
-                "string_above_max_length",
-            )
+            name = self.name(key)
+            told = f"{name} has {len(value)} characters, but may have {most}"
+            self.report(BadOption(name, told, "string_above_max_length"))
+            return None
         return value
 
     def one_of(self, key: str, *choices: str) -> str | None:
         """One of a few texts, or None. Raises BadOption."""
         value = self.get(key)
         if value is not None and value not in choices:
-            raise wrong(self.name(key), value, "one of " + ", ".join(choices))
+            self.report(wrong(self.name(key), value, "one of " + ", ".join(choices)))
+            return None
         return None if value is None else str(value)
 
     def inner(self, key: str) -> "Options | None":
         """An object under a key, or None. Raises BadOption."""
         value = self.get(key)
-        return None if value is None else Options.of(value, self.name(key))
+        if value is None:
+            return None
+        with self.reporting():
+            return Options.of(value, self.name(key), self.offenders)
+        return None
 
 
 def _same(value: object, good: object) -> bool:

@@ -3,30 +3,39 @@
 from dataclasses import dataclass
 from typing import Any
 
+from voxtral_worker.engine.conversation import TRANSCRIPT_TOKENS_PER_WINDOW
 from voxtral_worker.engine.request import Sampling
+from voxtral_worker.errors import BadInput
+from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.body import Form
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, wrong
+from voxtral_worker.server.openai.options import Options, shown, wrong
 from voxtral_worker.sessions.config import LANGUAGES
 
-# A window of 30 s; the fastest speakers need about half of it.
-MAX_NEW_TOKENS = 512
-
+TIMED_FORMATS = ("verbose_json", "srt", "vtt")
+FORMATS = ("json", "text", *TIMED_FORMATS)
 _KNOWN = (
     "model",
     "language",
+    # A hint, and the model takes none when it transcribes.
     "prompt",
+    # Cut at pauses, whatever it says.
+    "chunking_strategy",
+    "chunking_strategy[type]",
     "temperature",
     "response_format",
     "stream",
-    "timestamp_granularities[]",
+    "timestamp_granularities",
 )
 _UNSUPPORTED = (
-    "include[]",
-    "keywords[]",
-    "languages[]",
-    "known_speaker_names[]",
-    "known_speaker_references[]",
+    "chunking_strategy[threshold]",
+    "chunking_strategy[prefix_padding_ms]",
+    "chunking_strategy[silence_duration_ms]",
+    "include",
+    "keywords",
+    "languages",
+    "known_speaker_names",
+    "known_speaker_references",
 )
 
 
@@ -46,20 +55,18 @@ def read_transcription(form: Form) -> TranscriptionRequest:
     """The request that a form asks for. Raises BadOption that names the field."""
     options = Options(_values(form))
     options.only(
-        (*_KNOWN, "timestamp_granularities"),
-        harmless={"chunking_strategy": ("auto",)},
-        unsupported_keys=(*_UNSUPPORTED, *(name.removesuffix("[]") for name in _UNSUPPORTED)),
+        _KNOWN,
+        unsupported_keys=_UNSUPPORTED,
     )
     if not form.file:
         raise BadOption("file", "file is missing, or empty", "missing_required_parameter")
-    if (options.get("prompt") or "").strip():
-        raise unsupported("prompt", "prompt: this model takes no text when it transcribes")
+    _require_chunking(options)
     language = options.get("language") or None
     if language is not None and language not in LANGUAGES:
         raise wrong("language", language, "an ISO 639-1 code")
     streams = _flag(options)
     written = _format(options, streams)
-    sampling = Sampling(_temperature(options), 1.0, MAX_NEW_TOKENS)
+    sampling = Sampling(_temperature(options), 1.0, TRANSCRIPT_TOKENS_PER_WINDOW)
     return TranscriptionRequest(
         options.get("model"), form.file, language, sampling, written, streams
     )
@@ -67,15 +74,31 @@ def read_transcription(form: Form) -> TranscriptionRequest:
 
 def _values(form: Form) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, value in form.fields:
-        if name in values and not name.endswith("[]"):
+    for field, value in form.fields:
+        name = field.removesuffix("[]")
+        if name in values and name == field:
             raise BadOption(name, f"{name} is given twice")
-        values[name] = value
-    granularities = [value for name, value in form.fields if name.startswith("timestamp_gran")]
-    for value in granularities:
-        if value != "segment":
-            raise unsupported("timestamp_granularities", "only segments have timestamps here")
+        if name == "timestamp_granularities" and value not in ("segment", ""):
+            told = f"{name} is {shown(value)}, but only a segment has times here"
+            raise unsupported(name, told)
+        # A form has no null: an empty field stands for it.
+        values[name] = value or None
     return values
+
+
+def _require_chunking(options: Options) -> None:
+    """The recording is always cut where the VAD hears pauses, by values of its own."""
+    for name in ("chunking_strategy", "chunking_strategy[type]"):
+        value = options.get(name)
+        if value not in (None, "auto", "server_vad") and _kind_of(value) != {"type": "server_vad"}:
+            raise wrong(name, value, "auto, or server_vad without values of its own")
+
+
+def _kind_of(value: str) -> object:
+    try:
+        return read_json(value, "chunking_strategy")
+    except BadInput:
+        return value
 
 
 def _flag(options: Options) -> bool:
@@ -89,14 +112,12 @@ def _flag(options: Options) -> bool:
 
 def _format(options: Options, streams: bool) -> str:
     written = options.get("response_format") or "json"
-    if written in ("srt", "vtt", "diarized_json"):
+    if written == "diarized_json":
         raise unsupported("response_format", f"response_format {written} is not supported")
-    if written not in ("json", "text", "verbose_json"):
-        raise wrong("response_format", written, "one of json, text, verbose_json")
-    if streams and written == "verbose_json":
-        raise unsupported(
-            "response_format", "a stream has words only: verbose_json is not streamed"
-        )
+    if written not in FORMATS:
+        raise wrong("response_format", written, "one of " + ", ".join(FORMATS))
+    if streams and written in TIMED_FORMATS:
+        raise unsupported("response_format", f"a stream has words only: {written} is not streamed")
     return str(written)
 
 

@@ -1,55 +1,69 @@
 """Writes a file down, whole or in pieces."""
 
 import zlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
-from voxtral_worker.audio.recordings import Recordings, Samples
+from voxtral_worker.audio.clips import read_clip
+from voxtral_worker.audio.recordings import MAX_AUDIO_S, Recordings, Samples
+from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.engine.answer import Engine
-from voxtral_worker.engine.conversation import AUDIO_TOKENS_PER_WINDOW, SAMPLE_RATE
+from voxtral_worker.engine.conversation import SAMPLE_RATE
 from voxtral_worker.engine.transcript import Segment, Transcript, write_down
-from voxtral_worker.errors import BadInput, WorkerError
+from voxtral_worker.errors import BadInput
 from voxtral_worker.server.openai.errors import within
-from voxtral_worker.server.openai.files import read_file
 from voxtral_worker.server.openai.stream import EventStream, relay
-from voxtral_worker.server.openai.transcription_request import TranscriptionRequest
+from voxtral_worker.server.openai.subtitles import as_srt, as_vtt
+from voxtral_worker.server.openai.transcription_request import TIMED_FORMATS, TranscriptionRequest
 from voxtral_worker.server.openai.usage import duration_usage, transcription_usage
+from voxtral_worker.turns.recording import FindSpeech, joined
 
 # Of Whisper's, from which `seek` comes: ten milliseconds.
 SEEKS_PER_SECOND = 100
 
 
 async def transcribe(
-    request: web.Request, engine: Engine, asked: TranscriptionRequest, recordings: Recordings
+    request: web.Request,
+    engine: Engine,
+    asked: TranscriptionRequest,
+    recordings: Recordings,
+    find_speech: FindSpeech,
 ) -> web.StreamResponse:
     """The response. Raises what is wrong with the file, or what the engine reports."""
     try:
-        async with recordings.opened("file", partial(read_file, asked.file)) as samples:
-            return await _write_down(request, engine, asked, samples)
+        async with recordings.opened(
+            "file",
+            lambda is_over: read_clip(asked.file, max_seconds=MAX_AUDIO_S, is_over=is_over),
+        ) as samples:
+            spoken = await find_speech(samples)
+            # Each window costs as much as one of 30 s, so only what has times is cut fine.
+            windows = spoken if asked.format in TIMED_FORMATS else joined(spoken)
+            return await _write_down(request, engine, asked, samples, windows)
     except BadInput as error:
         raise within("file", error) from None
 
 
 async def _write_down(
-    request: web.Request, engine: Engine, asked: TranscriptionRequest, samples: Samples
+    request: web.Request,
+    engine: Engine,
+    asked: TranscriptionRequest,
+    samples: Samples,
+    windows: Sequence[Stretch],
 ) -> web.StreamResponse:
     async def work(say: Callable[[str], None]) -> Transcript:
-        return await write_down(engine, samples, asked.sampling, asked.language, "file", say)
+        return await write_down(
+            engine, samples, windows, asked.sampling, asked.language, "file", say
+        )
 
     if not asked.streams:
         written = await work(lambda _: None)
         return _whole(asked, written, len(samples) / SAMPLE_RATE)
     stream = EventStream(request)
-    try:
+    async with stream.telling_errors():
         written = await relay(work, lambda text: stream.send(_delta(text)))
         await stream.send({"type": "transcript.text.done", **_json(written)})
-    except WorkerError as error:
-        if not stream.has_begun:
-            raise
-        await stream.fail(error)
     return stream.response
 
 
@@ -58,20 +72,26 @@ def _delta(text: str) -> dict[str, Any]:
 
 
 def _whole(asked: TranscriptionRequest, written: Transcript, duration_s: float) -> web.Response:
-    if asked.format == "text":
-        return web.Response(text=written.answer.text + "\n")
-    if asked.format == "json":
-        return web.json_response(_json(written))
+    segments = [segment for segment in written.segments if segment.answer.text.strip()]
+    match asked.format:
+        case "text":
+            return web.Response(text=written.answer.text + "\n")
+        case "json":
+            return web.json_response(_json(written))
+        case "srt":
+            return web.Response(text=as_srt(segments))
+        case "vtt":
+            return web.Response(text=as_vtt(segments))
     return web.json_response(
         {
             "task": "transcribe",
-            # Which language it was the model does not say.
-            "language": asked.language or "unknown",
+            # The model itself does not say which it was.
+            "language": written.language or "unknown",
             "duration": duration_s,
             "text": written.answer.text,
             "segments": [
                 _segment(index, segment, asked.sampling.temperature)
-                for index, segment in enumerate(written.segments)
+                for index, segment in enumerate(segments)
             ],
             "usage": duration_usage(duration_s),
         }
@@ -79,8 +99,7 @@ def _whole(asked: TranscriptionRequest, written: Transcript, duration_s: float) 
 
 
 def _json(written: Transcript) -> dict[str, Any]:
-    audio_tokens = len(written.segments) * AUDIO_TOKENS_PER_WINDOW
-    usage = transcription_usage(written.answer.usage, audio_tokens)
+    usage = transcription_usage(written.answer.usage)
     return {"text": written.answer.text, "usage": usage}
 
 

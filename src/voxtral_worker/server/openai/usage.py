@@ -1,25 +1,32 @@
 """What an answer cost, in OpenAI's three shapes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from voxtral_worker.engine.request import Usage
 
 
-def chat_usage(usage: Usage, audio_tokens: int) -> dict[str, Any]:
-    """As chat completions tell it."""
+def chat_usage(usages: Sequence[Usage]) -> dict[str, Any]:
+    """As chat completions tell it: the answers to one prompt, which counts once."""
+    usage = Usage(
+        usages[0].prompt_tokens,
+        sum(each.completion_tokens for each in usages),
+        usages[0].cached_tokens,
+        usages[0].audio_tokens,
+    )
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {
-            "audio_tokens": audio_tokens,
+            "audio_tokens": usage.audio_tokens,
             "cached_tokens": usage.cached_tokens,
         },
     }
 
 
-def transcription_usage(usage: Usage, audio_tokens: int) -> dict[str, Any]:
+def transcription_usage(usage: Usage) -> dict[str, Any]:
     """As transcriptions tell it."""
     return {
         "type": "tokens",
@@ -27,8 +34,8 @@ def transcription_usage(usage: Usage, audio_tokens: int) -> dict[str, Any]:
         "output_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "input_token_details": {
-            "audio_tokens": audio_tokens,
-            "text_tokens": usage.prompt_tokens - audio_tokens,
+            "audio_tokens": usage.audio_tokens,
+            "text_tokens": usage.prompt_tokens - usage.audio_tokens,
         },
     }
 

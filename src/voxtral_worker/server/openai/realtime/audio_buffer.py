@@ -1,14 +1,17 @@
 """Audio that waits for its client to say that the turn is over."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtral_worker.audio.frames import SAMPLE_RATE
+from voxtral_worker.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
 from voxtral_worker.audio.stream import AudioStream
 from voxtral_worker.errors import TooLarge
 from voxtral_worker.server.openai.errors import BadOption
 
 SHORTEST_MS = 100
+SAMPLE_BYTES = 4
 
 
 class AudioBuffer:
@@ -29,16 +32,22 @@ class AudioBuffer:
         self._stream = AudioStream(*self._format)
         self._frames: list[NDArray[np.float32]] = []
         self._samples = 0.0
+        # What the frames take.
+        self.bytes = 0
+
+    def bytes_of(self, chunk: bytes) -> int:
+        """What a chunk takes once it is decoded, at most."""
+        return SAMPLE_BYTES * (math.ceil(self._samples_of(chunk)) + FRAME_SAMPLES)
 
     def push(self, chunk: bytes) -> None:
         """More of it. Raises BadAudio, or TooLarge when it is full; it then stays as it was."""
-        encoding, rate = self._format
-        samples = len(chunk) / (2 if encoding == "pcm_s16le" else 1) * SAMPLE_RATE / rate
+        samples = self._samples_of(chunk)
         if self._samples + samples > self._most_samples:
             most_s = self._most_samples / SAMPLE_RATE
             raise TooLarge(f"the audio buffer is full: it holds {most_s:g} s; commit or clear it")
         self._frames.append(self._stream.push(chunk))
         self._samples += samples
+        self.bytes += self._frames[-1].nbytes
 
     def take(self) -> NDArray[np.float32]:
         """All of it, float32 [n], 16 kHz; the buffer is then empty. Raises BadOption."""
@@ -49,12 +58,24 @@ class AudioBuffer:
         samples: NDArray[np.float32] = np.concatenate(frames).reshape(-1)
         return samples
 
+    def _samples_of(self, chunk: bytes) -> float:
+        encoding, rate = self._format
+        return len(chunk) / (2 if encoding == "pcm_s16le" else 1) * SAMPLE_RATE / rate
+
 
 def too_short(duration_ms: float) -> BadOption:
     """The error for a commit of nothing."""
     return BadOption(
         None,
-        f"the audio buffer has {duration_ms:.0f} ms of audio, or no speech; "
-        f"at least {SHORTEST_MS} ms are needed",
+        f"the audio buffer has {duration_ms:.0f} ms of audio; at least {SHORTEST_MS} ms are needed",
+        "input_audio_buffer_commit_empty",
+    )
+
+
+def nothing_heard() -> BadOption:
+    """The error for a commit where turns are heard, and none was."""
+    return BadOption(
+        None,
+        "there is nothing to commit: no speech was heard since the last turn ended",
         "input_audio_buffer_commit_empty",
     )

@@ -1,12 +1,10 @@
 """Reads what a realtime client sends."""
 
-import binascii
-import json
-from base64 import b64decode
 from dataclasses import dataclass
 
+from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.errors import BadInput
-from voxtral_worker.server.driver import DialectItem
+from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.server.openai.options import Options, shown, wrong
 
@@ -19,16 +17,17 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "conversation.item.create": ("item", "previous_item_id"),
     "conversation.item.retrieve": ("item_id",),
     "conversation.item.delete": ("item_id",),
+    "conversation.item.truncate": ("item_id", "content_index", "audio_end_ms"),
     "response.create": ("response",),
     "response.cancel": ("response_id",),
 }
-# Of OpenAI's, and about audio that is spoken, which this worker does not.
-SPOKEN_EVENTS = ("conversation.item.truncate", "output_audio_buffer.clear")
+# Of OpenAI's, and of connections by WebRTC alone.
+WEBRTC_EVENTS = ("output_audio_buffer.clear",)
 MAX_ID_CHARACTERS = 512
 
 
 @dataclass(frozen=True)
-class ClientEvent(DialectItem):
+class ClientEvent:
     """One event; `audio` is what an append carries."""
 
     kind: str
@@ -39,10 +38,7 @@ class ClientEvent(DialectItem):
 
 def event_id_of(text: str) -> tuple[object, str | None]:
     """The JSON of a frame, and the event's id where it has one. Raises BadInput."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadInput("the event is not JSON") from None
+    value = read_json(text, "the event")
     if not isinstance(value, dict):
         raise BadInput("the event must be an object with a type")
     event_id = value.get("event_id")
@@ -58,13 +54,14 @@ def read_event(value: object, event_id: str | None) -> ClientEvent:
             "event_id", f"event_id must be a text of at most {MAX_ID_CHARACTERS} characters"
         )
     kind = options.get("type")
-    if kind in SPOKEN_EVENTS:
-        raise unsupported("type", f"{kind}: this worker answers in text only")
+    if kind in WEBRTC_EVENTS:
+        raise unsupported("type", f"{kind}: over a WebSocket the client itself holds the audio")
     if not isinstance(kind, str) or kind not in EVENTS:
         raise BadOption("type", f"there is no event {shown(kind)}", "invalid_event")
     options.only(("type", "event_id", *EVENTS[kind]))
     audio = b""
-    if kind == "input_audio_buffer.append":
+    # An empty piece of audio says nothing; null and missing ones are no piece.
+    if kind == "input_audio_buffer.append" and options.get("audio") != "":
         audio = read_audio(options, "audio")
     return ClientEvent(kind, event_id, options, audio)
 
@@ -75,8 +72,8 @@ def read_audio(options: Options, key: str) -> bytes:
     if not isinstance(value, str) or not value:
         raise wrong(options.name(key), value, "base64")
     try:
-        return b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+        return from_base64(value)
+    except BadInput as error:
         raise BadOption(
-            options.name(key), f"{options.name(key)} is not base64", "invalid_base64"
+            options.name(key), f"{options.name(key)}: {error.message}", "invalid_base64"
         ) from None

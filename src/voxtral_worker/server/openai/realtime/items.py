@@ -1,36 +1,70 @@
 """The items of a realtime conversation, as the client sees them."""
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from voxtral_worker.engine.tools import ToolCall, ToolResult
 from voxtral_worker.server.openai.errors import BadOption
 from voxtral_worker.server.openai.options import shown
+from voxtral_worker.sessions.memory import bytes_of_text
 
 # Older ones can no longer be asked for by their ids.
 ITEMS_KEPT = 1024
+# What an item takes without its texts, about.
+ITEM_BYTES = 1024
 
 
 @dataclass
 class Item:
-    """One message of a side; the session knows the user's under `key`."""
+    """One message of a side, a call of a tool, or the result of one.
+
+    The session knows the user's messages under `key`.
+    """
 
     item_id: str
     role: str
     content: list[dict[str, Any]] = field(default_factory=list)
     status: str = "completed"
     key: str = ""
+    call: ToolCall | None = None
+    result: ToolResult | None = None
 
     def as_object(self) -> dict[str, Any]:
         """As OpenAI shows it."""
+        kind, own = self._own()
         return {
             "id": self.item_id,
             "object": "realtime.item",
-            "type": "message",
+            "type": kind,
             "status": self.status,
-            "role": self.role,
-            "content": [dict(part) for part in self.content],
+            **own,
         }
+
+    def _own(self) -> tuple[str, dict[str, Any]]:
+        if self.call is not None:
+            return "function_call", {
+                "call_id": self.call.call_id,
+                "name": self.call.name,
+                "arguments": self.call.arguments,
+            }
+        if self.result is not None:
+            return "function_call_output", {
+                "call_id": self.result.call_id,
+                "output": self.result.content,
+            }
+        content = [dict(part) for part in self.content]
+        return "message", {"role": self.role, "content": content}
+
+    def texts(self) -> Iterator[str]:
+        """All that it takes room for."""
+        for part in self.content:
+            yield from (value for value in part.values() if isinstance(value, str))
+        if self.call is not None:
+            yield self.call.arguments
+        if self.result is not None:
+            yield self.result.content
 
 
 class Items:
@@ -38,25 +72,58 @@ class Items:
 
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
+        self._sizes: dict[str, int] = {}
+        # What the texts of all take.
+        self.bytes = 0
 
     @property
     def last_id(self) -> str | None:
         """The newest."""
         return next(reversed(self._items), None)
 
+    def before(self, item_id: str) -> str | None:
+        """The item before one that is there."""
+        ids = list(self._items)
+        number = ids.index(item_id)
+        return ids[number - 1] if number else None
+
     def add(self, item: Item) -> str | None:
         """Put an item behind all others; the id of the one before it."""
         previous = self.last_id
         self._items[item.item_id] = item
+        self.changed(item)
         if len(self._items) > ITEMS_KEPT:
-            del self._items[next(iter(self._items))]
+            self.drop_oldest()
         return previous
+
+    def changed(self, item: Item) -> None:
+        """An item has other texts than when it was added."""
+        if item.item_id in self._items:
+            size = ITEM_BYTES + sum(bytes_of_text(text) for text in item.texts())
+            self.bytes += size - self._sizes.get(item.item_id, 0)
+            self._sizes[item.item_id] = size
+
+    def drop_oldest(self) -> None:
+        """Forget the one that was added first."""
+        self.remove(next(iter(self._items.values())))
 
     def get(self, item_id: object) -> Item:
         """Raises BadOption."""
         if not isinstance(item_id, str) or item_id not in self._items:
-            raise BadOption("item_id", f"there is no item {shown(item_id)}", "item_not_found")
+            raise BadOption(
+                "item_id", f"there is no item {shown(item_id)}", "item_retrieve_invalid_item_id"
+            )
         return self._items[item_id]
+
+    def texts_of(self, item_id: object) -> tuple[str, tuple[str, ...]]:
+        """The role and the words of an item that is referred to. Raises BadOption."""
+        item = self.get(item_id)
+        texts = [part.get("text", part.get("transcript")) for part in item.content]
+        if None in texts:
+            raise BadOption(
+                "item_id", f"the words of {item_id!r} are not known: its audio has no transcript"
+            )
+        return item.role, tuple(str(text) for text in texts)
 
     def find(self, item_id: str) -> Item | None:
         """The item, if it is still there."""
@@ -65,6 +132,7 @@ class Items:
     def remove(self, item: Item) -> None:
         """Take an item out."""
         del self._items[item.item_id]
+        self.bytes -= self._sizes.pop(item.item_id)
 
 
 def new_id(kind: str) -> str:

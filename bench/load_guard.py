@@ -1,0 +1,374 @@
+"""Can one caller stop the others? People talk while a stranger attacks, one way after the other.
+
+One honest session speaks, one writes a text every second, and both go on when they have been
+answered; `/ping` is asked four times a second. The worker is a process with a limit of memory,
+the attacker a third one.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import resource
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from bench.guard_attacks import ATTACKS, Attack, carry_out
+from bench.guard_jobs import JobApi, job_api
+from bench.load_speakers import (
+    CHUNK_FRAMES,
+    CHUNK_S,
+    FRAME_SAMPLES,
+    LEAST_GAP_FRAMES,
+    clips,
+    percentile,
+    silence,
+)
+from bench.workers import ROOT, RunningWorker, running_process
+from voxtral_worker.settings import EMBEDDED_MODEL
+
+SECONDS = 10.0
+QUIET_SECONDS = 30.0
+# Of everybody's turns; on a machine that is busy with the attack itself, three times the quiet.
+TURN_LIMIT_S = 1.0
+QUIET_TIMES = 3.0
+GROWTH_LIMIT_MIB = 500
+# Beyond what the worker has when it is ready: a container's limit, as far as one process knows it.
+SPARE_MEMORY_BYTES = 1 << 30
+PATIENCE_S = 60.0
+PING_S = 0.25
+LOOK_S = 0.1
+WRITES_EVERY_S = 1.0
+HONEST_KEY, STRANGERS_KEY = "honest-key-of-the-guard", "strangers-key-of-the-guard"
+SETTINGS = {
+    "RATE_LIMIT_ENABLED": "true",
+    "RESPONSE_CACHE_SIZE": "0",
+    "API_KEYS": f"{HONEST_KEY},{STRANGERS_KEY}",
+    "MODEL_ID": str(EMBEDDED_MODEL),
+}
+CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
+SENTENCES = ("what time is it", "close the kitchen window", "stop the music")
+
+
+@dataclass
+class Turn:
+    """When a sentence was over, and when and how it was answered."""
+
+    words: str
+    said_s: float
+    answered_s: float = float("inf")
+    text: str = ""
+
+    @property
+    def took_s(self) -> float:
+        """From the end of the sentence to its answer."""
+        return self.answered_s - self.said_s
+
+
+@dataclass
+class Person:
+    """One honest session, whose next sentence comes when the last one has been answered."""
+
+    is_spoken: bool
+    turns: list[Turn] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    async def talk(self, url: str) -> None:
+        """Go on until cancelled. Raises when the session is closed."""
+        headers = {"X-API-Key": HONEST_KEY}
+        async with aiohttp.ClientSession(url, headers=headers) as http:
+            async with http.post("/session/create", json={"config": CONFIG}) as response:
+                session = await response.json()
+            async with (
+                http.ws_connect(session["websocket_url"]) as socket,
+                asyncio.TaskGroup() as group,
+            ):
+                group.create_task(self._listen(socket))
+                await (self._speak(socket) if self.is_spoken else self._write(socket))
+
+    async def _speak(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        known, quiet = clips(), silence(LEAST_GAP_FRAMES)
+        step = CHUNK_FRAMES * FRAME_SAMPLES * 2
+        next_s = time.monotonic()
+
+        async def stream(audio: bytes) -> None:
+            nonlocal next_s
+            for start in range(0, len(audio), step):
+                await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+                await socket.send_bytes(audio[start : start + step])
+                next_s += CHUNK_S
+
+        for words in itertools.cycle(SENTENCES):
+            await stream(known[words])
+            turn = Turn(words, time.monotonic())
+            self.turns.append(turn)
+            # A microphone stays open; only what is one turn must not become a part of the next.
+            await stream(quiet)
+            while turn.answered_s == float("inf"):
+                await stream(quiet[:step])
+
+    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        for words in itertools.cycle(SENTENCES):
+            turn = Turn(words, time.monotonic())
+            self.turns.append(turn)
+            await socket.send_str(json.dumps({"type": "text_input", "text": words}))
+            while turn.answered_s == float("inf"):
+                await asyncio.sleep(LOOK_S / 10)
+            await asyncio.sleep(max(0.0, turn.said_s + WRITES_EVERY_S - time.monotonic()))
+
+    async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        waiting = 0
+        async for frame in socket:
+            message = json.loads(frame.data)
+            if message["type"] == "text_response":
+                turn = self.turns[waiting]
+                turn.answered_s, turn.text = time.monotonic(), message["text"]
+                waiting += 1
+            elif message["type"] == "error":
+                self.errors.append(message["code"])
+        raise ConnectionError(f"an honest session was closed with {socket.close_code}")
+
+
+@dataclass
+class Pings:
+    """How soon `/ping` was answered, by a new connection each time."""
+
+    took_s: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    async def ask(self, url: str) -> None:
+        """Ask until cancelled."""
+        connector = aiohttp.TCPConnector(force_close=True)
+        timeout = aiohttp.ClientTimeout(5.0)
+        async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as http:
+            while True:
+                began_s = time.monotonic()
+                try:
+                    async with http.get("/ping") as response:
+                        self.failed += response.status != 200
+                except (aiohttp.ClientError, TimeoutError):
+                    self.failed += 1
+                self.took_s.append(time.monotonic() - began_s)
+                await asyncio.sleep(PING_S)
+
+
+@dataclass
+class Memory:
+    """What the worker and its children hold, as the highest of many looks."""
+
+    worker: psutil.Process
+    highest: int = 0
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.highest = max(self.highest, self.now())
+            await asyncio.sleep(LOOK_S)
+
+    def now(self) -> int:
+        """Bytes that are resident."""
+        held = 0
+        for process in [self.worker, *self.worker.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                held += process.memory_info().rss
+        return held
+
+
+@dataclass(frozen=True)
+class Row:
+    """What people noticed of one attack. `spoken` and `written`: turns that began meanwhile."""
+
+    name: str
+    answers: Counter[str]
+    spoken: list[Turn]
+    written: list[Turn]
+    errors: list[str]
+    ping_slowest_s: float
+    pings_failed: int
+    growth_mib: float
+
+    def faults(self, texts: dict[str, str]) -> list[str]:
+        """What must hold at any speed and does not; `texts`: what each sentence is answered."""
+        turns = self.spoken + self.written
+        found = [f"error {code}" for code in self.errors]
+        unanswered = sum(turn.answered_s == float("inf") for turn in turns)
+        wrong = sum(turn.text != texts.get(turn.words, turn.text) for turn in self.spoken)
+        found += [f"{unanswered} turns unanswered"] if unanswered or not turns else []
+        found += [f"{wrong} turns with other words"] if wrong else []
+        found += [f"{self.pings_failed} pings failed"] if self.pings_failed else []
+        return found
+
+    def slow(self, quiet: "Row") -> list[str]:
+        """What was beyond a limit of time or memory; `quiet` is the time before."""
+        found = []
+        for name in ("spoken", "written"):
+            limit_s = max(TURN_LIMIT_S, QUIET_TIMES * p95_s(getattr(quiet, name)))
+            if p95_s(getattr(self, name)) > limit_s:
+                found.append(f"{name} turns beyond {limit_s:.1f} s")
+        if self.growth_mib > GROWTH_LIMIT_MIB:
+            found.append(f"memory beyond {GROWTH_LIMIT_MIB} MiB")
+        return found
+
+
+def p95_s(turns: list[Turn]) -> float:
+    """What 95 of 100 turns do not exceed; of a few it is the longest."""
+    return percentile([turn.took_s for turn in turns], 95) if turns else 0.0
+
+
+class Guard:
+    """People who talk, and what they notice. Owned by one event loop."""
+
+    def __init__(self, worker: RunningWorker, api: JobApi, pool: ProcessPoolExecutor) -> None:
+        self._worker = worker
+        self._api = api
+        self._pool = pool
+        self._people = (Person(is_spoken=True), Person(is_spoken=False))
+        self._pings = Pings()
+        self._memory = Memory(psutil.Process(worker.process.pid))
+        self._began = 0
+        self.texts: dict[str, str] = {}
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """While open, people talk; ends with an error if one of them cannot go on."""
+        async with asyncio.TaskGroup() as group:
+            work = [
+                self._pings.ask(self._worker.url),
+                self._memory.watch(),
+                *(person.talk(self._worker.url) for person in self._people),
+            ]
+            tasks = [group.create_task(one) for one in work]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def be_quiet(self, seconds: float) -> Row:
+        """The time before any attack, which the others are compared with."""
+        self._began = self._memory.now()
+        row = await self._during("none", seconds, None)
+        self.texts = {turn.words: turn.text for turn in row.spoken}
+        self._began = self._memory.highest
+        return row
+
+    async def suffer(self, attack: Attack, seconds: float) -> Row:
+        """What people notice of an attack that lasts so long."""
+        return await self._during(attack.name, seconds, attack)
+
+    async def _during(self, name: str, seconds: float, attack: Attack | None) -> Row:
+        began_s, pings = time.monotonic(), len(self._pings.took_s)
+        failed, errors = self._pings.failed, [len(one.errors) for one in self._people]
+        self._memory.highest = 0
+        answers = await self._carry_out(attack, seconds)
+        patient_until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < patient_until_s:
+            spoken, written = (
+                [turn for turn in person.turns if turn.said_s >= began_s] for person in self._people
+            )
+            are_over = all(turn.answered_s < float("inf") for turn in spoken + written)
+            if spoken and written and are_over:
+                break
+            await asyncio.sleep(LOOK_S)
+        told = zip(self._people, errors, strict=True)
+        return Row(
+            name,
+            answers,
+            spoken,
+            written,
+            [code for person, before in told for code in person.errors[before:]],
+            max(self._pings.took_s[pings:], default=0.0),
+            self._pings.failed - failed,
+            (max(self._memory.highest, self._memory.now()) - self._began) / (1 << 20),
+        )
+
+    async def _carry_out(self, attack: Attack | None, seconds: float) -> Counter[str]:
+        if attack is None:
+            await asyncio.sleep(seconds)
+            return Counter()
+        loop = asyncio.get_running_loop()
+        if attack.carry is None:
+            self._api.answers.clear()
+            self._api.give(attack.jobs)
+            await asyncio.sleep(seconds)
+            self._api.give(())
+            done = await loop.run_in_executor(None, self._api.wait_until_done, PATIENCE_S)
+            return self._api.answers if done else self._api.answers + Counter(["no answer"])
+        words = (attack.name, self._worker.url, STRANGERS_KEY, seconds)
+        return await loop.run_in_executor(self._pool, carry_out, *words)
+
+
+@contextmanager
+def besieged_worker(log_path: Path | None = None) -> Iterator[tuple[RunningWorker, JobApi]]:
+    """A queue worker with the embedded model, default limits, two keys and little memory."""
+    with (
+        job_api() as (api, environment),
+        running_process(SETTINGS | environment, log_path, script=ROOT / "handler.py") as worker,
+    ):
+        limit_memory(worker.process.pid, SPARE_MEMORY_BYTES)
+        yield worker, api
+
+
+@contextmanager
+def attackers() -> Iterator[ProcessPoolExecutor]:
+    """The attacker's process, which leaves the machine to the others where both want it."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,)) as pool:
+        yield pool
+
+
+def limit_memory(pid: int, spare_bytes: int) -> None:
+    """Let a process allocate so much more than it has now: then its allocations fail."""
+    (has,) = [
+        int(line.split()[1]) << 10
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmData:")
+    ]
+    resource.prlimit(pid, resource.RLIMIT_DATA, (has + spare_bytes, has + spare_bytes))
+
+
+def told(answers: Counter[str]) -> str:
+    """The most frequent answers in a few words."""
+    return ", ".join(f"{kind} × {count:,}" for kind, count in answers.most_common(4)) or "–"
+
+
+async def besiege(
+    guard: Guard, attacks: Sequence[Attack], seconds: float, quiet_seconds: float
+) -> list[Row]:
+    """Every attack in turn, printed as it is over."""
+    rows: list[Row] = []
+    print("\n| attack | answers | spoken turns: p95 s | texts: p95 s", end=" ")
+    print("| slowest /ping ms | memory MiB | held |")
+    print(f"| {'--- | ' * 7}", flush=True)
+    async with guard.watching():
+        for attack in [None, *attacks]:
+            if attack is None:
+                row = await guard.be_quiet(quiet_seconds)
+            else:
+                row = await guard.suffer(attack, seconds)
+            rows.append(row)
+            not_held = row.faults(guard.texts) + row.slow(rows[0])
+            if attack is not None and not attack.answers & row.answers.keys():
+                not_held.append("not refused as told")
+            print(f"| {row.name} | {told(row.answers)}", end=" ")
+            print(f"| {len(row.spoken)}: {p95_s(row.spoken):.2f}", end=" ")
+            print(f"| {len(row.written)}: {p95_s(row.written):.2f}", end=" ")
+            print(f"| {1000 * row.ping_slowest_s:.0f} | {row.growth_mib:+.0f}", end=" ")
+            print(f"| {'; '.join(not_held) or 'yes'} |", flush=True)
+    return rows
+
+
+def run(seconds: float = SECONDS, quiet_seconds: float = QUIET_SECONDS) -> list[Row]:
+    """Print the table; returns its rows. `GUARD_ATTACKS` is a part of the names that are wanted."""
+    chosen = os.environ.get("GUARD_ATTACKS", "")
+    attacks = [attack for attack in ATTACKS if chosen in attack.name]
+    with attackers() as pool, besieged_worker() as (worker, api):
+        guard = Guard(worker, api, pool)
+        return asyncio.run(besiege(guard, attacks, seconds, quiet_seconds))

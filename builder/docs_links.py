@@ -1,0 +1,43 @@
+"""Links of a page, for readers of the docs site instead of readers of the repository."""
+
+import posixpath
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Pages outside of docs/: where each stands in the repository, and what it is called on the site.
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security-policy.md",
+    "CHANGELOG.md": "changelog.md",
+    "examples/README.md": "examples.md",
+}
+LINK = re.compile(r"(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^()\s#]+)(#[\w-]+)?\)")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def turned(markdown: str, place: str, repository: str | None) -> str:
+    """The text of the page that stands at `place`, with its links turned.
+
+    Without the repository's address a link to one of its files is its words alone. Raises
+    FileNotFoundError for a link that leads nowhere.
+    """
+
+    def turn(link: re.Match[str]) -> str:
+        picture, words, target, anchor = link[1], link[2], link[3], link[4] or ""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+        if not (ROOT / path).exists():
+            raise FileNotFoundError(f"{place}: {target} leads nowhere")
+        if path in PAGES or path.startswith("docs/"):
+            return f"{picture}[{words}]({PAGES.get(path, path.removeprefix('docs/'))}{anchor})"
+        if repository:
+            return f"{picture}[{words}]({repository.rstrip('/')}/blob/main/{path}{anchor})"
+        return words
+
+    # What stands in a block of code is no link.
+    parts, end = [], 0
+    for fence in FENCE.finditer(markdown):
+        parts += [LINK.sub(turn, markdown[end : fence.start()]), fence[0]]
+        end = fence.end()
+    return "".join([*parts, LINK.sub(turn, markdown[end:])])

@@ -1,0 +1,73 @@
+"""Writes `builder/requirements.lock`: every package of the image, with the hash of its file.
+
+    make lock
+
+pip itself resolves builder/requirements.txt, and nothing is installed. What the named Python
+has installed is the version that is taken, so that the image gets what the tests ran with. Run it
+on Linux x86_64 with the image's version of Python, or the files are those of another system.
+"""
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+REQUIREMENTS = FOLDER / "requirements.txt"
+LOCK = FOLDER / "requirements.lock"
+# That of the Dockerfile's base image.
+PYTHON = (3, 12)
+# Virtual environments bring these along, in a version that belongs to their Python.
+SEEDS = frozenset({"pip", "setuptools", "wheel"})
+HEAD = """\
+# Every package of the image with the hash of its one file, for Python 3.12 on Linux x86_64.
+# Made by builder/lock.py from requirements.txt; not to be edited by hand.
+"""
+
+
+def main() -> None:
+    """Resolve, and write the lock."""
+    if sys.version_info[:2] != PYTHON or platform.system() + platform.machine() != "Linuxx86_64":
+        wanted = ".".join(map(str, PYTHON))
+        sys.exit(f"the lock is made by Python {wanted} on Linux x86_64, as the image has it")
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        constraints.write_text(installed(sys.argv[1]) if sys.argv[1:] else "")
+        words = ["--dry-run", "--ignore-installed", "--only-binary=:all:", "--report", str(report)]
+        sources = ["--constraint", str(constraints), "--requirement", str(REQUIREMENTS)]
+        subprocess.run([sys.executable, "-m", "pip", "install", *words, *sources], check=True)
+        LOCK.write_text(lock_of(json.loads(report.read_text())))
+
+
+def installed(python: str) -> str:
+    """What another Python has installed, as constraints."""
+    asked = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json", "--exclude-editable"],
+        check=True,
+        capture_output=True,
+    )
+    packages = json.loads(asked.stdout)
+    found = [f"{p['name']}=={p['version']}" for p in packages if p["name"] not in SEEDS]
+    # A build's own suffix (+cu130) names no other version.
+    return "".join(line.partition("+")[0] + "\n" for line in found)
+
+
+def lock_of(report: dict[str, Any]) -> str:
+    """The lock's text: names in order, each with a version and a hash, without addresses.
+
+    `report` is what pip says of an installation. Raises KeyError for a package without a hash.
+    """
+    lines = []
+    for item in report["install"]:
+        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
+        sha256 = item["download_info"]["archive_info"]["hashes"]["sha256"]
+        lines.append(f"{name}=={item['metadata']['version']} --hash=sha256:{sha256}\n")
+    return HEAD + "".join(sorted(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Finds wording in the docs that readers stumble over: `python -m builder.prose`, in `make check`.
+
+Each rule is a pattern and what to write instead. Code, in blocks and in backticks, is left alone.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/*.md", "docs/*.md")
+CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
+
+
+class Rule(NamedTuple):
+    """What not to write, and what to write instead."""
+
+    pattern: str
+    instead: str
+
+
+RULES = (
+    Rule(r"\b(?<!there.)(?:is|are|was|were) none\b", "'is not one', or name what it is not"),
+    Rule(r"\b(?<!there.)(?:is|are|was|were) no (?!longer|more)\w+", "'is not a ...'"),
+    Rule(r"\btold\b|\btells?\b", "returns, sends, reports, shows, logs"),
+    Rule(r"\b(?:some|no|every)body\b|\bwhoever\b", "the caller, the client, no client, anyone"),
+    Rule(r"\bbesides?\b", "with, next to, compared with, in addition to"),
+    Rule(r"\b(?:go|goes|went|going) on\b", "continue"),
+    Rule(r"\bastray\b|\bin any company\b|\bin vain\b", "say what happens"),
+    Rule(r"\b(?:find|finds|found) out\b", "detect, determine"),
+    Rule(r"\banew\b", "again"),
+    Rule(r"\bmeanwhile\b", "at the same time, until then"),
+    Rule(r"\bfor ever\b|\bas one likes\b", "without end, without a limit"),
+    Rule(r"\bin force\b", "in effect"),
+    Rule(r"\b(?:lost|cut|dropped) line\b", "a lost connection"),
+    Rule(r"\bovertaken?\b", "say in which order"),
+    Rule(r"\bwhat is \w+ed (?:for )?and not\b", "Unsupported ..."),
+    Rule(r"\bmay be a (?:text|whole number)\b", "name the type: string, integer"),
+    Rule(r"\b(?:is|are) let go\b", "is freed, is deleted"),
+)
+
+
+class Finding(NamedTuple):
+    """A place in a page."""
+
+    page: str
+    line: int
+    words: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: '{self.words}': write {self.instead}"
+
+
+def findings(page: str, text: str) -> Iterator[Finding]:
+    """Every place of one page that a rule speaks of, in order of the rules."""
+    prose = CODE.sub(lambda code: re.sub(r"[^\n]", " ", code[0]), text)
+    for rule in RULES:
+        for found in re.finditer(rule.pattern.replace(" ", r"\s+"), prose, re.IGNORECASE):
+            line = prose.count("\n", 0, found.start()) + 1
+            yield Finding(page, line, " ".join(found[0].split()), rule.instead)
+
+
+def main() -> int:
+    """Print what is found in all pages. Returns 1 if there is anything."""
+    pages = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
+    found = [
+        finding
+        for path in pages
+        for finding in findings(str(path.relative_to(ROOT)), path.read_text("utf-8"))
+    ]
+    print("\n".join(map(str, found)) if found else f"prose: {len(pages)} pages, nothing found")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Writes the tables of settings: `python -m builder.write_configuration`, from settings.py.
+
+docs/configuration.md names every setting. README.md names those that the form of RunPod's Hub
+offers, between two markers. A test compares both files with what this script writes.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from voxtral_worker.settings import REPOSITORY, Kind, Settings, variable_of
+
+PAGE = REPOSITORY / "docs" / "configuration.md"
+README = REPOSITORY / "README.md"
+FILES = (PAGE, README)
+HUB = REPOSITORY / ".runpod" / "hub.json"
+BEGIN = "<!-- settings: written by builder/write_configuration.py -->\n"
+END = "<!-- end of settings -->\n"
+
+INTRODUCTION = """\
+# Configuration
+
+The worker reads these environment variables once, when it starts. An empty variable counts as
+unset. If a value cannot be used, the worker does not start: one message names every such variable,
+its value, and what it may be. The worker warns of a variable that is nearly one of these names.
+
+Booleans are `true`, `1`, `yes`, `on` or `false`, `0`, `no`, `off`, in any case. A variable whose
+default is "unset" has none; the last column says what the worker does then.
+
+This page is written from `settings.py` by `python -m builder.write_configuration`.
+
+| name | type | range | default | what it does |
+|---|---|---|---|---|
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One setting as a reader of the docs sees it."""
+
+    name: str
+    type: str
+    range: str
+    default: str
+    does: str
+
+    def long(self) -> str:
+        """The row of docs/configuration.md."""
+        cells = (f"`{self.name}`", self.type, self.range, self.default, self.does)
+        return "| " + " | ".join(cells) + " |\n"
+
+    def short(self) -> str:
+        """The row of README.md."""
+        return f"| `{self.name}` | {self.default} | {self.does} |\n"
+
+
+# Read by the hub's own client, so it is not in Settings.
+HF_TOKEN = Row(
+    "HF_TOKEN", "string", "any", "unset", "Token of the model hub, if the model needs one."
+)
+
+
+def rows() -> list[Row]:
+    """Every setting that a person may set, in the order of settings.py."""
+    found = []
+    for field in dataclasses.fields(Settings):
+        name = variable_of(field)
+        # RunPod sets its own variables; nobody else should.
+        if name.startswith("RUNPOD_"):
+            continue
+        kind: Kind = field.metadata["kind"]
+        default = default_of(field.default)
+        found.append(Row(name, kind.type, kind.range or "any", default, field.metadata["doc"]))
+        if name == "MODEL_ID":
+            found.append(HF_TOKEN)
+    return found
+
+
+def default_of(value: Any) -> str:
+    """A default as one would write it in the environment."""
+    if value is None or value == ():
+        return "unset"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return "`" + ",".join(value) + "`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def page() -> str:
+    """The text of docs/configuration.md."""
+    return INTRODUCTION + "".join(row.long() for row in rows())
+
+
+def readme(text: str) -> str:
+    """README.md with its table written anew.
+
+    Raises ValueError if one of the two markers is missing.
+    """
+    offered = {entry["key"] for entry in json.loads(HUB.read_text("utf-8"))["config"]["env"]}
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if BEGIN not in text or END not in rest:
+        raise ValueError(f"README.md lacks {BEGIN.strip()} or {END.strip()}")
+    table = "| variable | default | what it does |\n|---|---|---|\n"
+    table += "".join(row.short() for row in rows() if row.name in offered)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Write both files."""
+    PAGE.write_text(page(), "utf-8")
+    README.write_text(readme(README.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

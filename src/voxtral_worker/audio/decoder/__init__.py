@@ -1,0 +1,1 @@
+"""Files of strangers become samples, in processes that can do nothing else."""

@@ -1,0 +1,255 @@
+"""The decoder's processes: a fork server, and a child of it for each file.
+
+The fork server has loaded FFmpeg's libraries and nothing else of the worker's. A child is
+there in milliseconds, sees one file, and ends with it: what a file does to it ends there too.
+The worker passes the fork server one end of a socket pair for each file. The file comes
+through it, and the samples go back; when the child dies, the fork server says so instead.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import pkgutil
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import av
+
+from voxtral_worker.audio.decoder.media import read_sound
+from voxtral_worker.audio.decoder.mono import Samples
+from voxtral_worker.audio.decoder.wire import (
+    ANSWER,
+    BAD,
+    BROKEN,
+    CRASHED,
+    REQUEST,
+    SOUND,
+    TIMED_OUT,
+    TOO_LONG,
+)
+from voxtral_worker.errors import BadAudio, TooLarge
+
+Read: TypeAlias = Callable[[bytes, float], list[Samples]]
+
+NOBODY = 65_534
+# How soon the end of a child is seen.
+REAP_S = 0.02
+_SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may take."""
+
+    # Beyond what the process has before it sees the file.
+    memory_bytes: int = 512 << 20
+    cpu_s: int = 60
+    wall_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A child at work."""
+
+    line: socket.socket
+    deadline_s: float
+
+
+def main(read: Read = read_sound, limits: Limits | None = None) -> None:
+    """Serve the worker, whose socket is standard input, until it is gone."""
+    control = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(null, descriptor)
+    _load_all()
+    held = _give_up_rights()
+    # A worker that is gone by now, or goes without having read the line, needs nothing more.
+    with contextlib.suppress(ConnectionError):
+        control.sendall(json.dumps(held).encode() + b"\n")
+    ForkServer(control, null, read, limits or Limits()).run()
+
+
+class ForkServer:
+    """Owns the children: each is waited for, and killed when its time is over."""
+
+    def __init__(self, control: socket.socket, null: int, read: Read, limits: Limits) -> None:
+        self._control = control
+        self._null = null
+        self._read = read
+        self._limits = limits
+        self._running: dict[int, Running] = {}
+
+    def run(self) -> None:
+        """Take files until the worker is gone."""
+        while True:
+            timeout_s = REAP_S if self._running else None
+            ready, _, _ = select.select([self._control], [], [], timeout_s)
+            if ready:
+                message, descriptors = self._next()
+                if not message:
+                    break
+                for descriptor in descriptors:
+                    self._take(socket.socket(fileno=descriptor))
+            self._look_after()
+        for pid in self._running:
+            os.kill(pid, signal.SIGKILL)
+
+    def _next(self) -> tuple[bytes, list[int]]:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        except ConnectionError:
+            return b"", []
+        return message, descriptors
+
+    def _take(self, line: socket.socket) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _tell(line, CRASHED)
+            return
+        if pid:
+            self._running[pid] = Running(line, time.monotonic() + self._limits.wall_s)
+            return
+        code = 1
+        try:
+            # Of other callers' files this one gets nothing.
+            for other in self._running.values():
+                other.line.close()
+            self._control.close()
+            os.dup2(self._null, 2)
+            _confine(self._limits)
+            _decode(line, self._read)
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _look_after(self) -> None:
+        for pid, child in list(self._running.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._running[pid]
+                if status:
+                    _tell(child.line, _reason(status))
+                child.line.close()
+            elif time.monotonic() > child.deadline_s or _has_hung_up(child.line):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _has_hung_up(line: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(line, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def _reason(status: int) -> int:
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    # SIGKILL is ours, for the time by the clock; SIGXCPU the kernel's, for that of the processor.
+    return TIMED_OUT if number in (signal.SIGKILL, signal.SIGXCPU) else CRASHED
+
+
+def _decode(line: socket.socket, read: Read) -> None:
+    """Read one file, and answer."""
+    max_seconds, length = REQUEST.unpack(_receive(line, REQUEST.size))
+    try:
+        pieces = read(bytes(_receive(line, length)), max_seconds)
+    except TooLarge as error:
+        _tell(line, TOO_LONG, error.message.encode())
+    except BadAudio as error:
+        _tell(line, BAD, error.message.encode())
+    except MemoryError:
+        _tell(line, BAD, b"audio cannot be decoded: it takes too much memory")
+    except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller is told
+        _tell(line, BROKEN, f"{type(error).__name__}: {error}"[:1000].encode())
+    else:
+        line.sendall(ANSWER.pack(SOUND, sum(piece.nbytes for piece in pieces)))
+        for piece in pieces:
+            line.sendall(piece.data)
+
+
+def _receive(line: socket.socket, length: int) -> bytearray:
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        count = line.recv_into(view)
+        if not count:
+            # The caller has gone.
+            os._exit(0)
+        view = view[count:]
+    return data
+
+
+def _tell(line: socket.socket, kind: int, text: bytes = b"") -> None:
+    with contextlib.suppress(OSError):
+        line.sendall(ANSWER.pack(kind, len(text)) + text)
+
+
+def _load_all() -> None:
+    """Load now what would else be loaded late, where nothing can be opened any more."""
+    # Of PyAV some parts are loaded when a file first holds subtitles, pictures or faults.
+    for part in pkgutil.walk_packages(av.__path__, "av."):
+        if not part.name.endswith("__main__"):
+            importlib.import_module(part.name)
+    read_sound(_TINY_WAV, 1.0)
+
+
+def _give_up_rights() -> list[str]:
+    """Become nobody, for good; the names of what this platform let us do."""
+    held = []
+    # Live turns come first, and when memory runs out this is what is ended.
+    os.nice(5)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("800")
+        held.append("first to go")
+    os.chdir("/")
+    if os.getuid() == 0:
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            held.append("other user")
+    if _control_process(_SET_NO_NEW_PRIVS, 1):
+        held.append("no new privileges")
+    if _control_process(_SET_DUMPABLE, 0):
+        held.append("not traced")
+    return held
+
+
+def _confine(limits: Limits) -> None:
+    """From here on: no more memory than allowed, no file, no socket, no process."""
+    _control_process(_SET_PDEATHSIG, signal.SIGKILL)
+    bounds = [
+        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NPROC, 0, 0),
+        # Descriptors that are open stay so; no other can be had.
+        (resource.RLIMIT_NOFILE, 0, 0),
+    ]
+    with contextlib.suppress(OSError), open("/proc/self/statm") as sizes:
+        pages = int(sizes.read().split()[0])
+        most = pages * resource.getpagesize() + limits.memory_bytes
+        bounds.insert(0, (resource.RLIMIT_AS, most, most))
+    for kind, soft, hard in bounds:
+        resource.setrlimit(kind, (soft, hard))
+
+
+def _control_process(option: int, value: int) -> bool:
+    """Linux's `prctl`; False where there is none, or it does not let us."""
+    prctl: Any = getattr(_LIBC, "prctl", None)
+    return prctl is not None and prctl(option, value, 0, 0, 0) == 0
+
+
+_LIBC = ctypes.CDLL(None)
+# Two samples of silence at 8 kHz.
+_TINY_WAV = (
+    b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0"
+    b"\2\0\x10\0data\4\0\0\0\0\0\0\0"
+)

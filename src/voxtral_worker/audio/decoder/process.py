@@ -1,0 +1,287 @@
+"""The worker's side of the decoder: hands files to its processes, and answers for them."""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtral_worker import metrics
+from voxtral_worker.audio.decoder.wire import (
+    ANSWER,
+    BAD,
+    BROKEN,
+    CRASHED,
+    REQUEST,
+    SOUND,
+    TIMED_OUT,
+    TOO_LONG,
+)
+from voxtral_worker.audio.frames import SAMPLE_RATE
+from voxtral_worker.errors import (
+    AtCapacity,
+    BadAudio,
+    BadInput,
+    EngineFailure,
+    TooLarge,
+    WorkerError,
+)
+
+Samples: TypeAlias = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+FILES_AT_ONCE = 4
+# The processes' own limit is 120 s.
+ANSWER_S = 130.0
+START_S = 60.0
+PLACE_S = 60.0
+# How soon it is seen that nobody waits any more.
+LOOK_S = 0.2
+MAX_SENTENCE_BYTES = 4_096
+_MAIN = "from voxtral_worker.audio.decoder.child import main; main()"
+_OUTCOMES = {
+    SOUND: "decoded",
+    BAD: "refused",
+    TOO_LONG: "refused",
+    TIMED_OUT: "timed_out",
+    CRASHED: "crashed",
+    BROKEN: "crashed",
+}
+_SENTENCES = {
+    TIMED_OUT: "audio cannot be decoded: it takes too long",
+    CRASHED: "audio cannot be decoded: the decoder failed on this file",
+    BROKEN: "audio cannot be decoded: the decoder failed on this file",
+}
+
+
+class Closed(Exception):
+    """The line of a file was closed without an answer."""
+
+
+class Stuck(Exception):
+    """No answer came, though the fork server itself would have ended the child by now."""
+
+
+class Decoder:
+    """Decodes a few files at a time. Its fork server is started when needed, and anew when lost.
+
+    Its methods may be called from any thread.
+    """
+
+    def __init__(self, main: str = _MAIN, *, answer_s: float = ANSWER_S) -> None:
+        self._main = main
+        self._answer_s = answer_s
+        self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
+        # Guards the three below, and the order of what is sent to the fork server.
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._is_ready = False
+
+    def start(self) -> None:
+        """Begin to start the fork server; does not wait for it."""
+        with self._lock:
+            self._ensure_spawned()
+
+    def stop(self) -> None:
+        """End the processes; the next file would start them again."""
+        with self._lock:
+            self._end()
+
+    def decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
+        """Samples, float32 [n], mono, 16 kHz, of a file. Blocks, until `is_over` at the most.
+
+        Raises BadAudio for what cannot be decoded, TooLarge for what is longer than
+        `max_seconds`, AtCapacity when other files leave no room for a minute, EngineFailure
+        when the decoder cannot be run.
+        """
+        deadline_s = time.monotonic() + PLACE_S
+        while not self._places.acquire(timeout=LOOK_S):
+            _require_wanted(is_over)
+            if time.monotonic() > deadline_s:
+                raise AtCapacity("too many files are being decoded", retry_after_s=5)
+        try:
+            return self._decode(data, max_seconds, is_over)
+        finally:
+            self._places.release()
+
+    def _decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
+        # Once more, as whoever ended the fork server had nothing to do with this file.
+        for _ in range(2):
+            line, process = self._open_line()
+            try:
+                with line:
+                    talk = _Talk(line, time.monotonic() + self._answer_s, is_over)
+                    kind, samples, sentence = talk.ask(data, max_seconds)
+            except Stuck:
+                self._lose(process, "it does not answer")
+                break
+            except Closed:
+                if not _lives(process):
+                    self._lose(process, "its process ended")
+                    continue
+                kind, samples, sentence = CRASHED, None, "ended without an answer"
+            metrics.files_decoded.labels(_OUTCOMES[kind]).inc()
+            if samples is not None:
+                return samples
+            raise _error(kind, sentence)
+        raise EngineFailure("the decoder of audio files cannot be run")
+
+    def _open_line(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """A socket whose other end a new child has, and the child's fork server."""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(LOOK_S)
+        with self._lock, theirs:
+            for _ in range(2):
+                try:
+                    control, process = self._ensure_spawned()
+                    self._require_ready(control)
+                    socket.send_fds(control, [b"\0"], [theirs.fileno()])
+                    return ours, process
+                except OSError as error:
+                    log.warning("decoder: cannot be reached (%s); it is started again", error)
+                    self._end()
+        ours.close()
+        raise EngineFailure("the decoder of audio files cannot be run")
+
+    def _lose(self, process: subprocess.Popen[bytes], why: str) -> None:
+        log.warning("decoder: lost, as %s; it is started again", why)
+        metrics.files_decoded.labels("lost").inc()
+        with self._lock:
+            # Somebody else may have started another one already.
+            if self._process is process:
+                self._end()
+
+    def _ensure_spawned(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        if self._control is not None and self._process is not None:
+            return self._control, self._process
+        ours, theirs = socket.socketpair()
+        path = [os.path.abspath(entry) for entry in sys.path if entry]
+        with theirs:
+            # A new session, as a terminal's Ctrl-C would end it before its work; and no
+            # environment, where the keys are. OpenBLAS would bring threads, and no fork.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", f"import sys; sys.path[:] = {path!r}; {self._main}"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                cwd="/",
+                start_new_session=True,
+            )
+        ours.settimeout(START_S)
+        self._control = ours
+        self._is_ready = False
+        return ours, self._process
+
+    def _require_ready(self, control: socket.socket) -> None:
+        if self._is_ready:
+            return
+        started_s = time.monotonic()
+        line = b""
+        while not line.endswith(b"\n"):
+            got = control.recv(1024)
+            if not got:
+                raise ConnectionError("it did not start")
+            line += got
+        self._is_ready = True
+        waited_s = time.monotonic() - started_s
+        log.info("decoder: ready after %.2f s (%s)", waited_s, ", ".join(json.loads(line)))
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class _Talk:
+    """One file's line to its child."""
+
+    def __init__(self, line: socket.socket, deadline_s: float, is_over: threading.Event) -> None:
+        self._line = line
+        self._deadline_s = deadline_s
+        self._is_over = is_over
+
+    def ask(self, data: bytes, max_seconds: float) -> tuple[int, Samples | None, str]:
+        """What became of a file: its kind, and samples or a sentence. Raises Closed or Stuck."""
+        # A child that dies early does not read on, but is answered for.
+        with contextlib.suppress(ConnectionError):
+            self._send(REQUEST.pack(max_seconds, len(data)))
+            self._send(data)
+        head = bytearray(ANSWER.size)
+        self._receive(memoryview(head))
+        kind, length = ANSWER.unpack(head)
+        if kind == SOUND:
+            return self._sound(length, max_seconds)
+        text = bytearray(min(length, MAX_SENTENCE_BYTES))
+        self._receive(memoryview(text))
+        return kind if kind in _OUTCOMES else CRASHED, None, text.decode(errors="replace")
+
+    def _sound(self, length: int, max_seconds: float) -> tuple[int, Samples | None, str]:
+        # The child is not believed: a file may have made it say anything.
+        if not length or length % 4 or length > 4 * SAMPLE_RATE * (max_seconds + 1):
+            return CRASHED, None, f"{length} bytes of samples"
+        samples = np.empty(length // 4, np.float32)
+        self._receive(samples.data.cast("B"))
+        if not (samples.min() >= -1 and samples.max() <= 1):
+            return CRASHED, None, "samples beyond full scale"
+        return SOUND, samples, ""
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            with contextlib.suppress(TimeoutError):
+                view = view[self._line.send(view) :]
+            self._require_time()
+
+    def _receive(self, view: memoryview) -> None:
+        while view:
+            try:
+                count = self._line.recv_into(view)
+            except TimeoutError:
+                self._require_time()
+                continue
+            except ConnectionError as error:
+                raise Closed from error
+            if not count:
+                raise Closed
+            view = view[count:]
+
+    def _require_time(self) -> None:
+        _require_wanted(self._is_over)
+        if time.monotonic() > self._deadline_s:
+            raise Stuck
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    # Its end is seen a little later than that of its sockets.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+        return False
+    return True
+
+
+def _require_wanted(is_over: threading.Event) -> None:
+    if is_over.is_set():
+        raise BadInput("reading it was given up")
+
+
+def _error(kind: int, sentence: str) -> WorkerError:
+    if kind == TOO_LONG:
+        return TooLarge(sentence)
+    if kind == BAD:
+        return BadAudio(sentence)
+    log.warning("decoder: a file's process %s %s", _OUTCOMES[kind], sentence)
+    return BadAudio(_SENTENCES[kind])

@@ -1,0 +1,92 @@
+"""Brings a hub model onto the machine: resumed where it broke off, and told while it runs."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from voxtral_worker.checkpoint import UNWANTED, WANTED
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY_S = 10.0
+
+
+def download(model_id: str, revision: str | None, *, endpoint: str | None = None) -> Path:
+    """Folder of a hub model, with all its files; those that are whole are not fetched again.
+
+    Logs percent and rate where there is no terminal, and the commit that was taken. Raises
+    what the hub's client raises.
+    """
+    api = HfApi(endpoint=endpoint)
+    info = api.model_info(model_id, revision=revision, files_metadata=True)
+    wanted = filter_repo_objects(
+        info.siblings or [],
+        allow_patterns=WANTED,
+        ignore_patterns=UNWANTED,
+        key=lambda file: file.rfilename,
+    )
+    total = sum(file.size or 0 for file in wanted)
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
+    with _told(folder / "blobs", total):
+        path = snapshot_download(
+            model_id,
+            revision=info.sha or revision,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
+            endpoint=endpoint,
+        )
+    log.info("model %s is taken at commit %s", model_id, info.sha)
+    return Path(path)
+
+
+def progress(have: int, total: int, rate: float) -> str:
+    """How far a download is: bytes that are there, all of them, and bytes a second."""
+    share = f"{100 * min(have, total) / total:.0f} %" if total else "?"
+    return f"{share} of {total / 1e9:.2f} GB, {rate / 1e6:.1f} MB a second"
+
+
+@contextmanager
+def _told(blobs: Path, total: int) -> Iterator[None]:
+    """While open, a line every few seconds; on a terminal the client's own bars."""
+    if sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    is_over = threading.Event()
+    teller = threading.Thread(
+        target=_tell, args=(blobs, total, is_over), name="download progress", daemon=True
+    )
+    teller.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        teller.join(1.0)
+
+
+def _tell(blobs: Path, total: int, is_over: threading.Event) -> None:
+    have, since_s = _bytes_in(blobs), time.monotonic()
+    log.info("download: %s", progress(have, total, 0.0))
+    while not is_over.wait(TELL_EVERY_S):
+        now, now_s = _bytes_in(blobs), time.monotonic()
+        log.info("download: %s", progress(now, total, max(0, now - have) / (now_s - since_s)))
+        have, since_s = now, now_s
+
+
+def _bytes_in(blobs: Path) -> int:
+    """Bytes of whole and of begun files; one that is renamed meanwhile counts as none."""
+    have = 0
+    for file in blobs.glob("*"):
+        try:
+            have += file.stat().st_size
+        except OSError:
+            continue
+    return have

@@ -1,0 +1,1 @@
+"""The documented dialect: two channels, numbered messages and their replay."""

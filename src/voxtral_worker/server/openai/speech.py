@@ -1,0 +1,46 @@
+"""Says a text: a file of speech that is sent while it is made."""
+
+import logging
+from contextlib import aclosing
+
+from aiohttp import web
+
+from voxtral_worker.errors import BadInput, WorkerError
+from voxtral_worker.server.openai.errors import BadOption, within
+from voxtral_worker.server.openai.speech_request import SpeechRequest
+from voxtral_worker.server.openai.stream import ByteStream, ClientGone
+from voxtral_worker.speech.files import FORMATS, SpeechFile
+from voxtral_worker.speech.speech import IS_OFF, Speech
+
+log = logging.getLogger(__name__)
+
+
+def require_speech(speech: Speech | None) -> Speech:
+    """The voice. Raises BadOption where there is none."""
+    if speech is None:
+        raise BadOption(None, IS_OFF, "speech_is_off")
+    return speech
+
+
+async def speak(request: web.Request, speech: Speech, asked: SpeechRequest) -> web.StreamResponse:
+    """The file. Raises what is wrong with the voice, as long as nothing has been sent."""
+    try:
+        speech.voice_named(asked.voice)
+    except BadInput as error:
+        raise within("voice", error) from None
+    stream = ByteStream(request, FORMATS[asked.format].content_type)
+    file = SpeechFile(asked.format)
+    try:
+        async with aclosing(speech.read_aloud(asked.text, asked.voice, asked.speed)) as said:
+            async for samples in said:
+                await stream.write(await file.write(samples))
+        await stream.write(await file.end())
+    except WorkerError as error:
+        if not stream.has_begun:
+            raise
+        # The status has gone out: a body that is cut off is how HTTP says that it failed.
+        log.warning("speech was cut off: %s", error.message)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ClientGone from None
+    return stream.response

@@ -1,0 +1,302 @@
+"""Hears frames of speech and finds the turns in them; each one that is over is to be answered."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtral_worker.engine.conversation import Audio, UserTurn
+from voxtral_worker.engine.request import GenerationEvent
+from voxtral_worker.sessions import events
+from voxtral_worker.sessions.ahead import AskingAhead
+from voxtral_worker.sessions.answering import Answers
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.sessions.effects import Channel, Effect, Tell
+from voxtral_worker.sessions.heard_frames import FRAME_BYTES, HeardFrames
+from voxtral_worker.sessions.partials import Partials, bytes_to_ask
+from voxtral_worker.sessions.reopening import KeptTurn, Reopening
+from voxtral_worker.sessions.scoring import Scoring
+from voxtral_worker.sessions.transcripts import Transcripts
+from voxtral_worker.sessions.turn import Turn, TurnIds
+from voxtral_worker.sessions.unanswered import Unanswered
+from voxtral_worker.turns.detector import (
+    MIN_SPEECH_FRAMES,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TurnDetector,
+    TurnEnded,
+    TurnEvent,
+    TurnReopened,
+)
+
+FRAME_MS = 32
+FRAME_SAMPLES = 512
+# An open turn waits for audio so much longer than for silence before it counts as ended.
+STALL_MS = 250
+
+
+class Listening:
+    """At most one turn is open; what is heard of it is held until it is over."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        unanswered: Unanswered,
+        turn_ids: TurnIds,
+        *,
+        max_turn_s: float,
+        speculates: bool,
+    ) -> None:
+        self.audio_bytes_received = 0
+        self.heard = HeardFrames()
+        self.partials = Partials()
+        self.ahead = AskingAhead(answers, unanswered, self.heard, is_on=speculates)
+        self.transcripts = Transcripts(answers)
+        self.detector = TurnDetector(max_turn_frames=int(max_turn_s * 1000 / FRAME_MS))
+        self.reopening = Reopening(self.detector, answers, unanswered, self.heard)
+        self.scoring = Scoring(self.detector, self.heard, self.ahead)
+        self._answers = answers
+        self._unanswered = unanswered
+        self._turn_ids = turn_ids
+        self._open_turn_id: str | None = None
+        # How often the open turn has ended.
+        self._times_ended = 0
+        # Bytes of audio whose frames have been heard.
+        self._heard_bytes = 0.0
+
+    @property
+    def has_open_turn(self) -> bool:
+        """Whether somebody is speaking, or in a pause that may go on."""
+        return self.detector.is_open
+
+    @property
+    def may_stall(self) -> bool:
+        """Whether a gap in the stream of audio would end something."""
+        return self.detector.goes_on
+
+    @property
+    def stall_s(self) -> float:
+        """How long an open turn waits for audio before it counts as ended."""
+        config = self._answers.config
+        waits = config.waits
+        frames = 0 if waits is None else max(waits.hardly, waits.unknown)
+        return (max(config.silence_ms, frames * FRAME_MS) + STALL_MS) / 1000
+
+    def require_room(self, size: int) -> None:
+        """Raises RateLimited unless so many bytes of frames have room, and the turn's answer."""
+        frames = len(self.heard) + size // FRAME_BYTES
+        answer = self._answers.bytes_to_answer(frames * FRAME_SAMPLES)
+        self._answers.memory.require(size + answer)
+
+    def use_config(self, config: SessionConfig) -> None:
+        """Find turns by other options from now on."""
+        self.detector.reconfigure(
+            config.vad_sensitivity,
+            config.silence_ms,
+            config.threshold,
+            config.pre_roll_ms,
+            reopen_ms=config.reopens_within_ms,
+            waits=config.waits,
+        )
+
+    def go_on_from(self, audio_bytes: int) -> None:
+        """So much audio was heard elsewhere."""
+        self.audio_bytes_received = audio_bytes
+        self._heard_bytes = float(audio_bytes)
+
+    def hear(
+        self,
+        frames: NDArray[np.float32],
+        probabilities: Iterable[float],
+        now_s: float,
+        *,
+        more_frames: int = 0,
+    ) -> list[Effect]:
+        """Take frames, float32 [k, 512], each with its speech probability.
+
+        `more_frames` of the same audio bytes are still to be heard. It stops before a frame for
+        which a score is due: `detector.frames_heard` tells how many were taken.
+        """
+        effects: list[Effect] = []
+        self.reopening.look()
+        fresh_bytes = self.audio_bytes_received - self._heard_bytes
+        frame_bytes = fresh_bytes / max(1, len(frames) + more_frames)
+        energies = np.square(frames).sum(axis=1)
+        for frame, probability, energy in zip(frames, probabilities, energies, strict=True):
+            if self.scoring.is_due:
+                break
+            self._heard_bytes += frame_bytes
+            self.heard.add(frame, now_s, int(self._heard_bytes))
+            self.detector.least_speech_frames = self._least_speech_frames(now_s)
+            for found in self.detector.hear(float(probability), float(energy)):
+                effects += self._on_turn_event(found, now_s)
+            heard = self.detector.frames_heard
+            effects += self.ahead.look_at_pause(self._open_turn_id, heard, now_s)
+        effects += self._look_at_partial()
+        self._forget_heard()
+        return effects
+
+    def end_turn(self, now_s: float, to: Channel = None) -> list[Effect]:
+        """The user's turn is over now, whatever the VAD says."""
+        found = self.detector.end_turn()
+        if not found:
+            return [Tell(events.NoSpeech(), to)]
+        return self._on_turn_events(found, now_s)
+
+    def stall(self, now_s: float) -> list[Effect]:
+        """The stream of audio has paused for too long: a pause counts as silence."""
+        if self.detector.is_reopenable:
+            # Nobody is speaking, and how long the gap is the frames do not tell.
+            self.reopening.close()
+            return []
+        return self._on_turn_events(self.detector.end_turn("stalled"), now_s)
+
+    def forget_turn(self) -> list[Effect]:
+        """What is being said now counts as not said."""
+        self.reopening.close()
+        self.detector.end_turn()
+        self._open_turn_id = None
+        self._forget_heard()
+        return [*self.partials.drop(), *self.ahead.forget_turn()]
+
+    def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
+        """Take what the engine says of a transcript or a guess; None when it was neither."""
+        if generation_id == self.partials.generation_id:
+            return self.partials.on_event(event)
+        effects = self.transcripts.on_event(generation_id, event)
+        return self.ahead.on_event(generation_id, event) if effects is None else effects
+
+    def _on_turn_events(self, found: Iterable[TurnEvent], now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for event in found:
+            effects += self._on_turn_event(event, now_s)
+        self._forget_heard()
+        return effects
+
+    def _on_turn_event(self, event: TurnEvent, now_s: float) -> list[Effect]:
+        match event:
+            case SpeechStarted():
+                return self._start_turn(event, now_s)
+            case TurnReopened():
+                return self._reopen_turn(event, now_s)
+            case SpeechPaused():
+                self.ahead.begin_pause(event)
+                return self.scoring.ask(event, self._open_turn_id)
+            case SpeechResumed():
+                return self.ahead.end_pause(self.detector.frames_heard)
+        return self._end_turn(event, now_s)
+
+    def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        # Speech that goes on over the end of a turn that was too long is no answer to anything.
+        if self._interrupts and not started.goes_on:
+            effects += self._answers.stop(events.Why.SPOKEN_OVER, now_s)
+        self._open_turn_id, self._times_ended = self._turn_ids.next(), 0
+        self.partials.begin_turn(self._open_turn_id, self.detector.frames_heard)
+        start_ms = started.first_frame * FRAME_MS
+        return [*effects, Tell(events.SpeechStarted(self._open_turn_id, start_ms))]
+
+    def _reopen_turn(self, reopened: TurnReopened, now_s: float) -> list[Effect]:
+        kept, effects = self.reopening.reopen(now_s)
+        self._open_turn_id, self._times_ended = kept.turn_id, kept.times
+        self.ahead.reopen(self.detector.frames_heard - kept.ended.end_frame)
+        self.partials.put_off(self.detector.frames_heard)
+        effects += self.transcripts.withdraw(kept.turn_id)
+        start_ms = reopened.first_frame * FRAME_MS
+        effects.append(Tell(events.TurnReopened(kept.turn_id, start_ms)))
+        if self._interrupts:
+            # The response to a text that was sent while the turn was being spoken.
+            effects += self._answers.stop(events.Why.SPOKEN_OVER, now_s)
+        return effects
+
+    @property
+    def _interrupts(self) -> bool:
+        """Whether speech stops the response being made.
+
+        A transcript is not talked over: whoever goes on after a pause wants both.
+        """
+        config = self._answers.config
+        return config.barge_in and config.mode == "chat"
+
+    def _least_speech_frames(self, now_s: float) -> int:
+        """How much speech makes a turn: while a response is made or heard, enough to stop it."""
+        is_quiet = self._answers.is_idle and not self._answers.speaking.is_audible(now_s)
+        if is_quiet or not self._interrupts:
+            return MIN_SPEECH_FRAMES
+        return max(MIN_SPEECH_FRAMES, -(-self._answers.config.barge_in_ms // FRAME_MS))
+
+    def _end_turn(self, ended: TurnEnded, now_s: float) -> list[Effect]:
+        effects = self.partials.drop()
+        if self._open_turn_id is None:
+            return [*effects, Tell(events.NoSpeech(self._turn_ids.next()))]
+        turn_id, self._open_turn_id = self._open_turn_id, None
+        wasted, speculation = self.ahead.end_turn(ended)
+        effects += wasted
+        if speculation is None:
+            audio = Audio(self.heard.samples(ended.first_frame, ended.end_frame))
+            user = self._unanswered.with_audio(audio)
+        else:
+            user = speculation.request.conversation.user
+        user = dataclasses.replace(user, heard=self.partials.text)
+        told = _speech_ended(turn_id, ended, user)
+        effects.append(Tell(told))
+        if not self._answers.config.answers_turns:
+            self._unanswered.add(turn_id, user.parts[-1:])
+            self.reopening.close()
+            return effects
+        said = self._unanswered.take()
+        effects.append(Tell(events.Accepted(turn_id)))
+        audio_bytes = self.audio_bytes_received
+        if ended.reason == "too_long":
+            # What is behind a cut is the next turn's.
+            audio_bytes = self.heard.audio_bytes(ended.end_frame - 1)
+        turn = Turn(
+            turn_id,
+            None,
+            "audio",
+            user,
+            decided_s=now_s,
+            speech_end_s=self.heard.heard_s(ended.last_speech_frame),
+            speech_ms=ended.speech_frames * FRAME_MS,
+            audio_bytes=audio_bytes,
+            generation_id=f"{turn_id}.{self._times_ended}" if self._times_ended else "",
+        )
+        start_bytes = self.heard.audio_bytes(ended.first_frame)
+        # The turn has its sound, so its frames are not to be counted beside it.
+        self._forget_heard()
+        if speculation is not None:
+            effects += self._answers.adopt(turn, speculation, now_s)
+        else:
+            effects += self._answers.add(turn, now_s)
+        calls = any(isinstance(e, Tell) and isinstance(e.event, events.CallMade) for e in effects)
+        if not calls and (speculation is not None or self._answers.holds(turn_id)):
+            times = self._times_ended + 1
+            self.reopening.keep(KeptTurn(turn_id, ended, told.audio, said, start_bytes, times))
+        else:
+            # It was refused, as too much waits, or a call that was made ahead is being acted on.
+            self.reopening.close()
+        if self._answers.config.transcript and self._answers.config.mode == "chat":
+            effects += self.transcripts.add(turn_id, told.audio)
+        return effects
+
+    def _forget_heard(self) -> None:
+        self.heard.forget_before(self.detector.oldest_needed_frame)
+
+    def _look_at_partial(self) -> list[Effect]:
+        frame = self.detector.frames_heard
+        config = self._answers.config
+        if not (config.interim and self._open_turn_id and self.partials.is_due(frame)):
+            return []
+        audio = Audio(self.heard.samples(self.detector.oldest_needed_frame, frame))
+        if not self._answers.memory.has_room(bytes_to_ask(audio, config)):
+            self.partials.put_off(frame)
+            return []
+        return self.partials.ask(audio, config, frame)
+
+
+def _speech_ended(turn_id: str, ended: TurnEnded, user: UserTurn) -> events.SpeechEnded:
+    (audio,) = (part for part in user.parts[-1:] if isinstance(part, Audio))
+    start_ms, end_ms = ended.first_frame * FRAME_MS, ended.end_frame * FRAME_MS
+    return events.SpeechEnded(turn_id, start_ms, end_ms, audio, ended.reason, ended.completeness)

@@ -1,0 +1,1 @@
+"""The speaking floor: text becomes speech."""

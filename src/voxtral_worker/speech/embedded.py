@@ -1,0 +1,110 @@
+"""The voice that comes with the worker: hibari-tts, English, 8 MB, from its own package.
+
+It reads numbers, dates, amounts and abbreviations as people say them. It makes a sentence at a
+time, 60 times as fast as it is spoken, on the thread that calls.
+"""
+
+import importlib.util
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voxtral_worker.speech.voice import VOICE_RATE, Samples
+
+if TYPE_CHECKING:
+    from hibari import Hibari
+
+# More phonemes than the model was made for are said in pieces.
+MOST_PHONEMES = 400
+# The voice is quieter than people are used to: its sentences lie about 27 dB below full scale.
+GAIN = 1.6
+# What is quieter than this is silence; the voice's own is a tenth of it.
+SILENCE = 0.003
+# The voice begins with 300 ms of silence, which a listener would wait for, and ends with 500 ms.
+LEAD_SAMPLES = VOICE_RATE * 40 // 1000
+TAIL_SAMPLES = VOICE_RATE * 220 // 1000
+FADE_SAMPLES = VOICE_RATE * 5 // 1000
+# The same text always sounds the same.
+SEED = 0
+
+
+def is_installed() -> bool:
+    """Whether the package of the voice is there."""
+    return importlib.util.find_spec("hibari") is not None
+
+
+class EmbeddedVoice:
+    """Blocks the loop that owns it while it makes a sentence: that loop must serve nothing else."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Hibari] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Voices whose files are on this machine; none is fetched."""
+        from hibari import voices
+
+        there = [name for name in voices.VOICES if _is_there(name)]
+        return (voices.DEFAULT, *(name for name in there if name != voices.DEFAULT))
+
+    async def load(self) -> None:
+        """Load the default voice; it takes a second."""
+        self._say(self._voice(self.names[0]), "Ready.", 1.0)
+
+    async def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
+        """One piece a text, as long as the model was made for it."""
+        samples = self._say(self._voice(voice), text, speed)
+        if len(samples):
+            yield samples
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _voice(self, name: str) -> "Hibari":
+        from hibari import Hibari
+
+        if name not in self._loaded:
+            self._loaded[name] = Hibari(name)
+        return self._loaded[name]
+
+    def _say(self, voice: "Hibari", text: str, speed: float) -> Samples:
+        pieces = [
+            voice.from_phonemes(phonemes, speed, SEED)
+            for phonemes in in_pieces(voice.g2p(text), MOST_PHONEMES)
+        ]
+        return trimmed(np.concatenate(pieces)) if pieces else np.zeros(0, np.float32)
+
+
+def in_pieces(text: str, most: int) -> list[str]:
+    """A text cut at its spaces into pieces of at most so many characters."""
+    pieces = []
+    while len(text) > most:
+        space = text.rfind(" ", 1, most)
+        cut = space if space > 0 else most
+        pieces.append(text[:cut])
+        text = text[cut:]
+    return [*pieces, text] if text.strip() else pieces
+
+
+def trimmed(samples: Samples) -> Samples:
+    """Speech without the long silence around it, faded where it was cut; empty for silence."""
+    loud = np.flatnonzero(np.abs(samples) > SILENCE)
+    if not len(loud):
+        return np.zeros(0, np.float32)
+    begin, end = max(0, loud[0] - LEAD_SAMPLES), loud[-1] + TAIL_SAMPLES
+    kept: Samples = np.clip(GAIN * samples[begin:end], -1.0, 1.0).astype(np.float32)
+    fade = np.linspace(0.0, 1.0, min(FADE_SAMPLES, len(kept)), dtype=np.float32)
+    kept[: len(fade)] *= fade
+    kept[len(kept) - len(fade) :] *= fade[::-1]
+    return kept
+
+
+def _is_there(name: str) -> bool:
+    from hibari import voices
+
+    try:
+        voices.voice_path(name, download_missing=False)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,28 @@
+"""What is asked of a voice for a listener, and what comes of it."""
+
+from dataclasses import dataclass, field
+
+ENCODINGS = ("pcm_s16le", "mulaw", "alaw", "opus")
+MAX_VOICE_CHARACTERS = 64
+
+
+@dataclass(frozen=True)
+class SpeechFormat:
+    """How a listener wants its speech; `sample_rate` in Hz, `language` an ISO 639-1 code."""
+
+    voice: str
+    encoding: str
+    sample_rate: int
+    language: str | None = None
+    speed: float = 1.0
+
+
+@dataclass(frozen=True)
+class SpokenPiece:
+    """A piece of a turn's speech; `text` is the sentence that begins with it, or empty."""
+
+    turn_id: str
+    text: str
+    data: bytes = field(repr=False)
+    duration_ms: float
+    is_final: bool = False

@@ -1,0 +1,23 @@
+"""Takes the marks of Markdown out of a text that is to be spoken.
+
+Models write them unasked, and a voice would say "asterisk asterisk".
+"""
+
+import re
+
+_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\n]*\)")
+_LINE_MARKS = re.compile(r"^[ \t]*(?:#{1,6}|[-*+•]|>+)[ \t]+", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$", re.MULTILINE)
+_EMPHASIS = re.compile(r"(?<!\w)([*_]{1,3}|~~)(?=\S)(.+?)(?<=\S)\1(?!\w)")
+_STRAY = re.compile(r"\*{2,}|_{2,}|~{2,}|`+")
+_TABLE = re.compile(r"\|")
+
+
+def as_spoken(text: str) -> str:
+    """The words of a text; a sentence may hold one end of what its neighbour closes."""
+    text = _LINK.sub(r"\1", text)
+    text = _RULE.sub("", text)
+    text = _LINE_MARKS.sub("", text)
+    text = _EMPHASIS.sub(r"\2", text)
+    text = _STRAY.sub("", text)
+    return _TABLE.sub(",", text).strip()

@@ -1,0 +1,156 @@
+"""How far ahead of its listener speech is, and what of it was heard.
+
+Pure: it is told the time. A listener plays what came at once, one piece behind the other, and
+throws the rest away when it is told that the speech was interrupted.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+# A listener's network may stall for so long; what is further ahead would be sent in vain when
+# the speech is interrupted.
+MOST_AHEAD_S = 2.0
+# Turns of which a listener may still say how much it has played.
+TURNS_KEPT = 8
+# Of a sentence whose end was not sent nobody knows how long it is: so much is said in a second.
+CHARACTERS_PER_SECOND = 15
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard of a turn's speech; `text` ends with a whole word."""
+
+    turn_id: str
+    heard_ms: float
+    text: str
+
+
+@dataclass
+class _Sentence:
+    text: str
+    begin_ms: float
+    end_ms: float
+    is_whole: bool = False
+
+    def heard_of(self, heard_ms: float) -> str:
+        """The words that were heard in so many ms from the turn's beginning."""
+        if heard_ms <= self.begin_ms:
+            return ""
+        if not self.is_whole:
+            characters = int((heard_ms - self.begin_ms) * CHARACTERS_PER_SECOND / 1000)
+        elif heard_ms >= self.end_ms:
+            return self.text
+        else:
+            share = (heard_ms - self.begin_ms) / (self.end_ms - self.begin_ms)
+            characters = int(share * len(self.text))
+        if characters >= len(self.text):
+            return self.text
+        # Up to the last space: half a word is none.
+        return self.text[: self.text.rfind(" ", 0, characters + 1) + 1]
+
+
+class _SpokenTurn:
+    """What was sent of a turn; times are ms from its beginning."""
+
+    def __init__(self, turn_id: str) -> None:
+        self.turn_id = turn_id
+        self.sent_ms = 0.0
+        self.is_over = False
+        # What the listener itself said last that it has played, in ms, and when it said so.
+        self.played: tuple[float, float] | None = None
+        self._sentences: list[_Sentence] = []
+
+    def sent(self, text: str, duration_ms: float, *, is_final: bool) -> None:
+        if text:
+            if self._sentences:
+                self._sentences[-1].is_whole = True
+            self._sentences.append(_Sentence(text, self.sent_ms, self.sent_ms))
+        self.sent_ms += duration_ms
+        if self._sentences:
+            self._sentences[-1].end_ms = self.sent_ms
+            self._sentences[-1].is_whole = is_final
+        self.is_over = is_final
+
+    def heard_ms(self, unheard_ms: float, now_s: float) -> float:
+        """By the listener's own word, or else by what is ahead of it."""
+        if self.played is None:
+            return self.sent_ms - unheard_ms
+        played_ms, at_s = self.played
+        return played_ms + 1000 * (now_s - at_s)
+
+    def heard(self, heard_ms: float) -> Heard:
+        heard_ms = round(min(max(0.0, heard_ms), self.sent_ms), 3)
+        text = "".join(sentence.heard_of(heard_ms) for sentence in self._sentences)
+        return Heard(self.turn_id, heard_ms, text)
+
+
+class Playback:
+    """One clock for all the speech that is sent to a listener."""
+
+    def __init__(self, most_ahead_s: float = MOST_AHEAD_S) -> None:
+        self._most_ahead_s = most_ahead_s
+        self._silent_from_s = float("-inf")
+        self._turns: deque[_SpokenTurn] = deque(maxlen=TURNS_KEPT)
+
+    def ahead_s(self, now_s: float) -> float:
+        """Seconds of speech that were sent and not heard yet."""
+        return max(0.0, self._silent_from_s - now_s)
+
+    def wait_s(self, duration_ms: float, now_s: float) -> float:
+        """Seconds until a piece of that length may be sent."""
+        ahead_s = self.ahead_s(now_s)
+        # What is longer than may be ahead goes when nothing else is.
+        return max(0.0, min(ahead_s, ahead_s + duration_ms / 1000 - self._most_ahead_s))
+
+    def sent(
+        self, turn_id: str, text: str, duration_ms: float, now_s: float, *, is_final: bool
+    ) -> float:
+        """A piece was sent; `text` is the sentence that begins with it, or empty.
+
+        Returns where in the turn's speech it begins, in ms.
+        """
+        turn = self._find(turn_id)
+        if turn is None:
+            turn = _SpokenTurn(turn_id)
+            self._turns.append(turn)
+        offset_ms = turn.sent_ms
+        turn.sent(text, duration_ms, is_final=is_final)
+        self._silent_from_s = max(self._silent_from_s, now_s) + duration_ms / 1000
+        return offset_ms
+
+    def audible(self, now_s: float) -> list[Heard]:
+        """Of each turn that was not heard to its end, what was heard by now; the oldest first."""
+        unheard_ms = 1000 * self.ahead_s(now_s)
+        found: list[Heard] = []
+        for turn in reversed(self._turns):
+            if unheard_ms <= 0 and turn.is_over:
+                break
+            found.insert(0, turn.heard(turn.heard_ms(unheard_ms, now_s)))
+            unheard_ms -= turn.sent_ms
+        return found
+
+    def cut(self, now_s: float) -> list[Heard]:
+        """The speech is interrupted: what was heard of each turn that was not heard to its end."""
+        found = self.audible(now_s)
+        for heard in found:
+            turn = self._find(heard.turn_id)
+            assert turn is not None
+            turn.is_over = True
+        self._silent_from_s = min(self._silent_from_s, now_s)
+        return found
+
+    def played(self, turn_id: str, played_ms: float, now_s: float) -> Heard | None:
+        """What was heard of a turn by the listener's own word; None for one long past."""
+        turn = self._find(turn_id)
+        if turn is None:
+            return None
+        turn.played = (played_ms, now_s)
+        return turn.heard(played_ms)
+
+    def forget(self, turn_id: str) -> None:
+        """What is sent of a turn from now on is its beginning."""
+        kept = (turn for turn in self._turns if turn.turn_id != turn_id)
+        self._turns = deque(kept, maxlen=TURNS_KEPT)
+
+    def _find(self, turn_id: str) -> _SpokenTurn | None:
+        return next((turn for turn in self._turns if turn.turn_id == turn_id), None)

@@ -1,0 +1,71 @@
+"""Cuts a text into sentences while it is still being written."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import sentencex
+
+# A longer one is cut where a reader would breathe: whoever waits for its sound waits for all of it.
+MAX_CHARACTERS = 240
+# Of a text whose language nobody has named, sentences end as in English.
+DEFAULT_LANGUAGE = "en"
+_LINES = re.compile(r"(?<=\n)(?!$)")
+_BREATHS = (";", ":", ",", "—", "–", " ")
+
+
+class SentenceSplitter:
+    """The sentences joined are the text, whatever the pieces were that it came in."""
+
+    def __init__(self, language: str | None = None) -> None:
+        """`language` is an ISO 639-1 code."""
+        self._language = language or DEFAULT_LANGUAGE
+        self._text = ""
+
+    def push(self, text: str) -> list[str]:
+        """Sentences that are whole now: what ends one is known once the next has begun."""
+        sentences = self._cut(self._text + text)
+        self._text = "".join(sentences[-1:])
+        whole = list(_bounded(sentences[:-1]))
+        *pieces, self._text = _bounded([self._text])
+        return whole + pieces
+
+    def finish(self) -> list[str]:
+        """What is left."""
+        sentences, self._text = self._cut(self._text), ""
+        return sentences
+
+    def _cut(self, text: str) -> list[str]:
+        cut: list[str] = []
+        # The items of a list end with their lines, whatever else they end with.
+        lines = _LINES.split(text)
+        for part in (part for line in lines for part in sentencex.segment(self._language, line)):
+            # White space belongs to what is before it; a number of a list to what is behind it.
+            if cut and (not part.strip() or not _has_words(cut[-1])):
+                cut[-1] += part
+            else:
+                cut.append(part)
+        return cut
+
+
+def _has_words(text: str) -> bool:
+    return any(character.isalpha() for character in text)
+
+
+def _bounded(sentences: Iterable[str]) -> Iterator[str]:
+    for text in sentences:
+        rest = text
+        while len(rest) > MAX_CHARACTERS:
+            cut = _breath(rest)
+            yield rest[:cut]
+            rest = rest[cut:]
+        yield rest
+
+
+def _breath(text: str) -> int:
+    """Where to cut a text that is too long."""
+    for mark in _BREATHS:
+        at = text.rfind(mark, MAX_CHARACTERS // 3, MAX_CHARACTERS - 1)
+        if at >= 0:
+            end = at + 1
+            return end + 1 if text[end : end + 1] == " " else end
+    return MAX_CHARACTERS

@@ -1,0 +1,231 @@
+"""Says texts for all sessions, calls and jobs, on a thread of its own."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import (
+    AtCapacity,
+    BadInput,
+    LoadFailure,
+    NotReady,
+    SpeechFailed,
+    WorkerError,
+)
+from voxtral_worker.settings import EMBEDDED_VOICE, NO_VOICE, Settings
+from voxtral_worker.speech.embedded import EmbeddedVoice, is_installed
+from voxtral_worker.speech.plain import as_spoken
+from voxtral_worker.speech.remote import RemoteVoice
+from voxtral_worker.speech.sentences import SentenceSplitter
+from voxtral_worker.speech.voice import (
+    DEFAULT_VOICE,
+    OPENAI_VOICES,
+    VOICE_RATE,
+    Samples,
+    Voice,
+)
+
+log = logging.getLogger(__name__)
+
+# Each session asks for a sentence at a time; these are far more than can wait for one.
+MOST_AT_ONCE = 1024
+STOP_S = 10.0
+IS_OFF = "this worker has no voice (SPEECH is off)"
+
+
+class Speech:
+    """Every text is said once, or its failure is told once; its methods suit any thread."""
+
+    def __init__(self, voice: Voice, default_name: str) -> None:
+        """`default_name` is the voice that `default` means."""
+        self._voice = voice
+        self._default_name = default_name
+        self._under_way = 0
+        self._is_failing = False
+        # From `start` on.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve; the voice is loaded meanwhile."""
+        self._loop = asyncio.new_event_loop()
+        self._thread.start()
+        self._begin(self._load())
+
+    def stop(self) -> None:
+        """End what is being said, and the thread."""
+        if self._loop is None or not self._thread.is_alive():
+            return
+        with contextlib.suppress(TimeoutError):
+            self._begin(self._end()).result(STOP_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_S)
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The names that can be asked for, `default` first; no others where a server has them."""
+        return (DEFAULT_VOICE, *self._voice.names)
+
+    def voice_named(self, name: str) -> str:
+        """The voice that is meant by a name. Raises BadInput that names those there are."""
+        return named(name, self._voice.names, self._default_name)
+
+    async def say(
+        self, text: str, voice: str = DEFAULT_VOICE, speed: float = 1.0
+    ) -> AsyncGenerator[Samples, None]:
+        """A sentence's speech as it is made, float32 [n] at VOICE_RATE.
+
+        Nothing comes where nothing can be said. Closed early, it stops at once. Raises BadInput
+        for the voice, SpeechFailed, or AtCapacity.
+        """
+        name = self.voice_named(voice)
+        loop = asyncio.get_running_loop()
+        # As long as one sentence.
+        said: asyncio.Queue[Samples | WorkerError | None] = asyncio.Queue()
+
+        def tell(item: Samples | WorkerError | None) -> None:
+            # The loop may be gone by now, and then nobody listens.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(said.put_nowait, item)
+
+        making = self._begin(self._make(as_spoken(text), name, speed, tell))
+        try:
+            while (item := await said.get()) is not None:
+                if isinstance(item, WorkerError):
+                    raise item
+                yield item
+        finally:
+            making.cancel()
+
+    async def read_aloud(
+        self,
+        text: str,
+        voice: str = DEFAULT_VOICE,
+        speed: float = 1.0,
+        language: str | None = None,
+    ) -> AsyncGenerator[Samples, None]:
+        """A whole text, a sentence at a time. Raises as `say`."""
+        splitter = SentenceSplitter(language)
+        for sentence in (*splitter.push(text), *splitter.finish()):
+            async with aclosing(self.say(sentence, voice, speed)) as pieces:
+                async for samples in pieces:
+                    yield samples
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
+        if self._loop is None or self._loop.is_closed():
+            work.close()
+            raise NotReady("the voice has not started, or has ended")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _load(self) -> None:
+        started_s = time.monotonic()
+        try:
+            await self._voice.load()
+            log.info("speech: the voice took %.2f s to load", time.monotonic() - started_s)
+        except Exception:  # what a voice's package raises nobody knows; it is asked again later
+            log.exception("speech: the voice cannot be loaded")
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._voice.close()
+
+    async def _make(
+        self,
+        text: str,
+        voice: str,
+        speed: float,
+        tell: Callable[[Samples | WorkerError | None], None],
+    ) -> None:
+        self._under_way += 1
+        try:
+            if self._under_way > MOST_AT_ONCE:
+                raise AtCapacity("too many texts are being spoken", retry_after_s=5)
+            async with aclosing(self._voice.say(text, voice, speed)) as pieces:
+                async for samples in pieces:
+                    metrics.speech_seconds.inc(len(samples) / VOICE_RATE)
+                    tell(samples)
+            self._note(None)
+        except SpeechFailed as error:
+            self._note(error)
+            tell(error)
+        except WorkerError as error:
+            tell(error)
+        except Exception:  # the voice's boundary: one of the named places
+            log.exception("speech: a text could not be said")
+            failed = SpeechFailed("the voice failed")
+            self._note(failed)
+            tell(failed)
+        finally:
+            self._under_way -= 1
+            tell(None)
+
+    def _note(self, error: SpeechFailed | None) -> None:
+        """Log that the voice fails once, and once that it works again."""
+        if error is not None:
+            metrics.speech_failures.inc()
+        if error is not None and not self._is_failing:
+            log.warning("speech: %s; answers go on as text", error.message)
+        if error is None and self._is_failing:
+            log.info("speech: the voice works again")
+        self._is_failing = error is not None
+
+
+def open_speech(settings: Settings) -> Speech | None:
+    """The voice that the settings name, not started; None where SPEECH is off.
+
+    Raises LoadFailure that names the setting.
+    """
+    kind = settings.speech or (EMBEDDED_VOICE if is_installed() else NO_VOICE)
+    if kind == NO_VOICE:
+        return None
+    if kind != EMBEDDED_VOICE:
+        remote = RemoteVoice(kind, settings.speech_model, settings.speech_api_key)
+        return Speech(remote, settings.speech_voice or "alloy")
+    if not is_installed():
+        raise LoadFailure("SPEECH is embedded, but the package hibari-tts is not installed")
+    own = EmbeddedVoice()
+    asked = settings.speech_voice or DEFAULT_VOICE
+    try:
+        return Speech(own, named(asked, own.names, own.names[0]))
+    except BadInput as error:
+        raise LoadFailure(f"SPEECH_VOICE: {error.message}") from None
+
+
+def require_voice(speech: Speech | None, voice: str | None) -> None:
+    """Raises BadInput unless answers can be spoken with a voice; None is no speech."""
+    if voice is None:
+        return
+    if speech is None:
+        raise BadInput(f"voice is {voice[:60]!a}, but {IS_OFF}")
+    speech.voice_named(voice)
+
+
+def named(asked: str, own: tuple[str, ...], default: str) -> str:
+    """The voice that is meant by a name; `own` is empty where any name may be good.
+
+    Raises BadInput that names those there are.
+    """
+    if asked == DEFAULT_VOICE:
+        return default
+    if not own or asked in own:
+        return asked
+    if asked in OPENAI_VOICES:
+        return default
+    may_be = ", ".join((DEFAULT_VOICE, *own))
+    raise BadInput(f"voice is {asked[:60]!a}, but must be one of {may_be}")

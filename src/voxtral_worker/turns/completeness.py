@@ -1,0 +1,193 @@
+"""Says how complete the words before a pause sound.
+
+The network is Smart Turn v3.2, or another of the same shape: it hears the last 8 s of a turn and
+gives the probability that the speaker has said all. One thread owns it; a score takes most of a
+tenth of a second of one core, and rows of a batch cost as much as calls, so pauses are scored one
+by one.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnxruntime
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from transformers.audio_utils import mel_filter_bank
+
+from voxtral_worker import metrics
+from voxtral_worker.audio.frames import SAMPLE_RATE
+from voxtral_worker.errors import LoadFailure
+
+log = logging.getLogger(__name__)
+
+Samples: TypeAlias = NDArray[np.float32]
+# A score, or None: nobody can say.
+Score: TypeAlias = "asyncio.Future[float | None]"
+
+# What the network hears: sound of another length is cut or filled up in front.
+HEARD_SAMPLES = 8 * SAMPLE_RATE
+MEL_BINS = 80
+MEL_FRAMES = 800
+FFT_SAMPLES = 400
+HOP_SAMPLES = 160
+# Whisper's: the quietest that is told apart, and how far below the loudest that may be; in powers
+# of ten.
+FLOOR = 1e-10
+RANGE = 8.0
+# Added to the variance, so that silence is not divided by nothing.
+LEAST_VARIANCE = 1e-7
+
+MAX_WAITING = 64
+# A score that is not there by then is of no use: the pause goes on meanwhile.
+PATIENCE_S = 0.4
+
+_WINDOW = np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
+# Float32 [frequencies, mel bins].
+_FILTERS = mel_filter_bank(
+    1 + FFT_SAMPLES // 2, MEL_BINS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney"
+).astype(np.float32)
+
+
+def features(samples: Samples) -> Samples:
+    """What transformers' WhisperFeatureExtractor makes, float32 [80, 800], of sound, float32 [n].
+
+    The last 8 s count; what is missing is silence in front of them. Its frames are all alike
+    and computed once.
+    """
+    heard = samples[-HEARD_SAMPLES:]
+    missing = HEARD_SAMPLES - len(heard)
+    signal = np.zeros(HEARD_SAMPLES, np.float32)
+    signal[missing:] = heard
+    signal = (signal - signal.mean()) / np.sqrt(signal.var() + np.float32(LEAST_VARIANCE))
+    reach = FFT_SAMPLES // 2
+    padded = np.pad(signal, reach, mode="reflect")
+    # Frame k hears the signal up to sample 160 * k + 200.
+    silent = max(0, (missing - reach) // HOP_SAMPLES)
+    windows = sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][silent:MEL_FRAMES]
+    spectrum = np.fft.rfft(windows * _WINDOW)
+    power = spectrum.real**2 + spectrum.imag**2
+    loudness = np.log10(np.maximum(power @ _FILTERS, np.float32(FLOOR)))
+    loudness = (np.maximum(loudness, loudness.max() - np.float32(RANGE)) + 4.0) / 4.0
+    whole = np.concatenate([np.repeat(loudness[:1], silent, axis=0), loudness])
+    return np.ascontiguousarray(whole.T, np.float32)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The end of a turn, float32 [n], at most 8 s; `asked_s` on the monotonic clock."""
+
+    samples: Samples
+    answer: Score
+    asked_s: float
+
+
+class Completeness:
+    """Every question is answered, in order of arrival: with a score, or that there is none."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the network. Raises LoadFailure for a file that is none of this shape."""
+        try:
+            self._network = _load(path)
+            self._score(np.zeros(SAMPLE_RATE, np.float32))
+        except Exception as error:  # whatever the library makes of a file
+            raise LoadFailure(f"TURN_MODEL is {str(path)!r}, but that is no turn model") from error
+        self._asked: queue.Queue[_Asked | None] = queue.Queue(MAX_WAITING)
+        self._has_failed = False
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="completeness", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; who waits for a score gets none."""
+        self._is_stopping.set()
+        # A full queue is read anyway, and then its reader sees that it is to stop.
+        with suppress(queue.Full):
+            self._asked.put_nowait(None)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def ask(self, samples: Samples) -> Score:
+        """Have the end of a turn, float32 [n], 16 kHz, scored; from an event loop.
+
+        The result is None where the network fails, is asked too much, or takes too long.
+        """
+        answer: Score = asyncio.get_running_loop().create_future()
+        asked = _Asked(samples[-HEARD_SAMPLES:].copy(), answer, time.monotonic())
+        try:
+            if self._is_stopping.is_set():
+                raise queue.Full
+            self._asked.put_nowait(asked)
+        except queue.Full:
+            metrics.turn_scores.labels("refused").inc()
+            answer.set_result(None)
+        return answer
+
+    # What follows runs on the thread.
+
+    def _serve(self) -> None:
+        while not self._is_stopping.is_set():
+            asked = self._asked.get()
+            if asked is not None:
+                self._answer(asked, self._score_in_time(asked))
+        while not self._asked.empty():
+            left = self._asked.get()
+            if left is not None:
+                self._answer(left, None)
+
+    def _score_in_time(self, asked: _Asked) -> float | None:
+        # Nobody waits any more for those behind a long queue, so they do not make it longer.
+        if time.monotonic() - asked.asked_s > PATIENCE_S:
+            metrics.turn_scores.labels("late").inc()
+            return None
+        try:
+            score = self._score(asked.samples)
+        except Exception:  # a network that fails must not end the thread, nor any turn
+            metrics.turn_scores.labels("failed").inc()
+            if not self._has_failed:
+                log.exception("completeness: a pause could not be scored; told once")
+            self._has_failed = True
+            return None
+        took_s = time.monotonic() - asked.asked_s
+        metrics.turn_score_seconds.observe(took_s)
+        metrics.turn_scores.labels("scored" if took_s <= PATIENCE_S else "late").inc()
+        return score
+
+    def _score(self, samples: Samples) -> float:
+        return self._network(features(samples)[None])
+
+    def _answer(self, asked: _Asked, score: float | None) -> None:
+        def settle() -> None:
+            if not asked.answer.done():
+                asked.answer.set_result(score)
+
+        # The loop is closed when the worker stops while pauses are still scored.
+        with suppress(RuntimeError):
+            asked.answer.get_loop().call_soon_threadsafe(settle)
+
+
+def _load(path: Path) -> Callable[[Samples], float]:
+    """The network: a probability of features, float32 [1, 80, 800]."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Without it CPUs that lack VNNI let products of 8-bit numbers overflow, which moves scores by
+    # up to a half; it costs them a seventh more time.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(rows: Samples) -> float:
+        probabilities = np.asarray(session.run(None, {"input_features": rows})[0])
+        return float(probabilities.reshape(-1)[0])
+
+    return run

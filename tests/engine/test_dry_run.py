@@ -1,0 +1,262 @@
+"""What a GPU would be asked to do at the released shape, on a machine that has none."""
+
+import collections
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
+
+from bench.random_model import RELEASED, _config
+from voxtral_worker.engine import paged_kernel
+from voxtral_worker.engine.calibration import session_tokens
+from voxtral_worker.engine.decoding import SIZES
+from voxtral_worker.engine.encoder import Encoder
+from voxtral_worker.engine.features import FeatureExtractor
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
+from voxtral_worker.engine.memory import plan
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.packing import Chunk
+from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.sampler import choose
+from voxtral_worker.settings import Settings
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select")
+VIEWS = {
+    *("device", "view", "transpose", "select", "slice", "unsqueeze", "expand", "reshape"),
+    *("t", "flatten", "detach", "alias", "split", "unbind", "_unsafe_view"),
+}
+
+
+class Watch(TorchDispatchMode):
+    """Counts kernels, bytes, and what waits for the device or copies from the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: collections.Counter[str] = collections.Counter()
+        self.forbidden: list[str] = []
+        self.waits: list[str] = []
+        self.peak_bytes = self._bytes = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.split("::")[1]
+        self._known.update(storage for storage, _ in _storages((args, kwargs)))
+        out = func(*args, **(kwargs or {}))
+        devices = {t.device.type for t in [*args, out] if isinstance(t, torch.Tensor)}
+        self._note_bytes(out)
+        if name in WAITS:
+            self.waits.append(name)
+        if name in WAITS or len(devices) > 1:
+            self.forbidden.append(f"{name} {devices}")
+        if "cuda" in devices and name not in VIEWS and not name.startswith(("empty", "new_empty")):
+            self.kernels[name] += 1
+        return out
+
+    def _note_bytes(self, out: Any) -> None:
+        """What was made since this began, and is still held."""
+        for storage, size in _storages(out):
+            if storage not in self._known:
+                self._known.add(storage)
+                self._bytes += size
+                weakref.finalize(storage, self._let_go, size)
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+
+    def _let_go(self, size: int) -> None:
+        self._bytes -= size
+
+
+def _storages(tree: Any) -> list[tuple[Any, int]]:
+    """What the device's tensors in arguments or results are stored in, and its bytes."""
+    found = [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+    storages = [t.untyped_storage() for t in found if t.device.type == "cuda"]
+    return [(storage, storage.nbytes()) for storage in storages]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[LoadedModel]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device("cuda"):
+                config = VoxtralConfig.from_dict(_config(RELEASED))
+                model = VoxtralForConditionalGeneration(config).eval()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        processor = SimpleNamespace(feature_extractor=WhisperFeatureExtractor(feature_size=128))
+        cuda = torch.device("cuda")
+        yield LoadedModel(model, processor, "", None, cuda, torch.bfloat16)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def runner(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (14 << 30, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 9 << 30)
+    monkeypatch.setattr(paged_kernel, "decode", lambda *_: None)
+    return Runner(loaded, Settings(device="cuda"))
+
+
+@pytest.mark.parametrize("rows", [size for size in SIZES if size <= 32])
+def test_a_step_of_the_released_shape_can_be_recorded(runner: Runner, rows: int) -> None:
+    steps = runner._steps
+    assert steps is not None
+    with torch.inference_mode(), Watch() as watch:
+        logits = steps._once(rows, steps._blocks.shape[1])
+    assert logits.shape == (rows, RELEASED.vocabulary)
+    assert watch.forbidden == []
+    # Ratchets, here and below: each kernel takes about 2 us of a GPU.
+    assert sum(watch.kernels.values()) < 1300
+    assert watch.peak_bytes < rows * 300 << 10
+
+
+def test_a_step_that_gathers_needs_nothing_of_the_host(runner: Runner) -> None:
+    steps = runner._steps
+    assert steps is not None
+    steps.attention = "gathered"
+    with torch.inference_mode(), Watch() as watch:
+        steps._once(8, 100)
+    assert watch.forbidden == []
+
+
+@pytest.mark.parametrize("gigabytes", [24, 48, 80])
+def test_the_docs_hold_what_a_card_is_computed_to_hold(loaded: LoadedModel, gigabytes: int) -> None:
+    fraction = Settings().gpu_memory_fraction
+    card = plan(gigabytes << 30, loaded, fraction, session_tokens("exact"))
+    sampled = plan(gigabytes << 30, loaded, fraction, session_tokens("sampled"))
+    row = f"| {gigabytes} GiB | {card.kv_tokens:,} | {card.sessions} | {sampled.sessions:,} |"
+    docs = Path(__file__).resolve().parents[2] / "docs" / "engine.md"
+    assert row in docs.read_text("utf-8").splitlines()
+
+
+def test_fifty_sessions_of_1600_tokens_fit_into_24_gb(runner: Runner) -> None:
+    assert runner.blocks * 16 >= 50 * 1600
+
+
+@pytest.mark.parametrize("windows", [1, 2, 4, 8])
+def test_the_encoder_of_the_released_shape_can_be_recorded(
+    loaded: LoadedModel, windows: int
+) -> None:
+    sound = torch.empty(windows, 128, 3000, dtype=torch.bfloat16, device="cuda")
+    encoder = Encoder(loaded)
+    with torch.inference_mode(), Watch() as watch:
+        rows = encoder._once(sound)
+    assert rows.shape == (windows, 375, RELEASED.hidden)
+    assert watch.forbidden == []
+    assert sum(watch.kernels.values()) < 700
+    assert watch.peak_bytes < windows * 45 << 20
+
+
+@pytest.mark.parametrize("rows", [32, 96, 374])
+def test_a_short_window_of_the_released_shape_can_be_recorded(
+    loaded: LoadedModel, rows: int
+) -> None:
+    encoder = Encoder(loaded, window_tail="sampled")
+    windows = (
+        torch.empty(8, 128, 8 * rows, dtype=torch.bfloat16, device="cuda"),
+        torch.zeros(8, 4 * rows, dtype=torch.long, device="cuda"),
+        torch.zeros(8, 4 * rows, dtype=torch.long, device="cuda"),
+        torch.zeros(8, 1, 1, 4 * rows, dtype=torch.bfloat16, device="cuda"),
+    )
+    with torch.inference_mode(), Watch() as watch:
+        embeddings = encoder._once_short(*windows)
+    assert embeddings.shape == (8, rows, RELEASED.hidden)
+    assert watch.forbidden == []
+    assert sum(watch.kernels.values()) < 750
+    assert watch.peak_bytes < 8 * 60 << 20
+
+
+@pytest.mark.parametrize("draws_all", [False, True])
+@pytest.mark.parametrize("draws_nucleus", [False, True])
+def test_choosing_tokens_never_waits(
+    loaded: LoadedModel, draws_all: bool, draws_nucleus: bool
+) -> None:
+    logits = torch.empty(32, RELEASED.vocabulary, dtype=torch.bfloat16, device="cuda")
+    settings = torch.empty(2, 32, device="cuda")
+    with torch.inference_mode(), Watch() as watch:
+        chosen = choose(logits, settings, draws_all=draws_all, draws_nucleus=draws_nucleus)
+    assert chosen.shape == (3, 32)
+    assert watch.forbidden == []
+    assert "sort" not in watch.kernels
+    assert watch.peak_bytes < 34 << 20
+
+
+def chunk_of(rows: int, context: int, audio_tokens: int = 0) -> Chunk:
+    """The next `rows` tokens of a prompt behind `context` others; some of them are audio's."""
+    tokens = context + rows
+    blocks = blocks_for(tokens)
+    piece = SimpleNamespace(
+        embeddings=torch.empty(audio_tokens, RELEASED.hidden, dtype=torch.bfloat16, device="cuda")
+    )
+    span = SimpleNamespace(start=context + 1, stop=context + 1 + audio_tokens, audio=piece)
+    sequence = SimpleNamespace(
+        prompt=SimpleNamespace(
+            ids=[0] * tokens, spans=[span] if audio_tokens else [], weighted_from=sys.maxsize
+        ),
+        positions=lambda start, stop: list(range(start, stop)),
+        ids=lambda start, stop: [0] * (stop - start),
+        prefill_tokens=tokens,
+        block_ids=torch.zeros(blocks, dtype=torch.long),
+        slots=torch.zeros(blocks * BLOCK_TOKENS, dtype=torch.long),
+    )
+    return Chunk(sequence, context, tokens)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def no_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a driver, numbers of the host cannot be copied to the device: their place can."""
+    made = torch.tensor
+
+    def empty(data: Any, device: Any = None, dtype: Any = None) -> torch.Tensor:
+        like = made(data, dtype=dtype)
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
+
+    monkeypatch.setattr(torch, "tensor", empty)
+
+
+@pytest.mark.usefixtures("no_constants")
+@pytest.mark.parametrize(
+    ("prompts", "kernels", "mebibytes"),
+    [
+        # A spoken turn, alone and several of them.
+        ([(390, 0, 375)], 1300, 30),
+        ([(390, 0, 375)] * 4, 1500, 115),
+        # Behind a conversation, and the end of the longest prompt that there is.
+        ([(390, 1600, 375)], 1420, 60),
+        ([(64, 32_000, 0)], 1420, 660),
+        # The most that one step takes on the fastest card.
+        ([(2048, 0, 0)], 1300, 150),
+    ],
+)
+def test_a_prompt_of_the_released_shape_is_computed_without_waiting(
+    runner: Runner, prompts: list[tuple[int, int, int]], kernels: int, mebibytes: int
+) -> None:
+    chunks = [chunk_of(*prompt) for prompt in prompts]
+    with torch.inference_mode(), Watch() as watch:
+        logits = runner._packed(chunks)
+    assert logits.shape == (len(prompts), RELEASED.vocabulary)
+    assert watch.waits == []
+    assert sum(watch.kernels.values()) < kernels
+    assert watch.peak_bytes < mebibytes << 20
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3, 30, 95])
+def test_features_are_made_on_the_device_in_one_shape(loaded: LoadedModel, seconds: float) -> None:
+    extractor = FeatureExtractor(
+        WhisperFeatureExtractor(feature_size=128), torch.device("cuda"), torch.bfloat16
+    )
+    with Watch() as watch:
+        features = extractor.windows(np.zeros(int(16_000 * seconds), np.float32))
+    windows = -(-int(seconds) // 30) or 1
+    assert features.shape == (windows, 128, 3000)
+    assert features.device.type == "cuda"
+    assert watch.waits == []
+    assert watch.peak_bytes < 5 + windows * 11 << 20

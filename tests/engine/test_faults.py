@@ -1,0 +1,235 @@
+"""What one generation does wrong is its own failure."""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.test_engine import GREEDY, Listener, ask, break_engine, said, text_of, tokens_of
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.faults import attempt
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
+from voxtral_worker.errors import OutOfMemory
+from voxtral_worker.settings import Settings
+
+BAD_WORD = "kitchen"
+
+
+class BadRows(torch.nn.Module):
+    """An embedding with rows that are not finite."""
+
+    def __init__(self, embed: Any, bad_ids: list[int]) -> None:
+        super().__init__()
+        self._embed = embed
+        self._bad_ids = torch.tensor(bad_ids)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self._embed(ids)
+        return rows.masked_fill(torch.isin(ids, self._bad_ids)[..., None], float("nan"))
+
+
+def with_bad_rows(engine: Engine, loaded: LoadedModel) -> None:
+    """A checkpoint of which one word's rows are NaN."""
+    ids = loaded.tokenizer.encode(BAD_WORD, bos=False, eos=False)
+    others = set(loaded.tokenizer.encode("hello what time is it", bos=False, eos=False))
+    bad = [token for token in ids if token not in others]
+    assert bad
+    engine._runner._embed = BadRows(engine._runner._embed, bad)
+
+
+def ask_as(engine: Engine, owner: str, text: str, sampling: Sampling = GREEDY) -> Listener:
+    listener = Listener()
+    engine.submit(GenerationRequest(said(text), sampling, owner=owner), listener)
+    return listener
+
+
+@pytest.fixture
+def small(loaded: LoadedModel) -> Iterator[Engine]:
+    """An engine of few blocks, so that they are used again at once."""
+    running = Engine(loaded, Settings(response_cache_size=4))
+    running._cache._free = running._cache._free[-8:]
+    running._cache.total = 8
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_nan_of_one_session_reaches_no_other(
+    small: Engine, loaded: LoadedModel, temperature: float
+) -> None:
+    expected = tokens_of(ask(small, said("what time is it")).all())
+    small._delivery.responses._responses.clear()
+    with_bad_rows(small, loaded)
+    for number in range(8):
+        sampling = Sampling(temperature, 0.9, 24)
+        bad = ask_as(small, "bad", f"{BAD_WORD} {BAD_WORD} {BAD_WORD}", sampling)
+        good = ask_as(small, f"good {number}", "what time is it")
+        (failed,) = bad.all()
+        assert isinstance(failed, Failed)
+        assert failed.error.code == "PROCESSING_ERROR"
+        assert tokens_of(good.all()) == expected
+        small._delivery.responses._responses.clear()
+        small.forget(f"good {number}")
+
+
+def test_nothing_of_a_failed_sequence_is_kept(small: Engine, loaded: LoadedModel) -> None:
+    with_bad_rows(small, loaded)
+    assert isinstance(ask_as(small, "bad", BAD_WORD).all()[-1], Failed)
+    ask(small, said("hello")).all()
+    assert small._cache.kept == 0
+    assert len(small._delivery.responses._responses) == 1
+
+
+def test_blocks_hold_nothing_when_a_sequence_takes_them(small: Engine) -> None:
+    for tensor in [*small._runner._keys, *small._runner._values]:
+        tensor.fill_(float("nan"))
+    assert text_of(ask(small, said("hello")).all())
+
+
+class BadLogits:
+    """Passes logits on with those of one row at each step made NaN."""
+
+    def __init__(self, engine: Engine, bad: str) -> None:
+        self._runner = engine._runner
+        self._bad = bad
+        engine._runner = self  # type: ignore[assignment]
+
+    def step(self, chunks: Any) -> torch.Tensor:
+        logits = self._runner.step(chunks)
+        wanted = [chunk for chunk in chunks if chunk.wants_logits]
+        for row, chunk in zip(logits, wanted, strict=True):
+            if chunk.sequence.owner == self._bad:
+                row.fill_(float("nan"))
+        return logits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def test_a_row_that_is_not_finite_fails_its_sequence_alone(engine: Engine) -> None:
+    BadLogits(engine, "b")
+    listeners = {name: ask_as(engine, name, "hello", Sampling(0.5, 1.0, 8)) for name in "abc"}
+    ended = {name: listener.all()[-1] for name, listener in listeners.items()}
+    assert isinstance(ended["b"], Failed)
+    assert isinstance(ended["a"], Finished)
+    assert isinstance(ended["c"], Finished)
+
+
+def test_memory_short_in_the_sampler_fails_only_whom_it_stays_short_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = engine._delivery._sample
+
+    def short(sequences: Any, logits: torch.Tensor) -> list[int]:
+        if any(sequence.owner == "b" for sequence in sequences):
+            raise torch.OutOfMemoryError("short")
+        return whole(sequences, logits)
+
+    monkeypatch.setattr(engine._delivery, "_sample", short)
+    listeners = {name: ask_as(engine, name, "hello", Sampling(0.5, 1.0, 8)) for name in "abc"}
+    ended = {name: listener.all()[-1] for name, listener in listeners.items()}
+    assert isinstance(ended["b"], Failed)
+    assert isinstance(ended["b"].error, OutOfMemory)
+    assert isinstance(ended["a"], Finished)
+    assert isinstance(ended["c"], Finished)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_attempt_holds_nothing_of_the_failed_one(count: int) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def inner() -> None:
+        temporary = torch.zeros(1)
+        held.append(weakref.ref(temporary))
+        raise torch.OutOfMemoryError("short")
+
+    def work(_: list[int]) -> None:
+        alive.extend(reference() is not None for reference in held)
+        if held:
+            return
+        try:
+            inner()
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError("shorter") from error
+
+    assert attempt(list(range(count)), work) == []
+    assert alive
+    assert not any(alive)
+
+
+def test_of_several_only_what_fails_alone_is_failed() -> None:
+    tried: list[list[int]] = []
+
+    def work(items: list[int]) -> None:
+        tried.append(items)
+        if 2 in items:
+            raise ValueError("two")
+
+    ((item, error),) = attempt([1, 2, 3], work)
+    assert (item, str(error)) == (2, "two")
+    assert tried == [[1, 2, 3], [1], [2], [3]]
+
+
+def loud(level: float) -> Conversation:
+    return Conversation(UserTurn((Audio(np.full(1600, level, np.float32)),)))
+
+
+@pytest.mark.parametrize(
+    ("window_tail", "name"), [("exact", "encode"), ("sampled", "encode_short")]
+)
+def test_of_windows_encoded_together_only_the_one_at_fault_fails(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, window_tail: str, name: str
+) -> None:
+    monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
+    engine = Engine(loaded, Settings(window_tail=window_tail))
+    encode, sizes = getattr(engine._encoder, name), []
+
+    def encode_some(windows: Any) -> torch.Tensor:
+        features = windows if window_tail == "exact" else windows.features
+        sizes.append(len(features))
+        if bool((features.amax(dim=(1, 2)) == features.amin(dim=(1, 2))).any()):
+            raise RuntimeError("no such sound")
+        return encode(windows)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(engine._encoder, name, encode_some)
+    silence = Conversation(UserTurn((Audio(np.zeros(1600, np.float32)),)))
+    listeners = []
+    for conversation in (loud(0.1), silence, loud(0.2)):
+        listener = Listener()
+        engine._inbox.put_nowait(_asked(conversation, listener))
+        listeners.append(listener)
+    engine.start()
+    ended = [listener.all()[-1] for listener in listeners]
+    engine.stop()
+    assert [type(event) for event in ended] == [Finished, Failed, Finished]
+    assert max(sizes) == 3
+
+
+def _asked(conversation: Conversation, listener: Listener) -> Any:
+    from voxtral_worker.engine.engine import _Asked
+    from voxtral_worker.engine.generation import Generation
+
+    return _Asked(Generation(GenerationRequest(conversation, GREEDY), listener), 0.0)
+
+
+def test_a_sound_whose_features_cannot_be_made_fails_alone(loaded: LoadedModel) -> None:
+    encoder = Encoder(loaded)
+    encoder._at_once = 2
+    good, bad = Audio(np.zeros(1600, np.float32)), Audio(np.zeros((2, 2), np.float32))
+    ((failed, _),) = encoder.encode_some([bad, good])
+    assert failed is bad
+    assert good.embeddings is not None
+
+
+def test_a_step_that_is_short_of_memory_for_all_is_done_for_each(engine: Engine) -> None:
+    break_engine(engine, torch.OutOfMemoryError("short"), None, torch.OutOfMemoryError("short"))
+    listeners = [ask(engine, said("hello"), Sampling(0.5, 1.0, 8)) for _ in range(3)]
+    assert all(isinstance(listener.all()[-1], Finished) for listener in listeners)

@@ -1,0 +1,203 @@
+"""What one caller takes of the engine, others have: blocks go back, and to whoever talks."""
+
+import queue
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.engine.test_engine import WAIT_S, Listener, ask, said, text_of, tokens_of
+from voxtral_worker import metrics
+from voxtral_worker.engine import engine as engine_module
+from voxtral_worker.engine import runner
+from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.request import (
+    Delta,
+    Failed,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    Sampling,
+    Urgency,
+)
+from voxtral_worker.errors import TooLarge
+from voxtral_worker.settings import Settings
+
+BLOCKS = 100
+JOB_TOKENS = 400
+
+
+@pytest.fixture
+def small(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine with a cache of 1,600 tokens, whose answers are as long as they may be."""
+    a_token = Engine(loaded, Settings(device="cpu"))._runner.bytes_per_token
+    monkeypatch.setattr(runner, "CPU_CACHE_BYTES", BLOCKS * 16 * a_token)
+    engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
+    engine._delivery.stop_ids = frozenset()
+    engine._delivery.is_runaway = lambda token_ids: False
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def listening(
+    name: str, order: "queue.Queue[tuple[str, GenerationEvent]]"
+) -> Callable[[GenerationEvent], None]:
+    return lambda event: order.put((name, event))
+
+
+def job(tokens: int) -> GenerationRequest:
+    question = said("turn on the kitchen light")
+    return GenerationRequest(question, Sampling(0.0, 1.0, tokens), Urgency.JOB)
+
+
+def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_nothing_of_it(
+    small: Engine,
+) -> None:
+    alone = Listener()
+    small.submit(job(JOB_TOKENS), alone)
+    expected = alone.all()
+    assert isinstance(expected[-1], Finished)
+    before = metrics.generations_put_back._value.get()
+
+    order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
+    small.submit(job(JOB_TOKENS), listening("job", order))
+    heard = [order.get(timeout=WAIT_S) for _ in range(20)]
+    # More than the half that the job leaves.
+    asked = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 1200))
+    turn = small.submit(asked, listening("turn", order))
+    while sum(isinstance(event, Finished | Failed) for _, event in heard) < 2:
+        heard.append(order.get(timeout=WAIT_S))
+        if sum(name == "turn" for name, _ in heard) == 20:
+            turn.cancel()
+
+    names = [name for name, _ in heard]
+    of_job = [event for name, event in heard if name == "job"]
+    assert names.index("turn") < max(i for i, name in enumerate(names) if name == "job")
+    ended = [name for name, event in heard if isinstance(event, Finished)]
+    assert ended == ["turn", "job"]
+    assert text_of(of_job) == text_of(expected)
+    assert tokens_of(of_job) == tokens_of(expected)
+    last = of_job[-1]
+    assert isinstance(last, Finished)
+    assert last.usage.completion_tokens == JOB_TOKENS
+    assert metrics.generations_put_back._value.get() == before + 1
+    assert small._cache.free == BLOCKS
+
+
+def test_the_prompt_of_a_turn_is_made_before_those_of_jobs_that_came_before_it(
+    small: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "JOBS_STEP_S", 0.0)
+    order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
+    # Too long for the context: only to make their prompts takes time.
+    long = GenerationRequest(said("hello " * 20_000), Sampling(0.0, 1.0, 4), Urgency.JOB)
+    for _ in range(40):
+        small.submit(long, listening("job", order))
+    turn = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4))
+    small.submit(turn, listening("turn", order))
+    ended: list[str] = []
+    while len(ended) < 41:
+        name, event = order.get(timeout=WAIT_S)
+        ended += [name] if isinstance(event, Finished | Failed) else []
+    assert ended.index("turn") < 20
+
+
+def test_jobs_whose_prompts_are_not_made_yet_are_told_that_the_worker_stops(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "JOBS_STEP_S", 0.0)
+    engine = Engine(loaded, Settings(device="cpu"))
+    listeners = [Listener() for _ in range(20)]
+    engine.start()
+    long = GenerationRequest(said("hello " * 20_000), Sampling(0.0, 1.0, 4), Urgency.JOB)
+    for listener in listeners:
+        engine.submit(long, listener)
+    engine.stop()
+    assert all(isinstance(listener.all()[-1], Failed) for listener in listeners)
+
+
+def test_a_job_that_waits_again_can_be_cancelled(small: Engine) -> None:
+    order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
+    generation = small.submit(job(JOB_TOKENS), listening("job", order))
+    order.get(timeout=WAIT_S)
+    asked = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 1200))
+    turn = small.submit(asked, listening("turn", order))
+    while order.get(timeout=WAIT_S)[0] != "turn":
+        pass
+    generation.cancel()
+    ended: list[tuple[str, str]] = []
+    while len(ended) < 2:
+        name, event = order.get(timeout=WAIT_S)
+        if isinstance(event, Finished):
+            ended.append((name, event.finish_reason))
+            turn.cancel()
+    assert ended == [("job", "interrupted"), ("turn", "interrupted")]
+    assert small._cache.free == BLOCKS
+
+
+@pytest.mark.parametrize("urgency", [Urgency.JOB, Urgency.PARTIAL])
+def test_what_is_no_turn_and_needs_more_than_half_of_the_cache_is_told_so(
+    small: Engine, urgency: Urgency
+) -> None:
+    words = said("hello " * 400)
+    listener = Listener()
+    small.submit(GenerationRequest(words, Sampling(0.0, 1.0, 4), urgency), listener)
+    failed = listener.all()[-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, TooLarge)
+    assert "room for 796" in failed.error.message
+    assert isinstance(ask(small, words, Sampling(0.0, 1.0, 4)).all()[-1], Finished)
+
+
+def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last_request(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "INBOX_SIZE", 3)
+    engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
+    # Requests are taken before it runs, so that the inbox is full for sure.
+    engine._thread.is_alive = lambda: True  # type: ignore[method-assign]
+    listeners = [Listener() for _ in range(3)]
+    for listener in listeners:
+        request = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4), owner="gone")
+        engine.submit(request, listener)
+    assert engine._inbox.full()
+    engine.forget("gone")
+    del engine._thread.is_alive
+    engine.start()
+    for listener in listeners:
+        assert isinstance(listener.all()[-1], Finished)
+    # The last of them is released before it is told.
+    assert (engine._cache.kept, engine._cache.free) == (0, engine._cache.total)
+    engine.stop()
+
+
+def test_owners_that_an_engine_never_forgets_do_not_pile_up(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, Settings(device="cpu"))
+    for number in range(engine_module.MOST_GONE + 5):
+        engine.forget(str(number))
+    assert len(engine._gone) == engine_module.MOST_GONE
+
+
+def test_callers_who_come_and_go_leave_no_block_behind(small: Engine) -> None:
+    ends: list[Listener] = []
+    for number in range(30):
+        listener = Listener()
+        ends.append(listener)
+        urgency = list(Urgency)[number % 4]
+        request = GenerationRequest(
+            said("good night"), Sampling(0.0, 1.0, 5 + 40 * (number % 5)), urgency, str(number % 7)
+        )
+        generation = small.submit(request, listener)
+        if number % 3 == 0:
+            assert isinstance(listener.events.get(timeout=WAIT_S), Delta | Finished)
+            generation.cancel()
+    for listener in ends:
+        if not (listener.events.queue and isinstance(listener.events.queue[-1], Finished)):
+            listener.all()
+    for number in range(7):
+        small.forget(str(number))
+    ask(small, said("hello"), Sampling(0.0, 1.0, 2)).all()
+    assert (small._cache.kept, small._cache.free) == (0, BLOCKS)
+    assert small._scheduler.everyone() == []
+    assert small._encoder.embeddings.idle_bytes == 0

@@ -1,0 +1,29 @@
+"""Nobody hears the marks of Markdown."""
+
+import pytest
+
+from voxtral_worker.speech.plain import as_spoken
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("**Yes**, it *is* on.", "Yes, it is on."),
+        ("## A title\n- one\n* two", "A title\none\ntwo"),
+        ("> quoted", "quoted"),
+        ("Use `make run` or ```\ncode\n```", "Use make run or \ncode"),
+        (
+            "See [the docs](https://example.com/x) and ![a lamp](lamp.png).",
+            "See the docs and a lamp.",
+        ),
+        ("***", ""),
+        ("**It goes on", "It goes on"),
+        ("2 * 3 = 6", "2 * 3 = 6"),
+        ("snake_case_name", "snake_case_name"),
+        ("- 5 degrees? No: -5 degrees.", "5 degrees? No: -5 degrees."),
+        ("a | b", "a , b"),
+        ("It costs $5, e.g. today.", "It costs $5, e.g. today."),
+    ],
+)
+def test_marks_are_left_out_and_words_stay(written: str, spoken: str) -> None:
+    assert as_spoken(written) == spoken
