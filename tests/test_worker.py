@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from bench.workers import free_port, wait_until_ready
-from voxtral_worker import __version__
+from voxtral_worker import __version__, worker
 from voxtral_worker.__main__ import NEEDED
 from voxtral_worker.__main__ import main as serve_by_options
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY, Settings
@@ -201,6 +203,27 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_goes_at_once(tmp_path: Pa
     said = (tmp_path / "log").read_text()
     assert "ready after" not in said
     assert "Traceback" not in said
+
+
+def test_a_signal_that_comes_as_the_worker_gets_ready_drains_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = Mock(is_healthy=True)
+
+    def get_ready(_: Settings, when_ready: Callable[[], None]) -> Mock:
+        when_ready()
+        signal.raise_signal(signal.SIGTERM)
+        return started
+
+    monkeypatch.setattr(worker, "cold_start", get_ready)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert worker.serve(Settings()) == 0
+        assert worker.run_jobs(Settings(), worker.Mode.SERVER_ONLY, ()) == 0
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert started.stop.call_count == 2
 
 
 def test_a_worker_without_credentials_says_who_can_use_it() -> None:

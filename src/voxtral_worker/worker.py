@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -100,8 +100,11 @@ class Worker:
         log.info("worker: stopped")
 
 
-def cold_start(settings: Settings) -> Worker:
-    """Bring the worker up. Raises OSError for a port, LoadFailure for a model."""
+def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
+    """Bring the worker up. Raises OSError for a port, LoadFailure for a model.
+
+    `when_ready` is called just before the first session may come.
+    """
     started_s = time.monotonic()
     require_usable_model(settings)
     speech = open_speech(settings)
@@ -121,6 +124,7 @@ def cold_start(settings: Settings) -> Worker:
     # libraries each time, for 300 ms in which nobody is served.
     gc.collect()
     gc.freeze()
+    when_ready()
     server.become_ready(parts)
     if speech is not None:
         # Its voice is loaded while nobody waits for it yet.
@@ -247,21 +251,7 @@ def serve(settings: Settings) -> int:
 
     That is 1 when the engine was lost: a Pod then starts the worker anew.
     """
-    asked, is_up = threading.Event(), threading.Event()
-
-    def hear(number: int, _: object) -> None:
-        if asked.is_set():
-            # A second signal means now.
-            sys.exit(128 + number)
-        asked.set()
-        if not is_up.is_set():
-            # Nobody is served yet, and a model may take a minute to load.
-            sys.exit(0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
-    worker = cold_start(settings)
-    is_up.set()
+    worker, asked = _start(settings, signal.SIGTERM, signal.SIGINT)
     # Looked at twice: a machine that was asleep finds its threads late, but not lost.
     while not asked.wait(1.0) and (worker.is_healthy or asked.wait(1.0) or worker.is_healthy):
         pass
@@ -275,6 +265,26 @@ def serve(settings: Settings) -> int:
     return exit_code
 
 
+def _start(settings: Settings, *signals: signal.Signals) -> tuple[Worker, threading.Event]:
+    """The worker once it is ready, and what one of the signals sets from then on.
+
+    Before, it ends the process at once: nobody is served yet, and a model may take a minute to
+    load. A second signal does so at any time.
+    """
+    asked, is_ready = threading.Event(), threading.Event()
+
+    def hear(number: int, _: object) -> None:
+        if asked.is_set():
+            sys.exit(128 + number)
+        asked.set()
+        if not is_ready.is_set():
+            sys.exit(0)
+
+    for number in signals:
+        signal.signal(number, hear)
+    return cold_start(settings, is_ready.set), asked
+
+
 def most_jobs(settings: Settings) -> int:
     """Jobs taken at once: as many as the engine has places, beside every possible lease.
 
@@ -286,23 +296,25 @@ def most_jobs(settings: Settings) -> int:
 
 def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     """The server and RunPod's jobs, in one of the three ways they come."""
-    # Until the SDK sets its own: as the container's first process, Python would ignore it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    worker = cold_start(settings)
-    from voxtral_worker.jobs.handler import JobHandler
-    from voxtral_worker.jobs.local import run_local
-    from voxtral_worker.jobs.sdk import run_queue, run_serve_api
-    from voxtral_worker.turns.recording import find_speech
-
-    handler = JobHandler(
-        worker.engine,
-        worker.health,
-        settings,
-        worker.leases,
-        find_speech=partial(find_speech, worker.vad.survey),
-        speech=worker.speech,
-    )
+    worker, asked = _start(settings, signal.SIGTERM)
     try:
+        # Until the SDK sets its own: as the container's first process, Python would ignore it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if asked.is_set():
+            return 0
+        from voxtral_worker.jobs.handler import JobHandler
+        from voxtral_worker.jobs.local import run_local
+        from voxtral_worker.jobs.sdk import run_queue, run_serve_api
+        from voxtral_worker.turns.recording import find_speech
+
+        handler = JobHandler(
+            worker.engine,
+            worker.health,
+            settings,
+            worker.leases,
+            find_speech=partial(find_speech, worker.vad.survey),
+            speech=worker.speech,
+        )
         match mode:
             case Mode.LOCAL_TEST:
                 return run_local(handler, argv)
