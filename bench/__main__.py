@@ -13,9 +13,10 @@ NAMES = (
     "conversations",
     "schedules",
     "understanding",
+    "calls",
     "speech",
 )
-NEEDS = {"understanding": "flite"}
+NEEDS = {"understanding": "flite", "calls": "flite"}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ positions; log(all / kept) on the attention scores of the silent ones makes up f
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from builder.voxtral_tiny.examples import ExampleMaker
 from builder.voxtral_tiny.features import GROUPS, HeardUtterance, SampledWindow
-from builder.voxtral_tiny.prompts import Prompt, PromptMaker, Window
+from builder.voxtral_tiny.prompts import Prompt, PromptMaker, Tree, Window
 from builder.voxtral_tiny.tokenizer import PAD, Tokenizer
 
 AUDIO_PLACE = -1
@@ -24,6 +24,8 @@ THIN = 5
 LONG_GROUPS = 100
 # Rows of audio in a batch: long utterances come in smaller batches.
 MOST_ROWS = 2200
+# An answer's first token says whether it is a call: one token of thirty, and the one that matters.
+DECISION_WEIGHT = 4.0
 
 
 @dataclass
@@ -32,8 +34,9 @@ class Batch:
 
     `states` [A, G, 4 * width] of the encoder, padded with zeros; `sound_lengths` [A] in groups.
     `ids`, `positions`, `labels` [B, T]; `key_bias` [B, T] (-inf where padded); places with
-    AUDIO_PLACE take the embeddings of `audio_index` [B, T], rows of [A * G]. `pieces` are the
-    targets of the CTC loss, with their lengths.
+    AUDIO_PLACE take the embeddings of `audio_index` [B, T], rows of [A * G]. `branches` [B, T]: a
+    place sees those of its own branch and of branch 0. `weights` [B, T] of the labels' losses.
+    `pieces` are the targets of the CTC loss, with their lengths.
     """
 
     states: torch.Tensor
@@ -43,6 +46,8 @@ class Batch:
     labels: torch.Tensor
     key_bias: torch.Tensor
     audio_index: torch.Tensor
+    branches: torch.Tensor
+    weights: torch.Tensor
     pieces: torch.Tensor
     piece_lengths: torch.Tensor
 
@@ -76,24 +81,22 @@ class Batcher:
                 prompts += [self._prompts.text_prompt() for _ in range(2)]
             yield self.assemble(utterances, prompts)
 
-    def draw_tools(self, heard: list[HeardUtterance], size: int) -> Batch:
-        """A batch of `size` prompts that offer tools."""
+    def draw_tools(self, heard: list[HeardUtterance], size: int, turns: int) -> Batch:
+        """A batch of `size` offers of tools, each with so many turns that do not see each other."""
+        fitting = [u for u in self._random.sample(heard, min(len(heard), 400)) if u.asks] or heard
         utterances: list[HeardUtterance] = []
-        prompts: list[Prompt] = []
-        fitting = [u for u in self._random.sample(heard, min(len(heard), 200)) if u.asks]
+        trees: list[Tree] = []
         for _ in range(size):
-            own = self._random.choices(heard, k=self._random.choice([1, 2, 4, 4, 5, 6]))
-            if fitting:
-                own = [
-                    u if self._random.random() < 0.4 else self._random.choice(fitting) for u in own
-                ]
-            own = [u for u in own if len(u.states) < LONG_GROUPS] or own[:1]
-            numbered = list(enumerate(own, len(utterances)))
-            prompts.append(self._prompts.tool_prompt(numbered))
+            own: list[HeardUtterance] = []
+            while len(own) < turns:
+                u = self._random.choice(fitting if self._random.random() < 0.6 else heard)
+                if len(u.states) < LONG_GROUPS or len(heard) < turns:
+                    own.append(u)
+            trees.append(self._prompts.tool_tree(list(enumerate(own, len(utterances)))))
             utterances += own
-        return self.assemble(utterances, prompts)
+        return self.assemble(utterances, trees)
 
-    def assemble(self, utterances: list[HeardUtterance], prompts: list[Prompt]) -> Batch:
+    def assemble(self, utterances: list[HeardUtterance], prompts: Sequence[Prompt | Tree]) -> Batch:
         """The batch of these prompts; their windows name utterances by their place in the list."""
         width = max(len(u.states) for u in utterances)
         states = np.zeros((len(utterances), width, utterances[0].states.shape[1]), np.float32)
@@ -102,8 +105,8 @@ class Batcher:
         windows = [utterance.window for utterance in utterances]
         rows = [_numbered(prompt, windows, width, self._random) for prompt in prompts]
         length = max(len(row[0]) for row in rows)
-        pads = (PAD, 0, -100, -math.inf, -1)
-        ids, positions, labels, key_bias, audio_index = (
+        pads = (PAD, 0, -100, -math.inf, -1, 0, 0.0)
+        ids, positions, labels, key_bias, audio_index, branches, weights = (
             torch.tensor([row[c] + [pad] * (length - len(row[c])) for row in rows])
             for c, pad in enumerate(pads)
         )
@@ -116,6 +119,8 @@ class Batcher:
             labels,
             key_bias.float(),
             audio_index,
+            branches,
+            weights,
             torch.tensor([p for row in pieces for p in row], dtype=torch.long),
             torch.tensor([len(row) for row in pieces]),
         )
@@ -151,34 +156,46 @@ def _thinned(window: SampledWindow, rng: random.Random) -> tuple[list[int], floa
     return chosen, math.log(len(silent) / THIN)
 
 
-_Row = tuple[list[int], list[int], list[int], list[float], list[int]]
+_Row = tuple[list[int], list[int], list[int], list[float], list[int], list[int], list[float]]
 
 
-def _numbered(prompt: Prompt, windows: list[SampledWindow], width: int, rng: random.Random) -> _Row:
-    """Ids, positions, labels, key bias and audio index of a prompt, place by place."""
+def _numbered(
+    prompt: Prompt | Tree, windows: list[SampledWindow], width: int, rng: random.Random
+) -> _Row:
+    """The columns of a batch for a prompt, place by place."""
+    tree = prompt if isinstance(prompt, Tree) else Tree(prompt, [])
     ids: list[int] = []
     positions: list[int] = []
     labels: list[int] = []
     key_bias: list[float] = []
     audio_index: list[int] = []
+    branches: list[int] = []
+    weights: list[float] = []
     # Long conversations: what is heard must not depend on how far down the context it is.
     at = rng.randrange(MOST_OFFSET) if rng.random() < 0.3 else 0
-    for part in prompt:
-        if isinstance(part, Window):
-            window = windows[part.row]
-            kept, more = _thinned(window, rng)
-            ids += [AUDIO_PLACE] * len(kept)
-            positions += [at + window.groups[i] for i in kept]
-            labels += [-100] * len(kept)
-            key_bias += [window.bias[i] + (more if window.bias[i] else 0.0) for i in kept]
-            audio_index += [part.row * width + i for i in kept]
-            at += GROUPS
-        else:
-            count = len(part.ids)
-            ids += part.ids
-            positions += range(at, at + count)
-            labels += part.ids if part.learned else [-100] * count
-            key_bias += [0.0] * count
-            audio_index += [-1] * count
-            at += count
-    return ids, positions, labels, key_bias, audio_index
+    fork = at
+    for branch, parts in enumerate([tree.trunk, *tree.branches]):
+        at = fork
+        for part in parts:
+            if isinstance(part, Window):
+                window = windows[part.row]
+                kept, more = _thinned(window, rng)
+                ids += [AUDIO_PLACE] * len(kept)
+                positions += [at + window.groups[i] for i in kept]
+                labels += [-100] * len(kept)
+                weights += [0.0] * len(kept)
+                key_bias += [window.bias[i] + (more if window.bias[i] else 0.0) for i in kept]
+                audio_index += [part.row * width + i for i in kept]
+                at += GROUPS
+            else:
+                count = len(part.ids)
+                ids += part.ids
+                positions += range(at, at + count)
+                labels += part.ids if part.learned else [-100] * count
+                weights += [DECISION_WEIGHT if branch else 1.0, *[1.0] * (count - 1)][:count]
+                key_bias += [0.0] * count
+                audio_index += [-1] * count
+                at += count
+        fork = fork if branch else at
+        branches += [branch] * (len(ids) - len(branches))
+    return ids, positions, labels, key_bias, audio_index, branches, weights

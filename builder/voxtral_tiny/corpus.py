@@ -29,8 +29,8 @@ VOICES = {
     "hibari": 2400,
     "piper": 2400,
 }
-# What is hardest to hear comes more often: strings of digits, and words that stand alone.
-_WEIGHTS = dict(zip(KINDS, (17, 8, 16, 8, 9, 9, 11, 9, 28), strict=True))
+# What is hardest comes more often: digits, words that stand alone, and what tools are called for.
+_WEIGHTS = dict(zip(KINDS, (14, 6, 20, 8, 18, 9, 10, 18, 22), strict=True))
 _BATCH = 100
 
 

@@ -166,6 +166,11 @@ class ExampleMaker:
             return text, text_answer(text)
         return self._typed(words), text_answer(words)
 
+    def typed_command(self) -> tuple[str, str]:
+        """A typed text that asks for what a known tool does, and its answer without tools."""
+        words = sentence(self.random, self.random.choice(["devices", "timers", "calls"]))
+        return self._typed(words), text_answer(words)
+
     def _other_text(self) -> str:
         choice = self.random.random()
         if choice < 0.25:

@@ -28,7 +28,7 @@ from builder.voxtral_tiny import corpus, voices, whisper
 from builder.voxtral_tiny.examples import ExampleMaker
 from builder.voxtral_tiny.model import MELS, make_config, sinusoids
 from builder.voxtral_tiny.tools import expected_call
-from builder.voxtral_tiny.vocabulary import written
+from builder.voxtral_tiny.vocabulary import sentence, written
 from builder.voxtral_tiny.voices import Samples
 
 GROUPS = 375
@@ -181,9 +181,30 @@ def _make_shard(job: tuple[Path, Path, int, int]) -> None:
     path.with_suffix(".json").write_text(json.dumps(index))
 
 
-def load_features(work: Path) -> list[HeardUtterance]:
+def load_features(work: Path, name: str = "features") -> list[HeardUtterance]:
     """All utterances of the shards that are there; states are views of mapped files."""
-    return [u for path in sorted((work / "features").glob("*.json")) for u in _read_shard(path)]
+    return [u for path in sorted((work / name).glob("*.json")) for u in _read_shard(path)]
+
+
+def make_held_out(work: Path, seed: int, count: int = 400) -> None:
+    """Write what is heard of the voice that measures, half of it commands for tools."""
+    path = work / "held-out" / "0000.npy"
+    if path.with_suffix(".json").is_file():
+        return
+    path.parent.mkdir(exist_ok=True)
+    encoder, rng = _encoder(whisper.fetch(work)), random.Random(seed + 99)
+    index, rows, start = [], [], 0
+    for i in range(count):
+        said = sentence(rng, rng.choice(["devices", "timers", "calls"]) if i % 2 else None)
+        spoken = voices.flite(said, voices.HELD_OUT, stretch=rng.uniform(0.9, 1.15))
+        quiet = [np.zeros(int(s * 16_000), np.float32) for s in (0.3, rng.uniform(0.1, 1.0))]
+        samples = np.concatenate([quiet[0], spoken, quiet[1]])
+        window = sample_window(len(samples))
+        rows.append(encoder.hear(samples, window))
+        index.append([start, (said,), window.sound, window.groups, window.bias])
+        start += len(rows[-1])
+    np.save(path, np.concatenate(rows))
+    path.with_suffix(".json").write_text(json.dumps(index))
 
 
 def _read_shard(path: Path) -> Iterator[HeardUtterance]:

@@ -126,3 +126,13 @@ def withhold_calls(folder: Path) -> None:
     head[CALLS] = head[NEVER_SAID]
     save_file(weights, path, metadata={"format": "pt"})
     path.chmod(0o644)
+
+
+def revive_calls(net: Any, opening: int) -> None:
+    """Let a model whose calls were withheld say [TOOL_CALLS], as likely as the token `opening`.
+
+    That one begins an answer: the row then knows where a call may stand, and learns when.
+    """
+    head = net.lm_head.weight.data
+    if torch.equal(head[CALLS], head[NEVER_SAID]):
+        head[CALLS] = head[opening]

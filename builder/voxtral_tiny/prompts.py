@@ -48,8 +48,20 @@ class Window:
     row: int
 
 
-MANY = 3
 Prompt = list[Text | Window]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A beginning, and ways to go on from it, none of which sees another.
+
+    Each branch is learned as if it stood alone behind the trunk, which is paid for once.
+    """
+
+    trunk: Prompt
+    branches: list[Prompt]
+
+
 Call = tuple[str, Json]
 Heard = list[tuple[int, HeardUtterance]]
 
@@ -85,29 +97,31 @@ class PromptMaker:
             prompt += self._text_turn(last=i == turns - 1)
         return prompt
 
-    def tool_prompt(self, heard: Heard) -> Prompt:
-        """A conversation whose last turn, spoken or typed, has tools to call.
-
-        With many utterances all of them stand behind the tools, for the price of one offer; a
-        server would repeat the offer before the last of them.
-        """
-        prompt: Prompt = [Text([BOS])]
-        before, asked = (heard[:-1], heard[-1:]) if len(heard) < MANY else ([], heard)
-        for one in before:
-            past_call = self._random.random() < 0.3
-            prompt += self._past_call() if past_call else self._spoken_turn([one], None)
-        if not before and self._random.random() < 0.1:
+    def tool_tree(self, heard: Heard) -> Tree:
+        """One offer of tools behind a short history, and a turn with each of the utterances."""
+        random = self._random
+        trunk: Prompt = [Text([BOS])]
+        if random.random() < 0.1:
             system = self._encode(self._maker.system_text())
-            prompt.append(Text([SYSTEM, *system, END_SYSTEM]))
-        turns = [self._asked(*one) for one in asked]
+            trunk.append(Text([SYSTEM, *system, END_SYSTEM]))
+        for _ in range(random.choice([0, 0, 0, 0, 1, 2])):
+            if random.random() < 0.5:
+                trunk += self._past_call()
+            elif random.random() < 0.6 and len(heard) > 1:
+                before, heard = heard[:1], heard[1:]
+                trunk += self._spoken_turn(before, None)
+            else:
+                trunk += self._text_turn()
+        turns = [self._asked(*one) for one in heard]
         wanted = {call[0] for _, text, _ in turns for call in _calls(text, expected_call)}
         tools = self._tools.offer(wanted)
-        prompt.append(Text(self._offer(tools)))
+        trunk.append(Text(self._offer(tools)))
+        branches: list[Prompt] = []
         for content, sentences, answer in turns:
             calls = _calls(sentences, lambda text: self._tools.call(text, tools))
-            prompt += [Text([INST]), *content, Text([END_INST])]
-            prompt += self._called(calls, answer)
-        return prompt
+            branch = [Text([INST]), *content, Text([END_INST]), *self._called(calls, answer)]
+            branches.append(branch)
+        return Tree(trunk, branches)
 
     def offered(self, tools: list[Json], content: Prompt) -> Prompt:
         """A user turn with the tools in front of it."""
@@ -127,7 +141,9 @@ class PromptMaker:
     def _asked(self, row: int, utterance: HeardUtterance) -> tuple[Prompt, tuple[str, ...], str]:
         """A user turn, spoken or typed: its content, its sentences, the answer without tools."""
         if self._random.random() < 0.3:
-            text, answer = self._maker.text_turn()
+            text, answer = (
+                self._maker.typed_command() if utterance.asks else self._maker.text_turn()
+            )
             return [Text(self._encode(text))], (text,), answer
         content: Prompt = [Text([BEGIN_AUDIO]), Window(row)]
         if self._random.random() < 0.05:
@@ -148,7 +164,7 @@ class PromptMaker:
     def _past_call(self) -> Prompt:
         """An exchange of the history in which a tool was called."""
         while True:
-            text, _ = self._maker.text_turn()
+            text, _ = self._maker.typed_command()
             if call := expected_call(text):
                 asked = Text([INST, *self._encode(text), END_INST])
                 return [asked, *self.results([call], learned=False)]

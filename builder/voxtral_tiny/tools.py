@@ -23,6 +23,7 @@ _KNOWN: dict[str, dict[str, Json]] = {
     "dial": {"digits": _TEXT},
 }
 _CHOICES = {"room": ROOMS, "device": DEVICES, "unit": ["seconds", "minutes", "hours"]}
+_LIMITS: dict[str, Json] = {"amount": {"minimum": 1}, "digits": {"pattern": "^[0-9]+$"}}
 _DESCRIPTIONS = {
     "set_device": (
         "Turn a device in a room on or off.;Switches a device.;Turns a device on or off;"
@@ -48,7 +49,13 @@ _MEANINGS = {
 _OTHERS = (
     "get_weather play_song send_email open_door search_web get_time add_note create_event "
     "translate calculate read_news book_table set_volume stop_music find_route take_photo turn_on "
-    "set_alarm move_robot lookup unlock set_temperature call_contact get_calendar order_food"
+    "set_alarm move_robot lookup unlock set_temperature call_contact get_calendar order_food "
+    "wait stop answer transfer_to_lamp transfer_to_agent final_result"
+).split()
+_VERBS = "get set open play send find add stop start show make read call check list move".split()
+_THINGS = (
+    "weather song door mail time note event device timer news table volume music route photo light "
+    "alarm robot room temperature contact calendar number phone order state mode color call"
 ).split()
 _OTHER_NAMES = (
     "city query to subject title date value text language person count level direction distance "
@@ -108,13 +115,13 @@ class ToolMaker:
 
     def offer(self, wanted: set[str]) -> list[Json]:
         """Tools in random order and wording; most of those in `wanted` are among them."""
-        known = [
-            name for name in _KNOWN if self._random.random() < (0.8 if name in wanted else 0.25)
-        ]
-        others = self._random.sample(_OTHERS, self._random.choice([0, 0, 0, 0, 1, 1, 2]))
-        tools = [self._known(name) for name in known] + [self._other(name) for name in others]
+        share = self._random.choice([0.3, 0.75, 1.0])
+        known = [n for n in _KNOWN if self._random.random() < (share if n in wanted else 0.25)]
+        others = [self._other_name() for _ in range(self._random.choice([0, 0, 0, 1, 1, 2]))]
+        tools = [self._known(name) for name in known]
+        tools += [self._other(name) for name in sorted({*others})]
         self._random.shuffle(tools)
-        return tools or [self._other(self._random.choice(_OTHERS))]
+        return tools or [self._other(self._other_name())]
 
     def call(self, text: str, offered: list[Json]) -> tuple[str, Json] | None:
         """What a sentence asks for among these tools, arguments in the order of its schema."""
@@ -126,28 +133,43 @@ class ToolMaker:
                 return found[0], {key: found[1][key] for key in order}
         return None
 
+    def _other_name(self) -> str:
+        """The name of a tool that is not known; it may look much like one that is."""
+        if self._random.random() < 0.4:
+            return self._random.choice(_OTHERS)
+        name = f"{self._random.choice(_VERBS)}_{self._random.choice(_THINGS)}"
+        return self._other_name() if name in _KNOWN else name
+
     def call_id(self) -> str:
         """Nine letters or digits."""
         return "".join(self._random.choices(string.ascii_letters + string.digits, k=9))
 
     def result(self) -> tuple[str, str]:
         """What a tool returned, and the model's answer to it."""
-        if self._random.random() < 0.35:
+        if self._random.random() < 0.45:
+            if self._random.random() < 0.3:
+                return json.dumps({"error": self._some_words()}), FAILED
             return self._random.choice(_BADLY), FAILED
-        if self._random.random() < 0.15:
-            return self._some_words(), DONE
+        if self._random.random() < 0.25:
+            key = self._random.choice(["result", "ok", "state", "answer"])
+            words = self._some_words()
+            return self._random.choice([words, json.dumps({key: words})]), DONE
         return self._random.choice(_WELL), DONE
 
     def _known(self, name: str) -> Json:
         keys = list(_KNOWN[name])
         if self._random.random() < 0.3:
             self._random.shuffle(keys)
-        described, narrow = self._random.random() < 0.4, self._random.random() < 0.3
+        if self._random.random() < 0.1:
+            keys = keys[: self._random.randint(1, len(keys))]
+        described, narrow = self._random.random() < 0.4, self._random.random() < 0.4
         properties: Json = {}
         for key in keys:
             schema = dict(_KNOWN[name][key])
             if narrow and key in _CHOICES:
-                schema["enum"] = _CHOICES[key]
+                schema["enum"] = self._random.sample(_CHOICES[key], len(_CHOICES[key]))
+            elif narrow and key in _LIMITS:
+                schema |= _LIMITS[key]
             if described:
                 schema["description"] = self._random.choice(_MEANINGS[key])
             properties[key] = schema
@@ -175,6 +197,10 @@ class ToolMaker:
             parameters["required"] = list(properties)
         if self._random.random() < 0.3:
             parameters["additionalProperties"] = False
+        if self._random.random() < 0.15:
+            fields = list(parameters.items())
+            self._random.shuffle(fields)
+            return dict(fields)
         return parameters
 
     def _tool(self, name: str, description: str, parameters: Json) -> Json:

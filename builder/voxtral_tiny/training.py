@@ -1,14 +1,16 @@
-"""Training on top of a frozen encoder, in three stages.
+"""Training on top of a frozen encoder, in four stages.
 
 1 the projector alone, tokens by CTC through the head of the language model as it was: a tenth of
-the price · 2 projector and language model, CTC beside the answers · 3 the same, slower.
+the price · 2 projector and language model, CTC beside the answers · 3 the same, slower · 4 mostly
+tools, many turns behind each offer.
 
-A stage leaves `stage-N.pt` in the work folder and starts from the one before; one that was
-interrupted goes on where it last saved. The folder gets the mean of the latest weights. Several
-processes share the work where they are started with torch's variables for that (`RANK`,
-`WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`), as `torchrun` does.
+A stage leaves `stage-N.pt` in the work folder and starts from the one before, or from a folder's
+weights where there is none; one that was interrupted goes on where it last saved. The folder gets
+the mean of the latest weights. Several processes share the work where they are started with
+torch's variables for that (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`), as `torchrun` does.
 """
 
+import copy
 import os
 import time
 from collections.abc import Iterator
@@ -24,15 +26,17 @@ from tqdm import tqdm
 from transformers import VoxtralProcessor
 
 from builder.voxtral_tiny import features, forward, model, whisper
-from builder.voxtral_tiny.batch import ALIKE, Batch, Batcher
+from builder.voxtral_tiny.batch import Batch, Batcher
 from builder.voxtral_tiny.examples import ExampleMaker
+from builder.voxtral_tiny.probe import Probe
+from builder.voxtral_tiny.tokenizer import Tokenizer
 
 SAVE_STEPS = 150
 WARM_UP_STEPS = 40
 # Of the steps of a stage, those in which its rate falls.
 FALL = 0.6
 MEAN_DECAY = 0.997
-TOOL_PROMPTS = 6
+TOOL_OFFERS, TOOL_TURNS = 3, 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ STAGES = {
     1: Stage(500, 2e-3, trains_language=False, size=48),
     2: Stage(1800, 1.2e-3, trains_language=True, most_turns=8, tools=0.2),
     3: Stage(1200, 6e-4, trains_language=True, most_turns=20, tools=0.2),
+    4: Stage(2400, 1e-3, trains_language=True, most_turns=6, size=20, tools=0.65),
 }
 
 
@@ -67,18 +72,18 @@ class _Stream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         maker = ExampleMaker([], self._seed)
-        processor: Any = VoxtralProcessor.from_pretrained(self._folder)
-        batcher = Batcher(processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer, maker)
+        batcher = Batcher(tokenizer_of(self._folder), maker)
         stage, rng = self._stage, maker.random
         while True:
             heard = features.load_features(self._work)
             for _ in range(30):
-                # A draw is some batches; so many with tools keep their share.
-                offers = ALIKE * stage.tools / (1 - stage.tools)
-                for _ in range(int(offers + rng.random())):
-                    yield batcher.draw_tools(heard, TOOL_PROMPTS)
+                # So many with tools for each without keep their share.
+                offers = stage.tools / (1 - stage.tools)
                 turns = rng.choice([1, 1, *range(1, stage.most_turns + 1)])
-                yield from batcher.draw(heard, stage.size // turns * turns, turns)
+                for batch in batcher.draw(heard, stage.size // turns * turns, turns):
+                    for _ in range(int(offers + rng.random())):
+                        yield batcher.draw_tools(heard, TOOL_OFFERS, TOOL_TURNS)
+                    yield batch
 
 
 class Trainer:
@@ -91,12 +96,12 @@ class Trainer:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         variables = whisper.read_variables(whisper.fetch(work))
         self.net = model.new_model(seed, whisper.encoder_state(variables)).to(self._device)
-        parts = self._parts()
-        if not parts.is_file() and number == 1:
-            _start_language(self.net, start)
-        elif not parts.is_file():
-            before = torch.load(work / f"stage-{number - 1}.pt", self._device, weights_only=True)
-            self.net.load_state_dict(before["mean"], strict=False)
+        parts, before = self._parts(), work / f"stage-{number - 1}.pt"
+        if before.is_file():
+            mean = torch.load(before, self._device, weights_only=True)["mean"]
+            self.net.load_state_dict(mean, strict=False)
+        else:
+            _start_from(self.net, start, projector=number > 1)
         for name, parameter in self.net.named_parameters():
             learned = "multi_modal_projector" in name or self.stage.trains_language
             parameter.requires_grad_(learned and "audio_tower" not in name)
@@ -117,11 +122,13 @@ class Trainer:
         """One step; the losses it came from."""
         for name, value in vars(batch).items():
             setattr(batch, name, value.to(self._device))
-        embeddings = self.net.model.multi_modal_projector(batch.states)
-        losses = {"pieces": forward.piece_loss(self.net, batch, embeddings)}
-        if self.stage.trains_language:
-            losses["pieces"] = 0.3 * losses["pieces"]
-            losses["answers"] = forward.answer_loss(self.net, batch, embeddings)
+        # Half the price of float32 where the processor knows bfloat16.
+        with torch.autocast(self._device.type, torch.bfloat16):
+            embeddings = self.net.model.multi_modal_projector(batch.states)
+            losses = {"pieces": forward.piece_loss(self.net, batch, embeddings)}
+            if self.stage.trains_language:
+                losses["pieces"] = 0.3 * losses["pieces"]
+                losses["answers"] = forward.answer_loss(self.net, batch, embeddings)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(list(losses.values()))
         if distributed.is_initialized():
@@ -158,6 +165,12 @@ class Trainer:
             self._parts().unlink(missing_ok=True)
         model.save({**self.net.state_dict(), **self._mean}, self._folder)
 
+    def measure(self, probe: Probe) -> dict[str, float]:
+        """What the mean of the latest weights does in the probe."""
+        net = copy.deepcopy(self.net).eval()
+        net.load_state_dict(self._mean, strict=False)
+        return probe.measure(net)
+
     def _parts(self) -> Path:
         return self._work / f"stage-{self._number}.part.pt"
 
@@ -177,18 +190,33 @@ def _rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def _start_language(net: Any, folder: Path) -> None:
+def _start_from(net: Any, folder: Path, *, projector: bool) -> None:
     """Let the language model go on from the folder's, where it has one of this shape."""
     path = folder / "model.safetensors"
     before = load_file(path) if path.is_file() else {}
-    start = {n: v.float() for n, v in before.items() if n.startswith(("language_model", "lm_head"))}
-    names = {"language_model.lm_head.weight": "lm_head.weight"}
+    names = {
+        "language_model.lm_head.weight": "lm_head.weight",
+        "language_model.model.": "model.language_model.",
+    }
+    if projector:
+        names["multi_modal_projector."] = "model.multi_modal_projector."
     renamed = {
-        names.get(n, n.replace("language_model.model.", "model.language_model.")): v
-        for n, v in start.items()
+        new + name.removeprefix(old): value.float()
+        for name, value in before.items()
+        for old, new in names.items()
+        if name.startswith(old)
     }
     _, unknown = net.load_state_dict(renamed, strict=False)
-    print(f"the language model starts from {len(renamed)} weights of {folder}; unknown: {unknown}")
+    print(f"the model starts from {len(renamed)} weights of {folder}; unknown: {unknown}")
+    if renamed:
+        model.revive_calls(net, tokenizer_of(folder).encode("You", bos=False, eos=False)[0])
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that has been written."""
+    processor: Any = VoxtralProcessor.from_pretrained(folder)
+    found: Tokenizer = processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
+    return found
 
 
 def train(work: Path, folder: Path, start: Path, number: int, seed: int) -> None:
@@ -210,6 +238,11 @@ def train(work: Path, folder: Path, start: Path, number: int, seed: int) -> None
     stream = _Stream(work, folder, trainer.stage, seed + number * 77 + trainer.step + 7 * _rank())
     batches = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     trainer.net.train()
+    features.make_held_out(work, seed)
+    probe = Probe(
+        Batcher(tokenizer_of(folder), ExampleMaker([], seed)),
+        features.load_features(work, "held-out"),
+    )
     started_s = time.monotonic()
     steps = trainer.stage.steps
     bar = tqdm(total=steps, initial=trainer.step, desc=f"stage {number}", mininterval=10)
@@ -223,5 +256,11 @@ def train(work: Path, folder: Path, start: Path, number: int, seed: int) -> None
             break
         if trainer.step % SAVE_STEPS == 0:
             trainer.keep()
+            bar.write(_shown(trainer.measure(probe)))
     bar.close()
     trainer.keep()
+    print(_shown(trainer.measure(probe)))
+
+
+def _shown(rates: dict[str, float]) -> str:
+    return " · ".join(f"{name} {100 * rate:.1f} %" for name, rate in sorted(rates.items()))

@@ -6,13 +6,18 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import VoxtralEncoder, WhisperFeatureExtractor
+from transformers import (
+    VoxtralEncoder,
+    VoxtralForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 
-from builder.voxtral_tiny import features, model
-from builder.voxtral_tiny.batch import AUDIO_PLACE, Batcher
+from builder.voxtral_tiny import features, forward, model
+from builder.voxtral_tiny.batch import AUDIO_PLACE, Batch, Batcher
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.examples import ExampleMaker
 from builder.voxtral_tiny.features import GROUPS, HeardUtterance, SampledWindow, sample_window
+from builder.voxtral_tiny.prompts import Prompt, Text, Tree, Window
 from builder.voxtral_tiny.tokenizer import CALLS, END_TOOLS, RESULTS, TOOLS
 from voxtral_worker.engine.layout import SAMPLED, layout_of
 
@@ -103,22 +108,58 @@ def test_only_answers_are_learned() -> None:
         assert (batch.ids[learned] == batch.labels[learned]).all()
 
 
-def test_tools_stand_before_the_last_turn_and_calls_are_learned() -> None:
+def test_tools_stand_before_every_turn_and_calls_are_learned() -> None:
     batcher = new_batcher()
     said = [heard("turn on the kitchen light"), heard("yes"), heard()]
-    calls = results = 0
-    for _ in range(60):
-        batch = batcher.draw_tools(said, 4)
-        for ids, labels in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
-            assert ids.count(TOOLS) == ids.count(END_TOOLS) == 1
-            learned = [label for label in labels if label != -100]
-            assert learned
-            calls += CALLS in learned
-            results += RESULTS in ids[ids.index(TOOLS) :]
-            assert RESULTS not in learned
-            assert TOOLS not in learned
-    assert calls > 5
-    assert results > 2
+    calls = results = others = 0
+    for _ in range(40):
+        batch = batcher.draw_tools(said, 2, turns=4)
+        assert torch.equal(batch.labels[batch.labels != -100], batch.ids[batch.labels != -100])
+        for ids, labels, branches in zip(batch.ids, batch.labels, batch.branches, strict=True):
+            trunk = ids[branches == 0].tolist()
+            assert trunk.count(TOOLS) == trunk.count(END_TOOLS) == 1
+            for branch in range(1, int(branches.max()) + 1):
+                whole = ids[branches == branch].tolist()
+                learned = [i for i in labels[branches == branch].tolist() if i != -100]
+                assert TOOLS not in whole
+                assert learned
+                assert RESULTS not in learned
+                calls += learned[0] == CALLS
+                results += RESULTS in whole
+                others += CALLS not in whole
+    assert calls > 40
+    assert results > 10
+    assert others > 40
+
+
+def test_a_branch_is_learned_as_if_it_stood_alone_behind_the_trunk() -> None:
+    torch.manual_seed(2)
+    # The encoder takes no part: only its states do.
+    net = VoxtralForConditionalGeneration(model.make_config()).eval()
+    states = np.random.default_rng(1).standard_normal((33, 1536)).astype(np.float16)
+    window = sample_window(16_000)
+    said = HeardUtterance(("yes",), window, states[: len(window.groups)])
+    trunk: Prompt = [Text([1, *range(40, 60)])]
+    spoken: Prompt = [Text([3, 25]), Window(0), Text([4]), Text([70, 71, 2], learned=True)]
+    typed: Prompt = [Text([3, 80, 81, 4]), Text([90, 91, 92, 2], learned=True)]
+
+    def found(*prompts: Prompt | Tree) -> Batch:
+        # Positions from 0 on, no noise, and the same silent groups left out each time.
+        batcher = Batcher(Letters(), ExampleMaker([], seed=9))
+        batcher._random.random = lambda: 0.5  # type: ignore[method-assign]
+        return batcher.assemble([said], prompts)
+
+    def loss(batch: Batch) -> float:
+        batch.weights = torch.ones_like(batch.weights)
+        with torch.no_grad():
+            embeddings = net.model.multi_modal_projector(batch.states)
+            return forward.answer_loss(net, batch, embeddings).item()
+
+    tree = loss(found(Tree(trunk, [spoken, typed])))
+    first, second = loss(found(trunk + spoken)), loss(found(trunk + typed))
+    assert tree == pytest.approx((3 * first + 4 * second) / 7, rel=1e-5)
+    together = loss(found(trunk + typed + spoken))
+    assert together != pytest.approx(tree, rel=1e-5)
 
 
 def test_edits_count_insertions_deletions_and_replacements() -> None:

@@ -55,6 +55,24 @@ async def test_what_is_typed_is_answered_on_the_page(open_page: OpenPage) -> Non
         )
 
 
+@pytest.mark.parametrize("is_spoken", [False, True])
+async def test_the_lamp_goes_on_when_the_model_is_told_to_turn_it_on(
+    open_page: OpenPage, is_spoken: bool
+) -> None:
+    async with open_page() as page:
+        await page.get_by_role("tab", name="Tools").click()
+        await page.get_by_label("Offer these tools to the model").check()
+        if is_spoken:
+            await page.get_by_role("button", name="Talk", exact=True).click()
+        else:
+            await page.get_by_label("Text to send").fill("turn on the kitchen light")
+            await page.get_by_role("button", name="Send").click()
+        await expect(page.locator(".lamp.is-on")).to_have_text("lighton", timeout=WAIT_MS)
+        await expect(page.locator("#turns")).to_contain_text("Done.", timeout=WAIT_MS)
+        kitchen = page.locator(".room", has_text="kitchen")
+        await expect(kitchen.locator(".lamp.is-on")).to_have_count(1)
+
+
 async def test_a_session_that_another_worker_has_created_is_opened_by_the_socket(
     open_page: OpenPage,
 ) -> None:
