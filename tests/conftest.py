@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.workers import running_worker
 from tests.server.conftest import start_server, vad
+from tests.support.workers import running_worker
 
 # Processes under test inherit whether Ctrl-C is ignored, as it is for what a shell runs behind.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.server.running import free_port
+from tests.support.ports import free_port
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 

@@ -21,8 +21,8 @@ import pytest
 import websockets
 from playwright.async_api import Page, async_playwright
 
-from tests.docs.blocks import Block, all_blocks
-from tests.server.talking import Talker, create
+from tests.support.doc_blocks import Block, all_blocks
+from tests.support.talker import Talker, create
 from voxtral_worker.__main__ import make_parser as serve_parser
 from voxtral_worker.client import command
 from voxtral_worker.jobs.schema import read_input

@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.random_schemas import SCHEMAS, random_model, satisfies
 from tests.engine.conftest import SETTINGS
+from tests.support.random_schemas import SCHEMAS, random_model, satisfies
 from voxtral_worker.engine.answer import Answer, answer
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Conversation, UserTurn

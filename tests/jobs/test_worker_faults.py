@@ -17,7 +17,9 @@ import soundfile
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, is_listening
+from tests.support.job_api import FakeJobApi, WorkerProcess
+from tests.support.ports import is_listening
+from voxtral_worker.settings import REPOSITORY
 
 FAULTY = REPOSITORY / "bench" / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}

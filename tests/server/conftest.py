@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.redis_server import RedisServer
-from tests.server.redis_server import redis_or_skip
-from tests.server.running import RunningServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, redis_or_skip
+from tests.support.running_server import RunningServer
 from voxtral_worker.server import redis_link
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad

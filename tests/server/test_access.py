@@ -14,8 +14,8 @@ from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.server.running import RunningServer
-from tests.server.talking import create
+from tests.support.running_server import RunningServer
+from tests.support.talker import create
 from voxtral_worker.errors import WrongCredentials
 from voxtral_worker.server.access import Caller, ClientAddresses, Credentials
 from voxtral_worker.settings import Settings

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import RunningServer, free_port
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
 from voxtral_worker.server.connections import Connections, default_connections

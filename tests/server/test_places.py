@@ -9,9 +9,9 @@ import jwt
 import pytest
 from aiohttp import ClientSession, WSMsgType
 
-from bench.redis_server import RedisServer
-from tests.server.running import LOOPBACK, RunningServer
-from tests.server.talking import WAIT_S
+from tests.support.redis_server import RedisServer
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.talker import WAIT_S
 from voxtral_worker.errors import RateLimited
 from voxtral_worker.server.places import Places
 from voxtral_worker.settings import Settings

@@ -1,0 +1,24 @@
+"""One server with the embedded model, and OpenAI's own client."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.server.conftest import server, start_server, vad
+from tests.support.embedded_server import EmbeddedServer
+
+__all__ = ["client", "embedded", "server", "start_server", "vad"]
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def client(embedded: EmbeddedServer) -> AsyncIterator[AsyncOpenAI]:
+    async with embedded.client() as client:
+        yield client
