@@ -12,7 +12,7 @@ import pytest
 from bench.redis_server import RedisServer
 from tests.server.redis_server import redis_or_skip
 from tests.server.running import RunningServer, free_port
-from voxtral_worker.server import redis_link
+from voxtral_worker.server.shared import redis_link
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 from voxtral_worker.turns.vad import Vad
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.server.running import RunningServer
 from tests.server.talking import create
 from voxtral_worker.errors import WrongCredentials
-from voxtral_worker.server.access import Caller, ClientAddresses, Credentials
+from voxtral_worker.server.gate.access import Caller, ClientAddresses, Credentials
 from voxtral_worker.settings import Settings
 
 Start = Callable[..., RunningServer]

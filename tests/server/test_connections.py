@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from tests.server.running import RunningServer, free_port
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
-from voxtral_worker.server.connections import Connections, default_connections
+from voxtral_worker.server.gate.connections import Connections, default_connections
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings
 
