@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from tests.console.conftest import WAIT_MS, OpenPage
+from tests.support.chromium import WAIT_MS, OpenPage
 from tests.support.cuttable_line import CuttableLine
 from tests.support.declared_types import names_in
 

@@ -16,7 +16,7 @@ from tests.support.running_server import RunningServer
 from tests.support.talker import WAIT_S, create, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
-from voxtral_worker.server import redis_link
+from voxtral_worker.server.shared import redis_link
 from voxtral_worker.sessions.record import UNKNOWN_WORDS
 
 Start = Callable[..., RunningServer]

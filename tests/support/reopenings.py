@@ -133,8 +133,8 @@ def _held(driver: object) -> dict[str, int]:
         "kept turns": listening.reopening.bytes,
         "transcripts": listening.transcripts.bytes,
         "partials": listening.partials.bytes,
-        "guesses": listening.ahead.bytes,
-        "unanswered": session.unanswered,
+        "guesses": listening.speculator.bytes,
+        "unanswered": session.pending,
     }
 
 

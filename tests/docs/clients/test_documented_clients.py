@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import time
 import types
@@ -16,24 +15,13 @@ from typing import Any
 import pytest
 from playwright.async_api import async_playwright
 
+from tests.support.chromium import ARGUMENTS, CHROMIUM
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
 DOCUMENT = REPOSITORY.parent / "shared" / "voxtral_streaming_api.md"
 CLIP = EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav"
 SAID = "You said: Turn on the kitchen light."
 WAIT_S = 30.0
-CHROMIUM = shutil.which("chromium")
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-    f"--use-file-for-fake-audio-capture={CLIP}%noloop",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-gpu",
-]
 
 
 def need(is_there: bool, what: str) -> None:
@@ -124,7 +112,7 @@ async def test_the_javascript_client_of_the_document_gets_its_answers(
     code = block(document, "javascript", "class VoxtralClient")
     library = code.split("// Usage")[0]
     async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page()
         heard: list[str] = []
         page.on("console", lambda message: heard.append(message.text))
@@ -153,7 +141,7 @@ async def test_the_retry_snippet_of_the_document_connects_once_it_can(
     library = block(document, "javascript", "class VoxtralClient").split("// Usage")[0]
     snippet = block(document, "javascript", "connectWithRetry")
     async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page()
         heard: list[str] = []
         page.on("console", lambda message: heard.append(message.text))

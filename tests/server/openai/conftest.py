@@ -5,10 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from openai import AsyncOpenAI
 
-from tests.server.conftest import server, start_server, vad
 from tests.support.embedded_server import EmbeddedServer
-
-__all__ = ["client", "embedded", "server", "start_server", "vad"]
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from voxtral_worker.server import session_keeper
-from voxtral_worker.server.session_keeper import MAX_ENDED, SessionKeeper
-from voxtral_worker.server.session_store import Saved
+from voxtral_worker.server.shared import keeper
+from voxtral_worker.server.shared.keeper import MAX_ENDED, SessionKeeper
+from voxtral_worker.server.shared.store import Saved
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.registry import Registry
 from voxtral_worker.sessions.session import Session
@@ -69,7 +69,7 @@ class Kept:
 @contextmanager
 def short(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(session_keeper, name, 0.01)
+        patch.setattr(keeper, name, 0.01)
         yield
 
 

@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
-from voxtral_worker.server.connections import Connections, default_connections
+from voxtral_worker.server.gate.connections import Connections, default_connections
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings
 

@@ -9,7 +9,7 @@ import uuid
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from voxtral_worker.server.redis_link import LinkDown, RedisLink
+from voxtral_worker.server.shared.redis_link import LinkDown, RedisLink
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript

@@ -7,11 +7,11 @@ import uuid
 from voxtral_worker import metrics
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.logs import session_mark
-from voxtral_worker.server.access import Caller
+from voxtral_worker.server.gate.access import Caller
 from voxtral_worker.server.native.dialect import NativeDialect
-from voxtral_worker.server.session_keeper import SessionKeeper
-from voxtral_worker.server.session_store import Saved, SessionStore
 from voxtral_worker.server.sessions import Sessions
+from voxtral_worker.server.shared.keeper import SessionKeeper
+from voxtral_worker.server.shared.store import Saved, SessionStore
 from voxtral_worker.sessions.record import SessionRecord, read_record
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from voxtral_worker.engine.request import HistoryTrimmed, Urgency
 from voxtral_worker.errors import BadInput, RateLimited
 from voxtral_worker.server.native.messages import message_of
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answering import MAX_WAITING
+from voxtral_worker.sessions.answers import MAX_WAITING
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle, Tell
 from voxtral_worker.sessions.session import Session
@@ -45,11 +45,11 @@ def test_all_that_was_said_is_one_turn_with_a_blank_line_between_texts() -> None
     talk = Talk()
     for key, parts in {"a": ("One",), "b": ("two.", SOUND), "c": ("Three",)}.items():
         assert talk.session.say(key, parts) == []
-    assert talk.session.unanswered == 3
+    assert talk.session.pending == 3
     effects = respond(talk)
     assert effects[0] == Tell(events.Accepted("1"))
     assert asked(effects).user == UserTurn(("One", "\n\n", "two.", SOUND, "Three"))
-    assert talk.session.unanswered == 0
+    assert talk.session.pending == 0
     assert response(talk.finishes("1")).source == "audio"
     assert talk.session.history[0].user == asked(effects).user
 
@@ -97,7 +97,7 @@ def test_a_context_of_its_own_is_answered_in_place_of_the_conversation() -> None
     assert (asked(effects).history, asked(effects).user) == context[:2]
     talk.finishes("2")
     assert talk.session.history[1].user == UserTurn(())
-    assert talk.session.unanswered == 1
+    assert talk.session.pending == 1
 
 
 def test_a_response_beside_the_conversation_leaves_it_as_it_is() -> None:
@@ -122,7 +122,7 @@ def test_too_many_turns_that_wait_are_not_answered() -> None:
         talk.text(str(number))
     with pytest.raises(RateLimited):
         respond(talk)
-    assert talk.session.unanswered == 1
+    assert talk.session.pending == 1
 
 
 def test_a_response_may_have_options_of_its_own() -> None:
@@ -159,7 +159,7 @@ def test_speech_takes_what_was_said_before_it_along() -> None:
     text, audio = asked(talk.spoken_turn()).user.parts
     assert text == "Listen:"
     assert isinstance(audio, Audio)
-    assert talk.session.unanswered == 0
+    assert talk.session.pending == 0
 
 
 def test_a_turn_that_is_not_answered_by_itself_waits_to_be_asked_for() -> None:
@@ -211,7 +211,7 @@ def test_a_guess_that_was_right_answers_what_was_said_before_it_too() -> None:
     talk.session.say("a", ("Listen:",))
     effects = talk.hear((0.9, 20), (0.0, 16))
     (generation_id,) = requests(effects)
-    assert talk.session.unanswered == 0
+    assert talk.session.pending == 0
     done = talk.session.on_event(generation_id, DONE, talk.now_s)
     assert response(done).source == "audio"
     (exchange,) = talk.session.history
@@ -224,7 +224,7 @@ def test_there_is_no_guess_at_what_is_not_answered_by_itself() -> None:
     config = dataclasses.replace(talk.session.config, answers_turns=False)
     assert talk.session.use_config(config) == [Cancel(generation_id)]
     assert requests(talk.hear((0.0, 16), (0.9, 20), (0.0, 16))) == {}
-    assert talk.session.unanswered == 2
+    assert talk.session.pending == 2
     wasted = talk.session.on_event(generation_id, DONE, talk.now_s)
     assert all(isinstance(effect, Settle) for effect in wasted)
 
@@ -233,4 +233,4 @@ def test_at_the_end_nothing_is_left_to_answer() -> None:
     talk = Talk()
     talk.session.say("a", ("Hi",))
     talk.session.give_up()
-    assert talk.session.unanswered == 0
+    assert talk.session.pending == 0

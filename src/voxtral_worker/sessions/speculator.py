@@ -2,11 +2,11 @@
 
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
-from voxtral_worker.sessions.answering import Answers, answer_bytes
+from voxtral_worker.sessions.answers import Answers, answer_bytes
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle
 from voxtral_worker.sessions.heard_frames import HeardFrames
-from voxtral_worker.sessions.speculation import Speculation, Speculator
-from voxtral_worker.sessions.unanswered import Unanswered
+from voxtral_worker.sessions.pending import Pending
+from voxtral_worker.sessions.speculation import Speculation, SpeculationPolicy
 from voxtral_worker.turns.detector import (
     SEEMS_COMPLETE,
     SURELY_COMPLETE,
@@ -16,17 +16,17 @@ from voxtral_worker.turns.detector import (
 )
 
 
-class AskingAhead:
+class Speculator:
     """At most one generation at a time, whose events are withheld until the turn is over."""
 
     def __init__(
-        self, answers: Answers, unanswered: Unanswered, heard: HeardFrames, *, is_on: bool
+        self, answers: Answers, pending: Pending, heard: HeardFrames, *, is_on: bool
     ) -> None:
         self._answers = answers
-        self._unanswered = unanswered
+        self._pending = pending
         self._heard = heard
         self._is_on = is_on
-        self._speculator = Speculator()
+        self._policy = SpeculationPolicy()
         self._speculation: Speculation | None = None
         # Wrong guesses of which the engine has not yet said what they cost.
         self._discarded: set[str] = set()
@@ -39,22 +39,22 @@ class AskingAhead:
 
     def begin_pause(self, pause: SpeechPaused) -> None:
         """Speech has paused: this may become the turn's end."""
-        self._speculator.begin_pause(pause)
+        self._policy.begin_pause(pause)
 
     def end_pause(self, frame: int) -> list[Effect]:
         """Speech goes on at `frame`."""
-        self._speculator.end_pause(frame)
+        self._policy.end_pause(frame)
         return self.discard()
 
     def look_at_pause(self, turn_id: str | None, frame: int, now_s: float) -> list[Effect]:
         """Ask, if the pause that was heard up to `frame` is worth a guess."""
-        pause = self._speculator.pause
+        pause = self._policy.pause
         may_guess = self._is_on and self._answers.config.answers_turns and self._answers.is_idle
-        if pause is None or not may_guess or not self._speculator.is_time_to_guess(frame):
+        if pause is None or not may_guess or not self._policy.is_time_to_guess(frame):
             return []
-        self._speculator.guess()
+        self._policy.guess()
         samples = self._heard.samples(pause.first_frame, pause.end_frame)
-        user = self._unanswered.with_audio(Audio(samples))
+        user = self._pending.with_audio(Audio(samples))
         request = self._answers.request(user, Urgency.SPECULATION, is_audio=True)
         answer = answer_bytes(request.sampling)
         if not self._answers.memory.has_room(samples.nbytes + answer):
@@ -73,27 +73,27 @@ class AskingAhead:
         """
         if score >= SURELY_COMPLETE:
             if self._speculation is None:
-                self._speculator.guess_at(0)
+                self._policy.guess_at(0)
             return []
         if score >= SEEMS_COMPLETE:
             return []
-        self._speculator.guess_at(end_frame - TAIL_FRAMES)
+        self._policy.guess_at(end_frame - TAIL_FRAMES)
         return self.discard()
 
     def reopen(self, frames: int) -> None:
         """The last turn goes on after so many frames that were taken for its end."""
-        self._speculator.reopen(frames)
+        self._policy.reopen(frames)
 
     def end_turn(self, ended: TurnEnded) -> tuple[list[Effect], Speculation | None]:
         """The turn is over; the speculation is the one that it may be answered with."""
         effects = self.drop_stale(ended)
-        self._speculator.end_turn()
+        self._policy.end_turn()
         speculation, self._speculation = self._speculation, None
         return effects, speculation
 
     def forget_turn(self) -> list[Effect]:
         """The turn is not to be answered."""
-        self._speculator.end_turn()
+        self._policy.end_turn()
         return self.discard()
 
     def drop_stale(self, ended: TurnEnded | None = None) -> list[Effect]:
@@ -113,7 +113,7 @@ class AskingAhead:
         speculation, self._speculation = self._speculation, None
         if speculation is None:
             return []
-        self._speculator.charge()
+        self._policy.charge()
         if speculation.is_finished:
             return [_wasted(speculation.withheld[-1])]
         self._discarded.add(speculation.generation_id)

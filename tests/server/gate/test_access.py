@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.support.running_server import RunningServer
 from tests.support.talker import create
 from voxtral_worker.errors import WrongCredentials
-from voxtral_worker.server.access import Caller, ClientAddresses, Credentials
+from voxtral_worker.server.gate.access import Caller, ClientAddresses, Credentials
 from voxtral_worker.settings import Settings
 
 Start = Callable[..., RunningServer]

@@ -13,7 +13,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.running_server import LOOPBACK, RunningServer
 from tests.support.talker import WAIT_S
 from voxtral_worker.errors import RateLimited
-from voxtral_worker.server.places import Places
+from voxtral_worker.server.gate.places import Places
 from voxtral_worker.settings import Settings
 
 Start = Callable[..., RunningServer]

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from voxtral_worker import metrics
 from voxtral_worker.logs import session_mark
-from voxtral_worker.server.session_store import Saved, SessionStore
+from voxtral_worker.server.shared.store import Saved, SessionStore
 from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.registry import Entry
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from voxtral_worker import metrics
-from voxtral_worker.server.access import ClientAddresses, counted_as, is_loopback
+from voxtral_worker.server.gate.access import ClientAddresses, counted_as, is_loopback
 from voxtral_worker.settings import Settings
 
 log = logging.getLogger(__name__)

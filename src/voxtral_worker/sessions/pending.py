@@ -10,7 +10,7 @@ BETWEEN_TEXTS = "\n\n"
 Said: TypeAlias = dict[str, tuple[str | Audio, ...]]
 
 
-class Unanswered:
+class Pending:
     """Parts in the order in which they were said, each lot under a key of its own.
 
     They open the user's next turn.

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from voxtral_worker.errors import RateLimited
-from voxtral_worker.server.access import counted_as
-from voxtral_worker.server.redis_link import LinkDown, RedisLink
+from voxtral_worker.server.gate.access import counted_as
+from voxtral_worker.server.shared.redis_link import LinkDown, RedisLink
 from voxtral_worker.sessions.limits import RollingLimit, Verdict
 from voxtral_worker.settings import Settings
 
