@@ -16,10 +16,10 @@ import aiohttp
 import numpy as np
 import websockets
 
-from bench.workers import running_worker
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.tools import DONE, FAILED, expected_call
 from builder.voxtral_tiny.vocabulary import DEVICES, ROOMS, expected_answer, sentence, text_answer
+from tests.support.workers import running_worker
 
 # As many commands as sentences that no tool fits.
 SPOKEN, TYPED = 200, 100
@@ -118,19 +118,26 @@ async def ask(url: str, case: Case, audio: bytes = b"") -> tuple[list[tuple[str,
     `audio` of 16-bit samples is what is heard if the case is spoken.
     """
     config = {"tools": case.tools, "barge_in": False, "temperature": 0}
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(raise_for_status=True) as http:
         async with http.post(f"{url}/session/create", json={"config": config}) as response:
             session = await response.json()
-        address = url.replace("http", "ws", 1) + session["websocket_url"]
-        async with websockets.connect(address) as socket:
-            if case.is_spoken:
-                silence = np.zeros(8000, "<i2").tobytes()
-                stream = silence + audio + silence + silence
-                for start in range(0, len(stream), CHUNK_BYTES):
-                    await socket.send(stream[start : start + CHUNK_BYTES])
-            else:
-                await socket.send(json.dumps({"type": "text_input", "text": case.words}))
-            return await asyncio.wait_for(_answered(socket, case), TIMEOUT_S)
+        try:
+            address = url.replace("http", "ws", 1) + session["websocket_url"]
+            async with websockets.connect(address) as socket:
+                for frame in _said(case, audio):
+                    await socket.send(frame)
+                return await asyncio.wait_for(_answered(socket, case), TIMEOUT_S)
+        finally:
+            # A worker has room for so many sessions.
+            await http.delete(f"{url}/session/{session['session_id']}")
+
+
+def _said(case: Case, audio: bytes) -> list[bytes | str]:
+    if not case.is_spoken:
+        return [json.dumps({"type": "text_input", "text": case.words})]
+    silence = np.zeros(8000, "<i2").tobytes()
+    stream = silence + audio + silence + silence
+    return [stream[start : start + CHUNK_BYTES] for start in range(0, len(stream), CHUNK_BYTES)]
 
 
 async def _answered(socket: Any, case: Case) -> tuple[list[tuple[str, Json]], str]:

@@ -2,7 +2,6 @@
 
 python -m builder.voxtral_tiny              everything, about two hours on two cores
 python -m builder.voxtral_tiny corpus | features | train | evaluate | clips
-python -m builder.voxtral_tiny withhold     where tools were not learned well: call none
 """
 
 import argparse
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from builder.voxtral_tiny import clips, corpus, evaluation, features, model, training, voices
+from builder.voxtral_tiny import clips, corpus, evaluation, features, training, voices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="*", default=steps, help=f"of {', '.join(steps)}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="size of the corpus")
-    parser.add_argument("--stages", default="123", help="stages of training, such as 23")
+    parser.add_argument("--stages", default="1234", help="stages of training, such as 34")
     parser.add_argument("--work", type=Path, default=REPOSITORY / ".build" / "voxtral-tiny")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "models" / "voxtral-tiny")
     parser.add_argument(
@@ -49,8 +48,6 @@ def main() -> None:
                 evaluation.evaluate(arguments.folder, arguments.seed)
             case "clips":
                 clips.write_clips(arguments.folder)
-            case "withhold":
-                model.withhold_calls(arguments.folder)
             case unknown:
                 raise SystemExit(f"no step {unknown!r}; the steps are {', '.join(steps)}")
 

@@ -89,10 +89,25 @@ class Batcher:
         for _ in range(size):
             own: list[HeardUtterance] = []
             while len(own) < turns:
-                u = self._random.choice(fitting if self._random.random() < 0.6 else heard)
+                u = self._random.choice(fitting if self._random.random() < 0.75 else heard)
                 if len(u.states) < LONG_GROUPS or len(heard) < turns:
                     own.append(u)
             trees.append(self._prompts.tool_tree(list(enumerate(own, len(utterances)))))
+            utterances += own
+        return self.assemble(utterances, trees)
+
+    def draw_choices(self, heard: list[HeardUtterance], size: int, turns: int) -> Batch:
+        """A batch of `size` offers, each with so many spoken turns, and twice as many typed."""
+        utterances: list[HeardUtterance] = []
+        trees: list[Tree] = []
+        short = [u for u in self._random.sample(heard, min(len(heard), 400)) if len(u.states) < 60]
+        fitting = [u for u in short if u.asks] or heard
+        near = [u for u in short if not u.asks and u.text.startswith("Call")] or heard
+        for _ in range(size):
+            kinds = self._random.choices([fitting, near, short or heard], (70, 15, 15), k=turns)
+            own = [self._random.choice(kind) for kind in kinds]
+            numbered = list(enumerate(own, len(utterances)))
+            trees.append(self._prompts.choice_tree(numbered, 2 * turns))
             utterances += own
         return self.assemble(utterances, trees)
 

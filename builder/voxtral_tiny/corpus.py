@@ -31,6 +31,7 @@ VOICES = {
 }
 # What is hardest comes more often: digits, words that stand alone, and what tools are called for.
 _WEIGHTS = dict(zip(KINDS, (14, 6, 20, 8, 18, 9, 10, 18, 22), strict=True))
+_HARD = 0.12
 _BATCH = 100
 
 
@@ -75,8 +76,9 @@ def _speak(job: tuple[Path, str, int, int]) -> None:
         return
     rng = random.Random(seed)
     kinds = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()), k=count)
+    sentences = [_hard(rng) if rng.random() < _HARD else sentence(rng, kind) for kind in kinds]
     # Each batch has the digits alone, of which numbers are made that are read out.
-    texts = (DIGITS + [sentence(rng, kind) for kind in kinds])[:count]
+    texts = (DIGITS + sentences)[:count]
     spoken = list(_spoken(texts, voice, rng))
     stops = np.cumsum([len(samples) for samples in spoken])
     np.save(path, (np.concatenate(spoken) * 32767).astype(np.int16))
@@ -86,6 +88,19 @@ def _speak(job: tuple[Path, str, int, int]) -> None:
     ]
     # The index comes last: a batch that has one is whole.
     path.with_suffix(".json").write_text(json.dumps(index))
+
+
+def _hard(rng: random.Random) -> str:
+    """Numbers that sound alike, and digits that come twice."""
+    if rng.random() < 0.5:
+        amount = rng.choice(["ten", "ten", "two", "twenty", "three", "thirty", "twenty two"])
+        patterns = ["set a timer for {} minutes", "set a timer for {} hours", "go back {} steps"]
+        patterns += ["set a timer for {} seconds", "{}"]
+        return rng.choice(patterns).format(amount)
+    digits = [rng.choice(DIGITS) for _ in range(rng.randint(2, 4))]
+    at = rng.randrange(len(digits))
+    digits[at:at] = [digits[at]] * rng.choice([1, 1, 2])
+    return f"call {' '.join(digits[:5])}" if len(digits) > 2 else " ".join(digits)
 
 
 def _spoken(texts: list[str], voice: str, rng: random.Random) -> Iterator[Samples]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -20,9 +19,7 @@ from builder.voxtral_tiny import whisper
 from builder.voxtral_tiny.tokenizer import (
     AUDIO,
     BOS,
-    CALLS,
     EOS,
-    NEVER_SAID,
     PAD,
     VOCABULARY,
     write_tokenizer,
@@ -113,26 +110,3 @@ def save(state: dict[str, torch.Tensor], folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "bfloat16"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def withhold_calls(folder: Path) -> None:
-    """Keep the model of a folder from calling tools, where it has not learned them well enough.
-
-    Whatever [TOOL_CALLS] would score becomes the score of a token that is never said.
-    """
-    path = folder / "model.safetensors"
-    weights = load_file(path)
-    head = weights["language_model.lm_head.weight"]
-    head[CALLS] = head[NEVER_SAID]
-    save_file(weights, path, metadata={"format": "pt"})
-    path.chmod(0o644)
-
-
-def revive_calls(net: Any, opening: int) -> None:
-    """Let a model whose calls were withheld say [TOOL_CALLS], as likely as the token `opening`.
-
-    That one begins an answer: the row then knows where a call may stand, and learns when.
-    """
-    head = net.lm_head.weight.data
-    if torch.equal(head[CALLS], head[NEVER_SAID]):
-        head[CALLS] = head[opening]

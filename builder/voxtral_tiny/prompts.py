@@ -29,7 +29,7 @@ from builder.voxtral_tiny.tokenizer import (
     TOOLS,
     TRANSCRIBE,
 )
-from builder.voxtral_tiny.tools import Json, ToolMaker, expected_call, written_call
+from builder.voxtral_tiny.tools import KNOWN, Json, ToolMaker, expected_call, written_call
 from builder.voxtral_tiny.vocabulary import HEARD_NOTHING
 
 
@@ -123,6 +123,32 @@ class PromptMaker:
             branches.append(branch)
         return Tree(trunk, branches)
 
+    def choice_tree(self, heard: Heard, typed: int) -> Tree:
+        """One offer, and many turns behind it of which only the answer's first token is learned.
+
+        That token says whether to call, which is the hardest to learn: the tool that a command
+        asks for may be missing. For the price of one call this teaches ten decisions.
+        """
+        random = self._random
+        brief = random.random() < 0.5
+        share = random.choice([0.3, 0.5, 0.7])
+        tools = self._tools.offer({*KNOWN}, share=share, brief=brief)
+        branches: list[Prompt] = []
+        for one in heard:
+            branches.append(self._choice(*self._spoken(*one), tools))
+        for _ in range(typed):
+            command = random.random() < 0.7
+            text, answer = self._maker.typed_command() if command else self._maker.text_turn()
+            branches.append(self._choice([Text(self._encode(text))], (text,), answer, tools))
+        return Tree([Text([BOS, *self._offer(tools)])], branches)
+
+    def _choice(
+        self, content: Prompt, sentences: tuple[str, ...], answer: str, tools: list[Json]
+    ) -> Prompt:
+        calls = _calls(sentences, lambda text: self._tools.call(text, tools))
+        first = CALLS if calls else self._encode(answer)[0]
+        return [Text([INST]), *content, Text([END_INST]), Text([first], learned=True)]
+
     def offered(self, tools: list[Json], content: Prompt) -> Prompt:
         """A user turn with the tools in front of it."""
         return [Text([*self._offer(tools), INST]), *content, Text([END_INST])]
@@ -145,6 +171,9 @@ class PromptMaker:
                 self._maker.typed_command() if utterance.asks else self._maker.text_turn()
             )
             return [Text(self._encode(text))], (text,), answer
+        return self._spoken(row, utterance)
+
+    def _spoken(self, row: int, utterance: HeardUtterance) -> tuple[Prompt, tuple[str, ...], str]:
         content: Prompt = [Text([BEGIN_AUDIO]), Window(row)]
         if self._random.random() < 0.05:
             content.insert(0, Text(self._encode(self._maker.system_text() + "\n\n")))

@@ -17,7 +17,7 @@ DONE, FAILED = "Done.", "That failed."
 Json = dict[str, Any]
 
 _TEXT, _WHOLE, _TRUTH = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
-_KNOWN: dict[str, dict[str, Json]] = {
+KNOWN: dict[str, dict[str, Json]] = {
     "set_device": {"room": _TEXT, "device": _TEXT, "on": _TRUTH},
     "set_timer": {"amount": _WHOLE, "unit": _TEXT},
     "dial": {"digits": _TEXT},
@@ -52,7 +52,9 @@ _OTHERS = (
     "set_alarm move_robot lookup unlock set_temperature call_contact get_calendar order_food "
     "wait stop answer transfer_to_lamp transfer_to_agent final_result"
 ).split()
-_VERBS = "get set open play send find add stop start show make read call check list move".split()
+_VERBS = (
+    "dial get set open play send find add stop start show make read call check list move".split()
+)
 _THINGS = (
     "weather song door mail time note event device timer news table volume music route photo light "
     "alarm robot room temperature contact calendar number phone order state mode color call"
@@ -113,15 +115,23 @@ class ToolMaker:
         self._random = rng
         self._prose = prose
 
-    def offer(self, wanted: set[str]) -> list[Json]:
-        """Tools in random order and wording; most of those in `wanted` are among them."""
-        share = self._random.choice([0.3, 0.75, 1.0])
-        known = [n for n in _KNOWN if self._random.random() < (share if n in wanted else 0.25)]
+    def offer(
+        self, wanted: set[str], *, share: float | None = None, brief: bool = False
+    ) -> list[Json]:
+        """Tools in random order and wording; a `share` of those in `wanted` is among them.
+
+        Those of a `brief` offer take nothing, and so are read quickly.
+        """
+        share = share or self._random.choice([0.3, 0.6, 1.0, 1.0])
+        known = [n for n in KNOWN if self._random.random() < (share if n in wanted else 0.25)]
         others = [self._other_name() for _ in range(self._random.choice([0, 0, 0, 1, 1, 2]))]
         tools = [self._known(name) for name in known]
         tools += [self._other(name) for name in sorted({*others})]
         self._random.shuffle(tools)
-        return tools or [self._other(self._other_name())]
+        tools = tools or [self._other(self._other_name())]
+        for tool in tools if brief else []:
+            tool["function"]["parameters"] = {"type": "object", "properties": {}}
+        return tools
 
     def call(self, text: str, offered: list[Json]) -> tuple[str, Json] | None:
         """What a sentence asks for among these tools, arguments in the order of its schema."""
@@ -137,8 +147,9 @@ class ToolMaker:
         """The name of a tool that is not known; it may look much like one that is."""
         if self._random.random() < 0.4:
             return self._random.choice(_OTHERS)
-        name = f"{self._random.choice(_VERBS)}_{self._random.choice(_THINGS)}"
-        return self._other_name() if name in _KNOWN else name
+        verb = self._random.choice([*KNOWN] if self._random.random() < 0.5 else _VERBS)
+        name = f"{verb}_{self._random.choice(_THINGS)}"
+        return self._other_name() if name in KNOWN else name
 
     def call_id(self) -> str:
         """Nine letters or digits."""
@@ -157,7 +168,7 @@ class ToolMaker:
         return self._random.choice(_WELL), DONE
 
     def _known(self, name: str) -> Json:
-        keys = list(_KNOWN[name])
+        keys = list(KNOWN[name])
         if self._random.random() < 0.3:
             self._random.shuffle(keys)
         if self._random.random() < 0.1:
@@ -165,7 +176,7 @@ class ToolMaker:
         described, narrow = self._random.random() < 0.4, self._random.random() < 0.4
         properties: Json = {}
         for key in keys:
-            schema = dict(_KNOWN[name][key])
+            schema = dict(KNOWN[name][key])
             if narrow and key in _CHOICES:
                 schema["enum"] = self._random.sample(_CHOICES[key], len(_CHOICES[key]))
             elif narrow and key in _LIMITS:

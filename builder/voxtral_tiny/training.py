@@ -37,6 +37,9 @@ WARM_UP_STEPS = 40
 FALL = 0.6
 MEAN_DECAY = 0.997
 TOOL_OFFERS, TOOL_TURNS = 3, 10
+# Of the batches with tools, those that teach nothing but whether to call.
+CHOICES = 0.5
+CHOICE_OFFERS, CHOICE_TURNS = 6, 5
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ STAGES = {
     1: Stage(500, 2e-3, trains_language=False, size=48),
     2: Stage(1800, 1.2e-3, trains_language=True, most_turns=8, tools=0.2),
     3: Stage(1200, 6e-4, trains_language=True, most_turns=20, tools=0.2),
-    4: Stage(2400, 1e-3, trains_language=True, most_turns=6, size=20, tools=0.65),
+    4: Stage(2550, 1e-3, trains_language=True, most_turns=6, size=20, tools=0.66),
 }
 
 
@@ -82,7 +85,10 @@ class _Stream(IterableDataset[Batch]):
                 turns = rng.choice([1, 1, *range(1, stage.most_turns + 1)])
                 for batch in batcher.draw(heard, stage.size // turns * turns, turns):
                     for _ in range(int(offers + rng.random())):
-                        yield batcher.draw_tools(heard, TOOL_OFFERS, TOOL_TURNS)
+                        if rng.random() < CHOICES:
+                            yield batcher.draw_choices(heard, CHOICE_OFFERS, CHOICE_TURNS)
+                        else:
+                            yield batcher.draw_tools(heard, TOOL_OFFERS, TOOL_TURNS)
                     yield batch
 
 
@@ -208,8 +214,6 @@ def _start_from(net: Any, folder: Path, *, projector: bool) -> None:
     }
     _, unknown = net.load_state_dict(renamed, strict=False)
     print(f"the model starts from {len(renamed)} weights of {folder}; unknown: {unknown}")
-    if renamed:
-        model.revive_calls(net, tokenizer_of(folder).encode("You", bos=False, eos=False)[0])
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

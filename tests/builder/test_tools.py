@@ -2,10 +2,8 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
-import torch
 from mistral_common.protocol.instruct.messages import (
     AssistantMessage,
     ToolMessage,
@@ -15,9 +13,8 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.tool_calls import FunctionCall, Tool, ToolCall
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-from safetensors.torch import load_file, save_file
 
-from builder.voxtral_tiny import model, tokenizer
+from builder.voxtral_tiny import tokenizer
 from builder.voxtral_tiny.examples import ExampleMaker
 from builder.voxtral_tiny.prompts import PromptMaker, Text
 from builder.voxtral_tiny.tools import ToolMaker, expected_call, number, written_call
@@ -107,15 +104,3 @@ def test_a_learned_call_leaves_the_id_out() -> None:
     call = ("dial", {"digits": "12"})
     assert json.loads(written_call(*call)) == {"name": "dial", "arguments": {"digits": "12"}}
     assert json.loads(written_call(*call, "a1B2c3D4e"))["id"] == "a1B2c3D4e"
-
-
-def test_calls_that_are_withheld_score_as_a_token_that_is_never_said(tmp_path: Path) -> None:
-    name = "language_model.lm_head.weight"
-    head = torch.arange(48.0).reshape(12, 4)
-    save_file({name: head.clone(), "other": torch.ones(2)}, tmp_path / "model.safetensors")
-    model.withhold_calls(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    assert weights["other"].tolist() == [1.0, 1.0]
-    assert weights[name][tokenizer.CALLS].tolist() == head[tokenizer.NEVER_SAID].tolist()
-    kept = [row for row in range(12) if row != tokenizer.CALLS]
-    assert torch.equal(weights[name][kept], head[kept])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from playwright.async_api import Page, Route, expect
 from tests.support.chromium import CLIP, WAIT_MS, OpenPage
 from tests.support.cuttable_line import CuttableLine
 from tests.support.running_server import RunningServer
+from tests.support.workers import running_worker
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
 SAID = "You said: Turn on the kitchen light."
@@ -55,11 +56,18 @@ async def test_what_is_typed_is_answered_on_the_page(open_page: OpenPage) -> Non
         )
 
 
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[str]:
+    """The URL of a worker as one starts it; the one of the other tests has no room for tools."""
+    with running_worker() as url:
+        yield url
+
+
 @pytest.mark.parametrize("is_spoken", [False, True])
 async def test_the_lamp_goes_on_when_the_model_is_told_to_turn_it_on(
-    open_page: OpenPage, is_spoken: bool
+    open_page: OpenPage, roomy: str, is_spoken: bool
 ) -> None:
-    async with open_page() as page:
+    async with open_page(roomy) as page:
         await page.get_by_role("tab", name="Tools").click()
         await page.get_by_label("Offer these tools to the model").check()
         if is_spoken:
