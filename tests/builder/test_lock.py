@@ -88,7 +88,7 @@ def test_the_image_gets_the_versions_that_these_tests_run_with() -> None:
         for found in importlib.metadata.distributions()
     }
     ours = {name: version for name, version in locked().items() if name not in lock.SEEDS}
-    assert {name: installed.get(name) for name in ours} == ours
+    assert {name: installed.get(canonicalize_name(name)) for name in ours} == ours
 
 
 def test_the_image_installs_what_is_locked_and_nothing_else() -> None:

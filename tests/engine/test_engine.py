@@ -51,7 +51,7 @@ class Listener:
         self.events.put(event)
 
     def all(self) -> list[GenerationEvent]:
-        seen = []
+        seen: list[GenerationEvent] = []
         while not seen or not isinstance(seen[-1], Finished | Failed):
             seen.append(self.events.get(timeout=WAIT_S))
         return seen
@@ -187,7 +187,7 @@ def test_the_same_greedy_question_is_answered_from_the_cache(
     first = ask(engine, said("good night")).all()
     second = ask(engine, said("good night")).all()
     assert text_of(first) == text_of(second)
-    assert isinstance(second[-1], Finished)
+    assert isinstance(first[-1], Finished) and isinstance(second[-1], Finished)
     # Another caller may have been first, and is not given away.
     assert second[-1].usage == first[-1].usage
     warm = ask(engine, said("good night"), Sampling(0.5, 1.0, 24)).all()

@@ -46,7 +46,7 @@ async def counting(url: str | None) -> AsyncIterator[Counts]:
 
 
 def failures() -> float:
-    return metrics.redis_failures.labels("limits")._value.get()
+    return float(metrics.redis_failures.labels("limits")._value.get())
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

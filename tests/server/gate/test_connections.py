@@ -24,7 +24,7 @@ PING = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n"
 
 
 def refused(reason: str) -> float:
-    return metrics.connections_refused.labels(reason)._value.get()
+    return float(metrics.connections_refused.labels(reason)._value.get())
 
 
 @asynccontextmanager
