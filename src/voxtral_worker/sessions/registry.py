@@ -6,7 +6,7 @@ from voxtral_worker.errors import AtCapacity, SessionNotFound
 
 
 class Entry(Protocol):
-    """What is registered: a session, alone or with all that belongs to it."""
+    """What the registry holds: a session, alone or with what belongs to it."""
 
     @property
     def session_id(self) -> str:
