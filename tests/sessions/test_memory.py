@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sessions.native import native
+from tests.support.native_session import native
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import (
     Delta,
