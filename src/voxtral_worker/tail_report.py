@@ -24,7 +24,7 @@ class Beside:
     """An answer, compared with the answer of the exact mode to the same recording.
 
     `kl`: for each token, the KL divergence between the exact mode's distribution and this one.
-    `rows`: the rows of audio that the model had to compute.
+    `rows`: the rows that its prompt takes in the KV cache.
     """
 
     words: tuple[str, ...]
