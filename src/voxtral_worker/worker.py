@@ -87,8 +87,8 @@ class Worker:
 
     def stop(self) -> None:
         """Drain, then undo the cold start in reverse order."""
-        # Sessions use the engine and the VAD until they are drained. The server goes on to answer
-        # `/ping` (503) until both are stopped.
+        # Sessions use the engine and the VAD until they are drained. The server answers `/ping`
+        # (503) until both are stopped.
         self.server.drain(self._drain_timeout_s)
         self.engine.stop()
         self.vad.stop()

@@ -30,7 +30,7 @@ async def run_aside(work: Callable[[threading.Event], T]) -> T:
         value: object
         try:
             value = work(is_over)
-        except Exception as error:  # noqa: BLE001 - carried over to whoever waits
+        except Exception as error:  # noqa: BLE001 - passed to the caller
             settler, value = result.set_exception, error
         # RuntimeError: the loop is closed, so no caller waits for the result any more.
         with contextlib.suppress(RuntimeError):

@@ -93,7 +93,7 @@ async def run(tool: CallableTool, arguments: Mapping[str, Any]) -> tuple[Any, bo
         return json.loads(json.dumps(value, default=str)), False
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a function of the caller's raises
+    except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
         return f"{type(error).__name__}: {error}", True
 
 

@@ -12,7 +12,7 @@ MOST_HELD_BYTES = 8 << 20
 # The worker takes 600 messages in 10 s. So when this many controls are held, the oldest has
 # arrived long ago, or the connection is known to be lost. Texts are held in any case.
 MOST_HELD_MESSAGES = 1024
-# The worker refuses a larger message before it reads its request_id, so the client could not tell
+# The worker refuses a larger message before it reads its request_id, so the client would not know
 # which message was refused.
 MOST_MESSAGE_BYTES = 1 << 20
 # The status with which the worker confirms each of these messages.

@@ -116,7 +116,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return error_response(request, told, headers)
     except Exception as error:  # the REST edge: a bug must not end as a bare 500
         if isinstance(error, ConnectionError) and _has_left(request):
-            # The client has left, so no one reads the answer. The access log shows 499.
+            # The client has left, so no one reads this answer. The access log shows its status.
             return web.Response(status=CLIENT_HAS_LEFT)
         log.exception(
             "a call failed", extra={"method": request.method, "path": shown_path(request)}

@@ -33,7 +33,7 @@ class RollingLimit:
     def __init__(self, limit: int, period_s: float) -> None:
         self._limit = limit
         self._period_s = period_s
-        # When an entry was opened, when it last grew, and its units. Times rise. They lie in the
+        # When an entry was opened, when it last grew, and its units. Times rise. They are in the
         # future for the units that one `take` had beyond the limit.
         self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0

@@ -196,7 +196,7 @@ class Listening:
 
     def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        # A turn that was cut because it was too long goes on as this one. The user has not heard
+        # A turn that was cut because it was too long continues as this one. The user has not heard
         # an answer between the two, so this speech interrupts nothing.
         if self._interrupts and not started.goes_on:
             effects += self._answers.stop(events.Why.SPOKEN_OVER, now_s)

@@ -238,7 +238,8 @@ class Session:
             # The last response called tools and nothing was said since: continue from there.
             return self._go_on(self._answers.open, now_s, config, to, tag)
         if not user.parts and own.system_prompt:
-            # The prompt's format needs a user's turn. The text must not stand in it twice.
+            # The prompt's format needs a user's turn. Without the option, the text is not in it
+            # twice.
             user = UserTurn((own.system_prompt,))
             config = dataclasses.replace(own, system_prompt=None)
         taken = sum(bytes_of_exchange(exchange) for exchange in history or ())
@@ -343,7 +344,7 @@ class Session:
     def remember(self, text: str) -> list[Effect]:
         """Put a text that the client brings into the conversation, as the assistant's answer.
 
-        It answers the pending input; if there is none, it stands without a user's turn. Raises
+        It answers the pending input; without pending input it has no user's turn before it. Raises
         BadInput while a response is being made, because that response would come before it;
         RateLimited when the session's memory is full.
         """

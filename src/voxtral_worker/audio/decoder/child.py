@@ -175,7 +175,7 @@ def _decode(line: socket.socket, read: Read) -> None:
         _tell(line, BAD, error.message.encode())
     except MemoryError:
         _tell(line, BAD, b"audio cannot be decoded: it takes too much memory")
-    except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller is told
+    except Exception as error:  # noqa: BLE001 - the worker logs it and answers the caller
         _tell(line, BROKEN, f"{type(error).__name__}: {error}"[:1000].encode())
     else:
         line.sendall(ANSWER.pack(SOUND, sum(piece.nbytes for piece in pieces)))

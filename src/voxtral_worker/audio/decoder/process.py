@@ -227,7 +227,7 @@ class _Talk:
         Raises Closed or Stuck if there is no answer, BadInput if the caller has given up.
         """
         # ConnectionError: the child died before it had read the file. The fork server still
-        # answers for it, so go on to the answer.
+        # answers for it, so read the answer.
         with contextlib.suppress(ConnectionError):
             self._send(REQUEST.pack(max_seconds, len(data)))
             self._send(data)

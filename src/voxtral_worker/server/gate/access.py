@@ -1,4 +1,4 @@
-"""Who may call: addresses, origins and credentials."""
+"""Decides who may call, by address, origin and credentials."""
 
 import hashlib
 import hmac
@@ -250,7 +250,8 @@ def _token_key(settings: Settings) -> bytes:
     It is derived from the secrets, so that a token does not reveal them.
     """
     shared = settings.token_secret or settings.jwt_secret or ",".join(sorted(settings.api_keys))
-    # No secret is shared (a JWT public key is none): tokens are then valid only on this worker.
+    # Workers share no secret (a JWT's public key is not secret): a token is then valid only on the
+    # worker that issued it.
     if not shared or not settings.needs_credentials:
         return secrets.token_bytes(32)
     salt = _TOKEN_AUDIENCE.encode()

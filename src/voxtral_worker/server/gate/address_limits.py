@@ -113,7 +113,7 @@ class AddressLimit:
         *,
         spares_this_machine: bool = False,
     ) -> None:
-        """`name`: what is counted, as it stands in error messages.
+        """`name`: what is counted, for error messages.
 
         `spares_this_machine`: calls from this machine itself are not counted.
         """
