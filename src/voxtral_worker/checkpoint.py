@@ -77,11 +77,14 @@ def find_cached(model_id: str, revision: str | None, cache: Path = RUNPOD_CACHE)
     repository = cache / f"models--{model_id.replace('/', '--')}"
     snapshots = repository / "snapshots"
     name = revision or "main"
+    # The hub's cache: `refs/<name>` has the commit of a branch or tag, `snapshots/<commit>` its
+    # files.
     reference = repository / "refs" / name
     commit = reference.read_text().strip() if reference.is_file() else name
     if is_whole(snapshots / commit):
         return snapshots / commit
     if revision is None and snapshots.is_dir():
+        # No revision is asked for: the latest complete one will do.
         whole = [path for path in snapshots.iterdir() if is_whole(path)]
         return max(whole, key=os.path.getmtime, default=None)
     return None

@@ -185,6 +185,7 @@ def _own_standard_error() -> TextIO:
 def set_up_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Set up logging by the settings: to `stream`, or to standard error in the background."""
     formatter = _formatter(settings)
+    # UTC with milliseconds, as in RFC 3339.
     formatter.converter = time.gmtime
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"

@@ -109,6 +109,7 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     `when_ready` is called just before the first session may come.
     """
     started_s = time.monotonic()
+    # Before the server: a bad setting should end the start without opening a port.
     require_usable_model(settings)
     speech = open_speech(settings)
     server = ServerThread(settings)
@@ -172,6 +173,7 @@ def console_address(settings: Settings) -> str:
 
 
 def _load(settings: Settings) -> Parts:
+    # The disk reads the weights while the processor imports libraries.
     with reading_ahead(files_to_read(settings)):
         with _step("libraries"):
             from voxtral_worker.engine.engine import Engine
@@ -352,6 +354,7 @@ def main(argv: Sequence[str] | None = None, options: Mapping[str, str] | None = 
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    # Before any large block is allocated.
     give_large_blocks_back()
     set_up_logging(settings)
     for sentence in near_misses():

@@ -56,6 +56,7 @@ class VoxtralClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Calls first: they use the line for their results.
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -178,6 +179,7 @@ class VoxtralClient:
                 feeding.result()
             raise
         finally:
+            # Also when the caller leaves the iterator early.
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
 

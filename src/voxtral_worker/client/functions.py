@@ -104,6 +104,7 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return {"enum": list(arguments)}
+    # `Union[int, str]` and `int | str` have different origins.
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(each, where) for each in arguments]}
     if hint in (list, tuple) or origin in (list, Sequence):

@@ -144,6 +144,8 @@ class Journal:
         messages = deque(self._messages)
         frames: list[bytes | str] = []
         start = self._sent_bytes - self._held_bytes
+        # Messages go back between the chunks where they were. A chunk of which the worker has
+        # taken a part is cut.
         for chunk in self._chunks:
             if start + len(chunk) > received_bytes:
                 while messages and messages[0].audio_bytes <= start:

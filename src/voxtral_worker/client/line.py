@@ -247,6 +247,7 @@ class Line:
     async def _open(self) -> list[dict[str, Any]]:
         address = self._rest.url.replace("http", "ws", 1) + self._path
         address += f"{'&' if '?' in address else '?'}last_seq={self._last_seq}"
+        # Again, because it may have been closed while this waited for the lock.
         self._require_alive()
         if self._socket is not None:
             self._socket.transport.abort()
@@ -257,6 +258,7 @@ class Line:
         try:
             return await self._resume(self._socket)
         except BaseException:
+            # Also when it is cancelled: a connection that is not resumed must not stay open.
             self._socket.transport.abort()
             raise
 

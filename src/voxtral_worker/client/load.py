@@ -55,6 +55,8 @@ class Load:
             self.errors.append(f"not answered within {PATIENCE_S:.0f} s")
 
     async def _talk(self, number: int, voxtral: VoxtralClient) -> None:
+        # When the last clip was sent. The first delta after it takes it out, so each clip is
+        # measured once.
         ends: deque[float] = deque(maxlen=1)
         async for event in voxtral.stream(self._speech(number, ends)):
             match event:

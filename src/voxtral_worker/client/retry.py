@@ -46,6 +46,7 @@ class Retry:
             # Up to 10 % longer, so that clients that lost a worker at the same moment do not all
             # return at the same moment.
             await asyncio.sleep(delay_s * random.uniform(1.0, 1.1))
+        # The last attempt: there is no wait after it.
         try:
             return await action()
         except VoxtralError as error:

@@ -129,6 +129,7 @@ class Voxtral:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _stop(self) -> None:
+        # The threads that read `chunks` belong to the loop: end them before it stops.
         self._run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

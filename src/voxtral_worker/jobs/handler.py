@@ -103,6 +103,8 @@ class JobHandler:
         try:
             await self._leave_if_stopped(job_id)
             run = self._begin(job_id, read_input(value))
+            # Between `hand_out` and `taken` the SDK delivers the piece. If it never comes back,
+            # the run ends by itself: this generator would not notice.
             while (piece := await run.outlet.take()) is not None:
                 run.hand_out()
                 yield piece
@@ -120,6 +122,7 @@ class JobHandler:
                 yield {"failed": error.message, "code": error.code}
             yield {"error": f"{error.message} ({error.code})"}
         finally:
+            # Also when the SDK closes the generator or cancels its task: the outcome is `stopped`.
             metrics.jobs_total.labels(_kind(value), outcome).inc()
             fields = {"job_id": job_id, "job_type": _kind(value), "outcome": outcome, "code": code}
             seconds = round(time.monotonic() - started_s, 3)

@@ -78,6 +78,7 @@ class Outlet:
     async def take(self) -> Piece | None:
         """Wait for the next piece; None: there are no more. Raises the error of `end`."""
         while True:
+            # Before the pieces that still wait: a job that has failed should end at once.
             if self._error is not None:
                 raise self._error
             wait_s = self._wait_s()
@@ -94,6 +95,7 @@ class Outlet:
         """Seconds until the first piece is ready; None: there is no piece."""
         if not self._pieces:
             return None
+        # A delta waits only while more text may be added to it, and not after the end.
         ready_s, head = self._pieces[0]
         is_open = any(piece is head for piece in self._open_deltas.values())
         return 0.0 if self._has_ended or not is_open else ready_s - self._loop.time()

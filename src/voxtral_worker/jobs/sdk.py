@@ -119,9 +119,12 @@ class JobLoop:
         log.info("runpod: %s with %d jobs open", name, open_jobs)
         self._shutdown.begin(time.monotonic())
         self._handler.drain(self._drain_timeout_s)
+        # The SDK calls `jobs_fetcher` for each request. A request that is already open is not
+        # affected: its jobs are still taken.
         if hasattr(self._scaler, "jobs_fetcher"):
             self._scaler.jobs_fetcher = self._ask_nobody
         else:
+            # Another SDK, whose requests cannot be stopped: do not wait for the open one.
             self._shutdown.question_is_over = True
         self._leaving = asyncio.create_task(self._leave(number), name="shutdown")
         self._on_terminate(self._drain_timeout_s)
@@ -139,12 +142,14 @@ class JobLoop:
         while True:
             phase = self._shutdown.look(time.monotonic(), self._handler.open_jobs)
             if phase is Phase.TELLING and not sdk_knows:
+                # Pass the signal on to the SDK's own handler.
                 self._sdk_handlers[number](number, None)
                 sdk_knows = True
             if phase is Phase.LEAVING:
                 break
             await asyncio.sleep(LOOK_S)
         log.info("runpod: leaving with %d jobs open", self._handler.open_jobs)
+        # The SDK's loop may still wait for a request or a job: this makes `run_queue` return.
         for task in self._sdk_tasks:
             task.cancel()
 

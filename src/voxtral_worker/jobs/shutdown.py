@@ -74,11 +74,13 @@ class Shutdown:
             self._quiet_since_s = now_s
         quiet_s = now_s - self._quiet_since_s
         match self.phase:
+            # The latest time counts in both phases: jobs that are not over by then are left.
             case Phase.DRAINING | Phase.TELLING if now_s >= self._last_s:
                 self.phase = Phase.LEAVING
             case Phase.DRAINING if (
                 self.question_is_over or self.is_hurried or quiet_s >= QUESTION_GRACE_S
             ):
+                # Count the quiet time from here: the SDK may only now begin jobs of its queue.
                 self.phase, self._quiet_since_s = Phase.TELLING, now_s
             case Phase.TELLING if quiet_s >= QUIET_S:
                 self.phase = Phase.LEAVING

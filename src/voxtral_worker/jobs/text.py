@@ -35,7 +35,9 @@ async def answer_texts(
         async with asyncio.TaskGroup() as group:
             for number in range(min(at_once, len(job.prompts))):
                 group.create_task(work(), name=f"texts {number}")
+            # In order: a finished answer waits for the ones before it.
             for index, answered in enumerate(answers):
                 outlet.add(await speaker.with_speech(piece_of(index, await answered)))
     except ExceptionGroup as errors:
+        # The group has cancelled all other tasks. Callers expect the error itself.
         raise errors.exceptions[0] from None

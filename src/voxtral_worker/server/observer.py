@@ -88,6 +88,7 @@ class Observer:
                 "metrics": answered.metrics,
             }
             self._tracing.answered(session_mark(self._session_id), turn, time.time_ns())
+        # An answer with tool calls is logged too: a turn has one line for each response.
         _log_turn(answered)
 
     def _failed(self, failed: events.Failed, now_s: float) -> None:

@@ -54,6 +54,8 @@ async def create_session(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     parts = service.require_ready()
     config = await _config_of(request)
+    # Cheap checks first: compiling the tools takes time. A call that is refused here is not counted
+    # against the limit. `create` checks the room again, as it may be gone by then.
     service.require_room(request[CALLER])
     await require_callable(parts.engine, config.toolbox)
     headers = await count_call(request)

@@ -71,7 +71,7 @@ class Service:
         return self.life.call_under_way()
 
     async def drain(self, timeout_s: float) -> None:
-        """Tell all clients, let turns finish for up to `timeout_s`, then close with 1012."""
+        """Notify all clients, let turns finish for up to `timeout_s`, then close with 1012."""
         if self.life.begin_drain():
             for conversation in self.sessions.registry.everyone():
                 conversation.driver.tell(events.Draining())

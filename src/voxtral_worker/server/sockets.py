@@ -33,6 +33,7 @@ async def serve_socket(
     )
     if not socket.can_prepare(request).ok:
         raise BadInput("this path is a WebSocket: send an upgrade request")
+    # All that may refuse the client comes before `prepare`, while it can still get a status.
     service.require_ready()
     socket.headers.update(await count_call(request))
     if SESSION_ID in request:
@@ -67,7 +68,9 @@ async def read(
         metrics.messages_received.inc()
         try:
             item = driver.dialect.read(channel, frame.data, size, limits)
+            # `take` waits while the inbox is full; meantime nothing is read from the socket.
             if not await driver.take(channel, connection, item, size):
+                # A newer connection has taken the channel, or the session has ended.
                 await read_until_closed(socket)
                 return
         except WorkerError as error:

@@ -133,6 +133,7 @@ class ServerThread:
 
     async def _close(self) -> None:
         if self._service is not None:
+            # Without waiting: closes the sessions that are left, if the worker was not drained.
             await self._service.drain(0.0)
         for runner in self._runners:
             await runner.cleanup()

@@ -72,6 +72,7 @@ class RollingLimit:
             self._entries.append((opened_s, now_s, before + first))
         else:
             self._entries.append((now_s, now_s, first))
+        # Units beyond the limit go into entries of the periods to come, a full limit each.
         left, at_s = units - first, now_s
         while left > 0:
             at_s += self._period_s
@@ -83,6 +84,7 @@ class RollingLimit:
             self._used -= self._entries.popleft()[2]
 
     def _wait(self, now_s: float, units: int) -> float:
+        # Go through the entries, oldest first, until enough units have stopped counting.
         free, wanted = self._limit - self._used, min(units, self._limit)
         oldest = iter(self._entries)
         while free < wanted:

@@ -236,6 +236,7 @@ class Listening:
         return max(MIN_SPEECH_FRAMES, -(-self._answers.config.barge_in_ms // FRAME_MS))
 
     def _end_turn(self, ended: TurnEnded, now_s: float) -> list[Effect]:
+        # First, so that no Partial of this turn comes after its SpeechEnded.
         effects = self.partials.drop()
         if self._open_turn_id is None:
             return [*effects, Tell(events.NoSpeech(self._turn_ids.next()))]
@@ -247,10 +248,12 @@ class Listening:
             user = self._pending.with_audio(audio)
         else:
             user = speculation.request.conversation.user
+        # Until there is a real transcript, the last partial one is what a record may keep.
         user = dataclasses.replace(user, heard=self.partials.text)
         told = _speech_ended(turn_id, ended, user)
         effects.append(Tell(told))
         if not self._answers.config.answers_turns:
+            # The client asks for the answer itself: keep the audio until then.
             self._pending.add(turn_id, user.parts[-1:])
             self.reopening.close()
             return effects
@@ -260,6 +263,8 @@ class Listening:
         if ended.reason == "too_long":
             # The audio after the cut belongs to the next turn.
             audio_bytes = self.heard.audio_bytes(ended.end_frame - 1)
+        # A reopened turn keeps its id and is answered again. Its new generation needs another id,
+        # so that late events of the withdrawn one are ignored.
         turn = Turn(
             turn_id,
             None,

@@ -97,6 +97,7 @@ class SessionMemory:
     def _shrink(self, most: int) -> None:
         spares = [spare() for spare in self._spares]
         over = self._firm() + sum(spare.bytes for spare in spares) - most
+        # Take from the largest, so that one busy channel does not cost another its few messages.
         while over > 0:
             largest = max(spares, key=lambda spare: spare.bytes, default=None)
             if largest is None or not largest.bytes:

@@ -65,6 +65,7 @@ class SessionRecord:
 
 def _latest(history: Sequence[Exchange]) -> list[list[Any]]:
     """The latest exchanges that fit a record, the oldest first."""
+    # From the newest backwards, until the limit is reached.
     pairs: list[list[Any]] = []
     room = MAX_HISTORY_BYTES
     for exchange in reversed(history):

@@ -82,6 +82,7 @@ class SpeculationPolicy:
 
     def end_turn(self) -> None:
         """Note that the turn is over."""
+        # A turn may also end without a pause: by `end_turn`, or because it was too long.
         if self.pause is not None:
             self._pauses.append(None)
         self.pause = None

@@ -118,6 +118,7 @@ class Speculator:
         self._policy.charge()
         if speculation.is_finished:
             return [_wasted(speculation.withheld[-1])]
+        # Its cost is known only when its last event comes, after the Cancel.
         self._discarded.add(speculation.generation_id)
         return [Cancel(speculation.generation_id)]
 

@@ -141,6 +141,7 @@ class Turn:
         self.started, self.calls, self.texts, self.token_ids = {}, [], [], []
         self.decided_s = self.speech_end_s = self.asked_s = now_s
         self.was_asked_ahead, self.delivered_bytes = False, 0
+        # Another id for each round, so that late events of the last one are ignored.
         self.generation_id = f"{self.turn_id}-{len(self.rounds)}"
 
     @property

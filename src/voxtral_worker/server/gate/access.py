@@ -191,6 +191,8 @@ class Credentials:
             raise Unauthorized("credentials are needed: an API key, a JWT or a session token")
         if len(presented) > MOST_CREDENTIALS:
             raise WrongCredentials(f"a call may carry at most {MOST_CREDENTIALS} credentials")
+        # The first valid credential decides. A call may carry several, such as a header set by a
+        # proxy and a token in the address.
         for credential in presented:
             if self._is_api_key(credential):
                 return Caller()

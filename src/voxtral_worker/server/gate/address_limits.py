@@ -92,6 +92,7 @@ class AddressTable:
 
     def look(self, address: str) -> Verdict:
         """The verdict that `take` would give, without counting the call."""
+        # Looking adds no address to the table.
         limit = self._limits.get(counted_as(address)) or RollingLimit(self._limit, self._period_s)
         now_s = time.monotonic()
         return _from_now(limit.look(now_s), now_s)

@@ -201,7 +201,7 @@ class GuardedSite(web.BaseSite):
 
 @web.middleware
 async def note_first_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell the guard of the connection that a request has come."""
+    """Report to the connection's guard that a request has come."""
     transport = request.transport
     protocol = None if transport is None else transport.get_protocol()
     if isinstance(protocol, GuardedProtocol):

@@ -127,6 +127,7 @@ class NativeDialect:
             limits.check_audio(size)
             self._session.last_activity_s = time.monotonic()
             return data
+        # Before parsing, which costs time.
         limits.check_message(size)
         message = parse(data)
         if isinstance(message, TextInput):
@@ -152,6 +153,7 @@ class NativeDialect:
                     session.tool_result(call_id, content, time.monotonic(), is_error=is_error)
                 )
             case ConfigUpdate(changes):
+                # All checks come before the change, so that a bad option changes nothing.
                 driver.require_voice(session.config.updated(changes).voice)
                 if isinstance(changes, dict) and changes.keys() & TOOL_OPTIONS:
                     box = session.config.updated(changes).toolbox

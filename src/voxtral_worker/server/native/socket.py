@@ -40,6 +40,7 @@ async def control_socket(request: web.Request) -> web.WebSocketResponse:
 
 
 async def _serve(request: web.Request, channel: str) -> web.WebSocketResponse:
+    # Before the upgrade, so that a bad number gets status 400.
     last_seq = parse_last_seq(request.query.get("last_seq"))
 
     async def converse(socket: web.WebSocketResponse, connection: Connection) -> None:
@@ -60,6 +61,8 @@ async def _serve(request: web.Request, channel: str) -> web.WebSocketResponse:
             introduction=introduction,
         )
         driver = conversation.driver
+        # The replay goes through the inbox, so that it comes after what was sent to the session
+        # over the lost connection.
         if last_seq is not None:
             await driver.take(channel, connection, Replay(connection, last_seq))
         every_s = request.app[SERVICE].settings.heartbeat_interval_seconds
