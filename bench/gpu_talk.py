@@ -1,4 +1,4 @@
-"""People talk with the engine in real time: how many, with long contexts, and beside a long file."""
+"""People talk with the engine in real time: how many, with long contexts, and with a long file."""
 
 import asyncio
 import heapq
@@ -285,7 +285,7 @@ def _late_turn(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
 
 
 def _file(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
-    """One question about the whole file, alone and beside talkers; then its transcript."""
+    """One question about the whole file, alone and together with talkers; then its transcript."""
     sound = np.tile(SECOND_OF_SPEECH, scale.file_windows * WINDOW_SAMPLES // SAMPLE_RATE)
     minutes = len(sound) / SAMPLE_RATE / 60
     alone = ask(engine, tokens, _about(sound))

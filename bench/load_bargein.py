@@ -159,7 +159,7 @@ class Stage:
 
 
 async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Result:
-    """Somebody speaks over the response, each time in a new session, while others are answered."""
+    """Speak over the response, each time in a new session, while others are answered."""
     result = Result([], [], [], 0)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())

@@ -58,7 +58,7 @@ async def nothing(_: str, __: bytes) -> None:
 async def share_of_a_core(hear: Hear, sessions: int, seconds: float) -> float:
     """CPU time of the process, divided by the length of the sound, for so many microphones.
 
-    Wall time is no measure, because other programs may take the core.
+    Wall time does not count, because other programs may take the core.
     """
     audio = b"".join(clip + silence(30) for clip in clips().values())
 
