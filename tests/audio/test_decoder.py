@@ -24,6 +24,7 @@ import pytest
 import soundfile
 
 from tests.support.audio_kinds import ffmpeg, piped, speech, wav
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.audio.decoder import media, process
@@ -243,7 +244,7 @@ def decode(decoder: Decoder, data: bytes, max_seconds: float = 10.0) -> int:
 
 
 def outcomes(outcome: str) -> float:
-    return float(metrics.files_decoded.labels(outcome)._value.get())
+    return float(value_of(metrics.files_decoded.labels(outcome)))
 
 
 def children_of(pid: int) -> list[str]:

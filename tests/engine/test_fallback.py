@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.fake_recorder import FakeRecorder
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine.attention import KernelRows, _here
 from voxtral_worker.engine.decoding import DecodeSteps, Row
@@ -41,7 +42,7 @@ def make_steps(forward: Forwards, recorder: FakeRecorder) -> DecodeSteps:
 
 
 def fallbacks() -> float:
-    return float(metrics.fallbacks.labels("decode step")._value.get())
+    return float(value_of(metrics.fallbacks.labels("decode step")))
 
 
 def test_a_kernel_that_fails_at_warm_up_is_replaced_by_gathering(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import LoadFailure
@@ -73,7 +74,7 @@ def reference(samples: Samples) -> Samples:
 
 
 def scores(outcome: str) -> float:
-    return float(metrics.turn_scores.labels(outcome)._value.get())
+    return float(value_of(metrics.turn_scores.labels(outcome)))
 
 
 def test_the_file_is_the_one_whose_licence_stands_beside_it() -> None:
