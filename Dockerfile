@@ -89,7 +89,7 @@ COPY models models
 COPY src src
 COPY builder/compile_kernels.py builder/
 RUN python -m compileall -q src \
-    && if [ -n "$TRITON_CACHE_DIR" ]; then python -m builder.compile_kernels; fi
+    && if [ -n "${TRITON_CACHE_DIR:-}" ]; then python -m builder.compile_kernels; fi
 
 # For everybody who is not RunPod (`--user worker`): a user that can write to the two volumes and
 # to /tmp alone. RunPod mounts its volume for root, so there, and by default, root runs the worker.

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from bench.first_answer import stages
-from tests.jobs.fake_api import REPOSITORY, free_port, is_listening
+from tests.support.ports import free_port, is_listening
+from voxtral_worker.settings import REPOSITORY
 
 # Steps that make a system and not an application: the machine that tests has one.
 SYSTEM = ("apt-get ", "useradd ")
@@ -199,7 +200,7 @@ def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path, kind
             image.command, cwd=image.app, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while "worker: ready" not in log.read_text():
             assert worker.poll() is None and time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.1)
