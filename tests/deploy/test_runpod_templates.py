@@ -120,7 +120,7 @@ def test_a_template_names_the_released_image_of_this_version(kind: str) -> None:
 
 def test_the_volume_of_a_pod_is_where_the_image_keeps_the_weights() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
-    [home] = re.findall(r"HF_HOME=(/\S+)/", dockerfile)
+    [home] = re.findall(r"HF_HOME=(/\S+)/huggingface-cache", dockerfile)
     assert template("pod")["volumeMountPath"] == home
 
 
