@@ -7,9 +7,9 @@ the libraries of CUDA; the image for CPUs takes PyTorch's build for CPUs at the 
 `requirements-cpu-torch.txt`, from an index that is named when it is built. That index is not
 read here, so there are no hashes of those two files.
 
-pip itself resolves builder/requirements.txt, and nothing is installed. What the named Python
-has installed is the version that is taken, so that the image gets what the tests ran with. Run it
-on Linux x86_64 with the image's version of Python, or the files are those of another system.
+pip resolves builder/requirements.txt without installing anything. It takes the versions that the
+Python in the argument has installed, so that the image gets what the tests ran with. Run it on
+Linux x86_64 with the image's version of Python: other systems get other files.
 """
 
 import json
@@ -29,9 +29,9 @@ CPU_TORCH = FOLDER / "requirements-cpu-torch.txt"
 # PyTorch, and what only its build with CUDA needs.
 TORCH = ("torch", "torchaudio")
 OF_CUDA = re.compile(r"(?:torch|torchaudio|triton|(?:nvidia|cuda)-[a-z0-9-]+)==")
-# That of the Dockerfile's base image.
+# The version in the Dockerfile's base image.
 PYTHON = (3, 12)
-# Virtual environments bring these along, in a version that belongs to their Python.
+# Each virtual environment has these already, in a version that fits its Python.
 SEEDS = frozenset({"pip", "setuptools", "wheel"})
 HEAD = """\
 # Every package of the image with the hash of its one file, for Python 3.12 on Linux x86_64.
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def installed(python: str) -> str:
-    """What another Python has installed, as constraints."""
+    """The packages that another Python has installed, as constraints for pip."""
     asked = subprocess.run(
         [python, "-m", "pip", "list", "--format=json", "--exclude-editable"],
         check=True,
@@ -73,14 +73,14 @@ def installed(python: str) -> str:
     )
     packages = json.loads(asked.stdout)
     found = [f"{p['name']}=={p['version']}" for p in packages if p["name"] not in SEEDS]
-    # A build's own suffix (+cu130) names no other version.
+    # A local suffix (+cu130) is another build of the same version.
     return "".join(line.partition("+")[0] + "\n" for line in found)
 
 
 def lock_of(report: dict[str, Any]) -> str:
-    """The lock's text: names in order, each with a version and a hash, without addresses.
+    """The text of the lock: sorted names, each with a version and a hash, without addresses.
 
-    `report` is what pip says of an installation. Raises KeyError for a package without a hash.
+    `report` is pip's report of an installation. Raises KeyError for a package without a hash.
     """
     lines = []
     for item in report["install"]:
