@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.turns import vad as vads
-from voxtral_worker.turns.vad import MAX_FRAMES, Vad
+from voxtral_worker.turns.vad import MAX_FRAMES, MOST_AT_ONCE, Vad
 
 Samples = NDArray[np.float32]
 Model = Callable[[Samples, Samples], tuple[Samples, Samples]]
@@ -107,9 +107,9 @@ async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
 
     gate = Gate(counting)
     vad._model = gate
-    first = await ask(vad, "a", 2)
+    first = await ask(vad, "a", MOST_AT_ONCE + 2)
     await gate.wait_for_tick()
-    second = await ask(vad, "b", 1)
+    second = await ask(vad, "b", 2)
     gate.open.release(3)
     await asyncio.gather(first, second)
     assert batches == [1, 2]
