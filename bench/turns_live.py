@@ -30,7 +30,7 @@ from bench.turns_check import (
     end_session,
     read_manifest,
 )
-from bench.workers import running_worker
+from tests.support.workers import running_worker
 from voxtral_worker.audio.frames import FRAME_SAMPLES
 
 # Sessions at once: the worker is to have time for each.
