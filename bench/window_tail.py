@@ -134,7 +134,8 @@ def conversations(engines: dict[str, Engine], count: int, turns: int) -> None:
     shown = [turn for turn in (1, 2, 5, 10, 15, 20) if turn <= turns]
     first: dict[tuple[str, int], list[float]] = {}
     rows: dict[tuple[str, int], list[int]] = {}
-    same, others = 0, []
+    same = 0
+    others: list[tuple[int, str, str]] = []
     for number in range(count):
         # The exact answers are the history of both modes; its audio is of each mode's own.
         history: dict[str, tuple[Exchange, ...]] = dict.fromkeys(WINDOW_TAILS, ())
@@ -153,7 +154,7 @@ def conversations(engines: dict[str, Engine], count: int, turns: int) -> None:
             if answers["exact"].tokens == answers["sampled"].tokens:
                 same += 1
             else:
-                others.append((turn, *(answers[tail].text for tail in WINDOW_TAILS)))
+                others.append((turn, answers["exact"].text, answers["sampled"].text))
             for tail in WINDOW_TAILS:
                 said = Exchange(users[tail], AssistantTurn(answers["exact"].tokens))
                 history[tail] += (said,)
