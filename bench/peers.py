@@ -1,4 +1,4 @@
-"""The worker beside vLLM's CPU build and `generate()`: same weights, same requests, in turn.
+"""Compares the worker with vLLM's CPU build and `generate()`: same weights, same requests, in turn.
 
 Worker and vLLM answer the same calls of the `openai` package over HTTP, on one core;
 `generate()` gets the same prompts in this process, on another. Every answer is compared.
@@ -43,7 +43,7 @@ WAYS = {
     "worker, compiled": {"WINDOW_TAIL": "exact", "ENABLE_TORCH_COMPILE": "true"},
     "worker, sampled tail": {"WINDOW_TAIL": "sampled"},
 }
-# A sound is never the same piece twice, so that nobody answers from memory.
+# A little noise makes each sound different, so that no peer can answer from a cache.
 NOISE = 1e-4
 # The bundled sentences, filled up to 3 s.
 CLIP_SAMPLES = 48_000
@@ -51,7 +51,7 @@ CLIP_SAMPLES = 48_000
 
 @dataclass(frozen=True)
 class Answers:
-    """What a group of requests got, and when, in seconds from the first request."""
+    """The answers to a group of requests, and their times in seconds from the first request."""
 
     texts: tuple[str, ...]
     firsts_s: tuple[float, ...]
@@ -217,7 +217,7 @@ def _row(rounds: list[list[Answers]]) -> str:
         _median_ms(statistics.median(answers.firsts_s) for answers in side)
         for side in (first, *sides[2:])
     ]
-    # The padded batch is left out: padding changes the last bits, and seldom a word.
+    # Without the padded batch: padding changes the last bits, and in rare cases a word.
     groups = zip(
         *([answers.texts for answers in side] for side in (sides[0], *sides[2:])), strict=True
     )
