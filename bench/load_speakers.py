@@ -1,38 +1,39 @@
-"""Paced clients: sessions that speak as a microphone does, and what they are answered.
+"""Paced clients: sessions that speak at a microphone's speed, and their answers.
 
-They live in the benchmark's process; the worker is a process of its own.
+The clients run in the benchmark's process, and the worker in a process of its own.
 """
 
 import asyncio
-import json
 import random
 import re
 import statistics
 import time
 import urllib.request
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import numpy as np
-import websockets
 
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.events import Failure, Response
+from voxtral_worker.client.options import Options
 
 CHUNK_FRAMES = 2
 CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
-# More than the silence that ends a turn, so that turns stay apart however densely one speaks.
+# Longer than the silence that ends a turn, so that turns stay apart even in dense speech.
 LEAST_GAP_FRAMES = 20
 PATIENCE_S = 60.0
-# Something that comes after the last answer would come within this.
+# A wrong message after the last answer would come within this time.
 AFTERMATH_S = 1.0
-CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
+CONFIG: Options = {"mode": "transcribe", "temperature": 0, "barge_in": False}
 
 
 @dataclass
 class Talk:
-    """What one session says, and what it was answered."""
+    """What one session says, and its answers."""
 
     audio: bytes
     words: list[str]
@@ -53,51 +54,47 @@ def plan(seconds: float, share: float, rng: random.Random) -> Talk:
 
 
 async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
-    """Say it all in a session of its own."""
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
-            session = await response.json()
-        await converse(url, session, talk, is_paced=is_paced)
-        await http.delete(f"{url}/session/{session['session_id']}")
+    """Say all of it in a session of its own."""
+    async with VoxtralClient(url, **CONFIG) as client:
+        await converse(client, talk, is_paced=is_paced)
     return talk
 
 
-async def converse(url: str, session: dict[str, Any], talk: Talk, *, is_paced: bool = True) -> None:
-    """Say it all; returns when every turn is answered or patience is over."""
-    address = url.replace("http", "ws", 1) + session["websocket_url"]
-    async with websockets.connect(address, max_size=None) as socket:
-        listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
-        await _speak(socket, talk.audio, is_paced=is_paced)
-        await asyncio.wait([listening], timeout=PATIENCE_S)
-        if listening.done() and is_paced:
-            # Whatever else comes is one too many.
-            listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
-            await asyncio.wait([listening], timeout=AFTERMATH_S)
-        listening.cancel()
+async def converse(client: VoxtralClient, talk: Talk, *, is_paced: bool = True) -> None:
+    """Say all of it; returns when every turn is answered or the time is over."""
+    listening = asyncio.create_task(_listen(client, talk, len(talk.words)))
+    await _speak(client, talk.audio, is_paced=is_paced)
+    await asyncio.wait([listening], timeout=PATIENCE_S)
+    if listening.done() and is_paced:
+        # Any further answer is one too many.
+        listening = asyncio.create_task(_listen(client, talk, len(talk.words) + 1))
+        await asyncio.wait([listening], timeout=AFTERMATH_S)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _speak(socket: Any, audio: bytes, *, is_paced: bool) -> None:
+async def _speak(client: VoxtralClient, audio: bytes, *, is_paced: bool) -> None:
     step = CHUNK_FRAMES * FRAME_SAMPLES * 2
     started_s = time.monotonic()
     for number, start in enumerate(range(0, len(audio), step)):
         if is_paced:
             await asyncio.sleep(max(0.0, started_s + number * CHUNK_S - time.monotonic()))
-        await socket.send(audio[start : start + step])
+        await client.send_audio(audio[start : start + step])
 
 
-async def _listen(socket: Any, talk: Talk, responses: int) -> None:
-    async for text in socket:
-        message = json.loads(text)
-        if message["type"] == "text_response":
-            talk.responses.append(message)
-        elif message["type"] == "error":
-            talk.errors.append(message["error"])
-        if len(talk.responses) >= responses:
-            return
+async def _listen(client: VoxtralClient, talk: Talk, responses: int) -> None:
+    async with aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Response):
+                talk.responses.append(event.message)
+            elif isinstance(event, Failure):
+                talk.errors.append(event.error)
+            if len(talk.responses) >= responses:
+                return
 
 
 async def answers_alone(url: str) -> dict[str, str]:
-    """What the engine writes down for each sentence, said in a session of its own before others."""
+    """The transcript of each sentence, said alone in a session of its own."""
     responses = await asyncio.gather(*[_say(url, words, is_paced=False) for words in clips()])
     return {words: each["text"] for words, each in zip(clips(), responses, strict=True)}
 
@@ -128,7 +125,7 @@ async def crowd(
 
 @dataclass(frozen=True)
 class Tally:
-    """What came of a crowd's turns; times in ms."""
+    """The results of a crowd's turns; times in ms."""
 
     turns: int
     answered: int
@@ -192,7 +189,7 @@ def lag_p95_ms(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def discarded_share(before: dict[str, float], after: dict[str, float]) -> float:
-    """Of all tokens computed, those of speculations in vain."""
+    """The share of computed tokens that were of wrong speculations."""
 
     def grown(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)

@@ -21,7 +21,8 @@ SAID = "You said: Turn on the kitchen light."
 
 def audio() -> bytes:
     with wave.open(str(CLIP)) as file:
-        return bytes(9600) + file.readframes(file.getnframes()) + bytes(9600)
+        sound: bytes = file.readframes(file.getnframes())
+    return bytes(9600) + sound + bytes(9600)
 
 
 async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> AsyncIterator[bytes]:
@@ -132,5 +133,5 @@ async def test_a_worker_that_stays_away_is_given_up(worker: str) -> None:
     ["localhost:8000", "ftp://localhost", "http://", "http://a b", "http://[::1", "http://a:x"],
 )
 def test_what_is_no_address_is_told_before_it_is_called(url: str) -> None:
-    with pytest.raises(VoxtralError, match="is no address of a worker"):
+    with pytest.raises(VoxtralError, match="is not the address of a worker"):
         VoxtralClient(url)

@@ -169,7 +169,8 @@ async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeE
         ("audio_url", address),
         ("audio_url", address.replace("data", "DATA").rstrip("=")),
     ):
-        pieces = await run(engines, type="transcribe", **{field: value})
+        given: dict[str, Any] = {field: value}
+        pieces = await run(engines, type="transcribe", **given)
         assert pieces[0]["text"] == "window 16000"
 
 
@@ -182,8 +183,8 @@ async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeE
         ),
         (
             {"audio_base64": "AAAA"},
-            "audio_base64: audio cannot be decoded: it is no kind of sound file that is known, "
-            "or it is damaged (AUDIO_FORMAT_ERROR)",
+            "audio_base64: audio cannot be decoded: it is damaged, or not a sound file of a "
+            "supported kind (AUDIO_FORMAT_ERROR)",
         ),
         (
             {"audio_url": "http://127.0.0.1:1/a.wav"},

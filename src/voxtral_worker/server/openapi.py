@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of all REST calls."""
+"""The OpenAPI 3.1 description of all REST calls."""
 
 import copy
 from typing import Any
@@ -80,6 +80,28 @@ _HEALTH = _schema(
         "model": {"type": "object"},
         "capacity": _schema({"max_sessions": _WHOLE, "available": _WHOLE}),
         "voices": {"type": "array", "items": _TEXT},
+        # Null once the worker is ready.
+        "loading": {
+            "anyOf": [
+                {"type": "null"},
+                _schema(
+                    {
+                        "step": {"type": ["string", "null"]},
+                        "since_s": _NUMBER,
+                        "download": {
+                            "anyOf": [
+                                {"type": "null"},
+                                _schema({"bytes": _WHOLE, "total_bytes": _WHOLE}),
+                            ]
+                        },
+                        "done": {
+                            "type": "array",
+                            "items": _schema({"step": _TEXT, "took_s": _NUMBER}),
+                        },
+                    }
+                ),
+            ]
+        },
         "version": _TEXT,
         "uptime_seconds": _NUMBER,
     }
@@ -308,10 +330,10 @@ DESCRIPTION: dict[str, Any] = {
     },
 }
 
-# What an option is unless told otherwise: the console's form begins with it.
+# Add the default of each option: the console's form starts with it.
 _DEFAULTS = SessionConfig().as_dict()
 for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"].items():
-    # A copy: some are shared with the calls of other dialects, whose defaults differ.
+    # A copy, because OpenAI's calls share some of these schemas and have other defaults.
     DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"][_name] = {
         **_option,
         "default": _DEFAULTS[_name],
@@ -319,7 +341,7 @@ for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["pro
 
 
 def description(*, has_turn_model: bool, has_voices: bool) -> dict[str, Any]:
-    """What a worker can do: what it has no model or voice for is not among the values."""
+    """The description for one worker, without the values that it has no model or voice for."""
     described = copy.deepcopy(DESCRIPTION)
     options = described["components"]["schemas"]["SessionConfig"]["properties"]
     if not has_turn_model:
