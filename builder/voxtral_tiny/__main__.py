@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="*", default=steps, help=f"of {', '.join(steps)}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="size of the corpus")
-    parser.add_argument("--stages", default="1234", help="stages of training, such as 34")
+    parser.add_argument("--stages", default="12345", help="stages of training, such as 45")
     parser.add_argument("--work", type=Path, default=REPOSITORY / ".build" / "voxtral-tiny")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "models" / "voxtral-tiny")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Training on top of a frozen encoder, in four stages.
+"""Training on top of a frozen encoder, in five stages.
 
 1 the projector alone, tokens by CTC through the head of the language model as it was: a tenth of
 the price · 2 projector and language model, CTC beside the answers · 3 the same, slower · 4 mostly
-tools, many turns behind each offer.
+tools, many turns behind each offer · 5 long conversations again, beside tools.
 
 A stage leaves `stage-N.pt` in the work folder and starts from the one before, or from a folder's
 weights where there is none; one that was interrupted goes on where it last saved. The folder gets
@@ -63,6 +63,7 @@ STAGES = {
     2: Stage(1800, 1.2e-3, trains_language=True, most_turns=8, tools=0.2),
     3: Stage(1200, 6e-4, trains_language=True, most_turns=20, tools=0.2),
     4: Stage(2550, 1e-3, trains_language=True, most_turns=6, size=20, tools=0.66),
+    5: Stage(200, 5e-4, trains_language=True, most_turns=20, size=24, tools=0.45),
 }
 
 
