@@ -114,10 +114,14 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     try:
         # Begun now, it is there before the model is.
         DECODER.start()
+        if speech is not None:
+            speech.start()
         parts = dataclasses.replace(_load(settings), speech=speech)
     except WorkerError:
         server.fail()
         server.stop()
+        if speech is not None:
+            speech.stop()
         DECODER.stop()
         raise
     # What is here now stays: the garbage collector need not walk over a million objects of the
@@ -126,9 +130,6 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     gc.freeze()
     when_ready()
     server.become_ready(parts)
-    if speech is not None:
-        # Its voice is loaded while nobody waits for it yet.
-        speech.start()
     log.info("worker: ready after %.1f s", time.monotonic() - started_s)
     for sentence in open_to(settings):
         log.warning("worker: %s: no API_KEYS, JWT_SECRET or JWT_PUBLIC_KEY is set", sentence)

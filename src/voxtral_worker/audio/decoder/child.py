@@ -7,7 +7,6 @@ through it, and the samples go back; when the child dies, the fork server says s
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -19,10 +18,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import av
 
+from voxtral_worker import processes
 from voxtral_worker.audio.decoder.media import read_sound
 from voxtral_worker.audio.decoder.mono import Samples
 from voxtral_worker.audio.decoder.wire import (
@@ -42,7 +42,6 @@ Read: TypeAlias = Callable[[bytes, float], list[Samples]]
 NOBODY = 65_534
 # How soon the end of a child is seen.
 REAP_S = 0.02
-_SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,7 @@ class Running:
 
 def main(read: Read = read_sound, limits: Limits | None = None) -> None:
     """Serve the worker, whose socket is standard input, until it is gone."""
-    control = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):
-        os.dup2(null, descriptor)
+    control, null = processes.take_socket()
     _load_all()
     held = _give_up_rights()
     # A worker that is gone by now, or goes without having read the line, needs nothing more.
@@ -205,8 +201,7 @@ def _give_up_rights() -> list[str]:
     held = []
     # Live turns come first, and when memory runs out this is what is ended.
     os.nice(5)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("800")
+    if processes.be_first_to_go():
         held.append("first to go")
     os.chdir("/")
     if os.getuid() == 0:
@@ -215,16 +210,16 @@ def _give_up_rights() -> list[str]:
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             held.append("other user")
-    if _control_process(_SET_NO_NEW_PRIVS, 1):
+    if processes.control_process(processes.SET_NO_NEW_PRIVS, 1):
         held.append("no new privileges")
-    if _control_process(_SET_DUMPABLE, 0):
+    if processes.control_process(processes.SET_DUMPABLE, 0):
         held.append("not traced")
     return held
 
 
 def _confine(limits: Limits) -> None:
     """From here on: no more memory than allowed, no file, no socket, no process."""
-    _control_process(_SET_PDEATHSIG, signal.SIGKILL)
+    processes.control_process(processes.SET_PDEATHSIG, signal.SIGKILL)
     bounds = [
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_FSIZE, 0, 0),
@@ -233,21 +228,14 @@ def _confine(limits: Limits) -> None:
         # Descriptors that are open stay so; no other can be had.
         (resource.RLIMIT_NOFILE, 0, 0),
     ]
-    with contextlib.suppress(OSError), open("/proc/self/statm") as sizes:
-        pages = int(sizes.read().split()[0])
-        most = pages * resource.getpagesize() + limits.memory_bytes
+    used = processes.memory_bytes()
+    if used is not None:
+        most = used + limits.memory_bytes
         bounds.insert(0, (resource.RLIMIT_AS, most, most))
     for kind, soft, hard in bounds:
         resource.setrlimit(kind, (soft, hard))
 
 
-def _control_process(option: int, value: int) -> bool:
-    """Linux's `prctl`; False where there is none, or it does not let us."""
-    prctl: Any = getattr(_LIBC, "prctl", None)
-    return prctl is not None and prctl(option, value, 0, 0, 0) == 0
-
-
-_LIBC = ctypes.CDLL(None)
 # Two samples of silence at 8 kHz.
 _TINY_WAV = (
     b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0"
