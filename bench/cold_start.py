@@ -1,4 +1,4 @@
-"""From the start of the process to `/ping` 204 and 200, and what the time goes into."""
+"""Measures the time from the process's start to `/ping` 204 and 200, and of each step between."""
 
 import http.client
 import os
@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections import defaultdict
 
-from bench.workers import STOP_TIMEOUT_S, free_port
+from tests.support.ports import free_port
+from tests.support.workers import STOP_TIMEOUT_S
 
 RUNS = 5
 TIMEOUT_S = 120.0

@@ -1,4 +1,4 @@
-"""False responses: turns that the listening floor hears where nobody speaks."""
+"""Counts false turns: turns that the detector hears in sounds without speech."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.load_speakers import clips, silence
+from tests.support.sounds import clips, silence
 from voxtral_worker.turns.detector import SpeechStarted, TurnDetector
 from voxtral_worker.turns.vad import MAX_FRAMES, Vad
 

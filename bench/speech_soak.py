@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import websockets
 
-from bench.load_speakers import FRAME_SAMPLES, RATE, clips, silence
 from bench.speech import FRAME_BYTES, address
-from bench.workers import running_process
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.workers import running_process
 from voxtral_worker.speech.voice import VOICE_RATE
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))

@@ -14,10 +14,10 @@ import aiohttp
 import numpy as np
 import websockets
 
-from bench.workers import running_worker
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence
+from tests.support.workers import running_worker
 from voxtral_worker.engine.layout import WINDOW_TAILS
 
 PER_KIND = 15
@@ -26,7 +26,7 @@ TIMEOUT_S = 30.0
 
 
 async def transcribe(url: str, sentences: list[str]) -> list[str]:
-    """What the worker writes down for each sentence; audio is sent without pacing."""
+    """The worker's transcript of each sentence; audio is sent as fast as possible."""
     heard = []
     async with aiohttp.ClientSession() as http:
         body = {"config": {"mode": "transcribe", "barge_in": False}}

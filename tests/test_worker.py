@@ -14,7 +14,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from bench.workers import free_port, wait_until_ready
+from tests.support.ports import free_port
+from tests.support.workers import wait_until_ready
 from voxtral_worker import __version__, worker
 from voxtral_worker.__main__ import NEEDED
 from voxtral_worker.__main__ import main as serve_by_options
@@ -72,7 +73,7 @@ def test_options_go_before_the_environment(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = start("-m", "voxtral_worker", "--port", port, "--host", "127.0.0.1", HOST="9.9.9.9")
     assert ended.returncode == 1
-    assert f"PORT is {port}, but another program listens there" in ended.stderr
+    assert f"PORT is {port}, but another program uses this port" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from bench.speech_soak import Listener, Soak, soak
-from bench.workers import running_process
+from tests.support.workers import running_process
 
 
 @pytest.mark.timeout(200)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from bench.workers import free_port
-from tests.cuttable_line import CuttableLine
-from tests.server.running import RunningServer
+from tests.support.cuttable_line import CuttableLine
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
 from voxtral_worker.client import Delta, Response, Retry, Status, VoxtralClient, VoxtralError
 from voxtral_worker.settings import EMBEDDED_MODEL
 
@@ -132,5 +132,5 @@ async def test_a_worker_that_stays_away_is_given_up(worker: str) -> None:
     ["localhost:8000", "ftp://localhost", "http://", "http://a b", "http://[::1", "http://a:x"],
 )
 def test_what_is_no_address_is_told_before_it_is_called(url: str) -> None:
-    with pytest.raises(VoxtralError, match="is no address of a worker"):
+    with pytest.raises(VoxtralError, match="is not the address of a worker"):
         VoxtralClient(url)

@@ -13,7 +13,7 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from tests.speech.mouths import STEP_S
+from tests.support.voice_mouth import STEP_S
 from voxtral_worker import metrics
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.speech import process as process_module
@@ -23,7 +23,7 @@ from voxtral_worker.speech.voice import VOICE_RATE
 from voxtral_worker.speech.wire import SOUND, Unpacker, asked, packed, read_asked
 
 WAIT_S = 60.0
-MOUTH = "from tests.speech.mouths import serve; serve()"
+MOUTH = "from tests.support.voice_mouth import serve; serve()"
 
 
 @pytest.fixture

@@ -1,34 +1,34 @@
-"""Has pauses scored for how complete the words before them sound."""
+"""Asks for a score of each pause: how complete the words before it sound."""
 
-from voxtral_worker.sessions.ahead import AskingAhead
 from voxtral_worker.sessions.effects import Effect, Score
 from voxtral_worker.sessions.heard_frames import HeardFrames
+from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.turns.detector import SpeechPaused, TurnDetector
 
-# The network hears so much: 8 s.
+# The network's input: 8 s.
 MOST_FRAMES = 250
 
 
 class Scoring:
-    """One score is asked for each pause that is worth one.
+    """Asks for one score for each pause that needs one.
 
-    What the turn detector makes of it does not depend on when it comes, since no frame is heard
-    for which it is due.
+    `Listening` hears no frame for which a score is due. So turns do not depend on how fast the
+    scores come.
     """
 
-    def __init__(self, detector: TurnDetector, heard: HeardFrames, ahead: AskingAhead) -> None:
+    def __init__(self, detector: TurnDetector, heard: HeardFrames, speculator: Speculator) -> None:
         self._detector = detector
         self._heard = heard
-        self._ahead = ahead
+        self._speculator = speculator
         self._turn_id: str | None = None
 
     @property
     def is_due(self) -> bool:
-        """Whether no more frames are heard before the score is told."""
+        """Whether the next frame must wait until the score has come."""
         return self._detector.needs_score
 
     def ask(self, pause: SpeechPaused, turn_id: str | None) -> list[Effect]:
-        """A pause has begun."""
+        """Ask for the score of a pause that has begun, if it needs one."""
         if not pause.is_scored:
             return []
         self._turn_id = turn_id
@@ -36,10 +36,13 @@ class Scoring:
         return [Score(pause, self._heard.samples(first, pause.end_frame))]
 
     def tell(self, pause: SpeechPaused, score: float | None, now_s: float) -> list[Effect]:
-        """The score of a pause, from 0 to 1; None: nobody can say. It counts once."""
+        """Take the score of a pause, from 0 to 1; None: it could not be scored.
+
+        A pause is scored once; a second score is ignored.
+        """
         end_frame = self._detector.score(pause, score)
         if end_frame is None or score is None:
             return []
-        effects = self._ahead.weigh(score, end_frame)
+        effects = self._speculator.weigh(score, end_frame)
         heard = self._detector.frames_heard
-        return [*effects, *self._ahead.look_at_pause(self._turn_id, heard, now_s)]
+        return [*effects, *self._speculator.look_at_pause(self._turn_id, heard, now_s)]
