@@ -115,6 +115,7 @@ PARSED = {
     "engine/tools.py _value": "arguments of a call that are in a history already",
     "jobs/local.py _read_job": "the operator's file, before any job",
     "json_text.py read_json": "what a caller sent: MAX_CONTAINERS and MAX_VALUES",
+    "speech/plain.py _is_json": "a sentence: at most 4096 characters",
     "sessions/record.py read_record": "the worker's own records",
 }
 

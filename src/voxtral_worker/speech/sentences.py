@@ -43,6 +43,9 @@ class SentenceSplitter:
         return sentences
 
     def _first_part(self) -> list[str]:
+        if self._text.lstrip()[:1] in ("[", "{"):
+            # JSON, whose commas are no breaths.
+            return []
         found = _EARLY.search(self._text, EARLY_CHARACTERS)
         if found is None:
             return []
