@@ -87,9 +87,10 @@ async def test_each_live_conversation_goes_on_to_its_end(
                 # It was the name of an item of another session.
                 continue
             if is_result(event):
-                # The call of this session, which the framework has answered.
+                # The framework answered a call of another session, and named its items.
                 called = called or (await response(talker))["output"][-1]["call_id"]
-                await talker.send({**event, "item": {**event["item"], "call_id": called}})
+                item = {**event["item"], "call_id": called}
+                await talker.send({**event, "item": item, "previous_item_id": None})
                 called = None
             elif event["type"] != "input_audio_buffer.append":
                 await talker.send(event)
