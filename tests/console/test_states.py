@@ -171,7 +171,7 @@ async def test_a_worker_that_cannot_be_reached_was_never_connected(open_fake: Op
         await expect(page.locator("#floor")).to_have_text("Listening…")
 
 
-LOADING = {
+LOADING: dict[str, Any] = {
     "step": "model",
     "since_s": 21.4,
     "download": {"bytes": 3_950_000_000, "total_bytes": 9_400_000_000},

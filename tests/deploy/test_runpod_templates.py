@@ -76,7 +76,7 @@ def hub() -> dict[str, Any]:
 def commands() -> list[tuple[tuple[str, ...], dict[str, str]]]:
     """Every call of runpodctl in the docs: its command, and its flags with their values."""
     text = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-    found = []
+    found: list[tuple[tuple[str, ...], dict[str, str]]] = []
     for block in re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

@@ -13,7 +13,7 @@ from voxtral_worker.settings import REPOSITORY
 DOCS = REPOSITORY / "docs"
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Takes MkDocs' own tags for what they hold."""
 
 

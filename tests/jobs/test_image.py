@@ -110,7 +110,11 @@ class Image:
         if "torch.version.cuda is None" in script:
             # It holds for a build for CPUs and for no other: whichever these tests run with.
             done = subprocess.run(
-                ["sh", "-euc", script], env=self.environment(), capture_output=True, timeout=120
+                ["sh", "-euc", script],
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
             )
             assert (done.returncode == 0) == (torch.version.cuda is None), done.stderr
             return
