@@ -13,8 +13,9 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
+from tests.support.metric_values import value_of
 from tests.support.voice_mouth import STEP_S
-from voxtral_worker import metrics
+from voxtral_worker import metrics, processes
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.speech import process as process_module
 from voxtral_worker.speech.embedded import EmbeddedVoice, folder, voices_there
@@ -47,7 +48,7 @@ def child_of(voice: VoiceProcess) -> "subprocess.Popen[bytes]":
 
 
 def restarts() -> float:
-    return metrics.speech_restarts._value.get()
+    return value_of(metrics.speech_restarts)
 
 
 async def test_the_process_sounds_as_the_voice_does() -> None:
@@ -156,10 +157,12 @@ async def test_a_process_that_does_not_start_is_not_tried_at_once_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spawned = []
-    spawn = process_module.spawn
-    monkeypatch.setattr(
-        process_module, "spawn", lambda *given: spawned.append(given) or spawn(*given)
-    )
+
+    def count(main: str, environment: object) -> object:
+        spawned.append(main)
+        return processes.spawn(main)
+
+    monkeypatch.setattr(process_module, "spawn", count)
     voice = VoiceProcess(("hum",), "raise SystemExit(1)")
     with pytest.raises(SpeechFailed, match="did not start"):
         await voice.load()
