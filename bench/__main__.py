@@ -15,6 +15,7 @@ NAMES = (
     "understanding",
     "calls",
     "speech",
+    "speech_soak",
 )
 NEEDS = {"understanding": "flite", "calls": "flite"}
 
