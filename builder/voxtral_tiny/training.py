@@ -2,7 +2,7 @@
 
 1 the projector alone, tokens by CTC through the head of the language model as it was: a tenth of
 the price · 2 projector and language model, CTC beside the answers · 3 the same, slower · 4 mostly
-tools, many turns behind each offer · 5 long conversations again, beside tools.
+tools, many turns behind each offer · 5 long conversations again, with tools.
 
 A stage leaves `stage-N.pt` in the work folder and starts from the one before, or from a folder's
 weights where there is none; one that was interrupted goes on where it last saved. The folder gets
