@@ -17,6 +17,7 @@ from builder.voxtral_tiny.batch import AUDIO_PLACE, Batch, Batcher
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.examples import ExampleMaker
 from builder.voxtral_tiny.features import GROUPS, HeardUtterance, SampledWindow, sample_window
+from builder.voxtral_tiny.probe import Probe
 from builder.voxtral_tiny.prompts import Prompt, Text, Tree, Window
 from builder.voxtral_tiny.tokenizer import CALLS, END_TOOLS, RESULTS, TOOLS
 from voxtral_worker.engine.layout import SAMPLED, layout_of
@@ -130,6 +131,34 @@ def test_tools_stand_before_every_turn_and_calls_are_learned() -> None:
     assert calls > 40
     assert results > 10
     assert others > 40
+
+
+def test_a_choice_teaches_nothing_but_whether_to_call() -> None:
+    said = [heard("turn on the kitchen light"), heard("call home"), heard("yes"), heard()]
+    batcher, calls, others = new_batcher(), 0, 0
+    for _ in range(10):
+        batch = batcher.draw_choices(said, 3, turns=2)
+        for labels, branches in zip(batch.labels, batch.branches, strict=True):
+            for branch in range(1, int(branches.max()) + 1):
+                (first,) = [i for i in labels[branches == branch].tolist() if i != -100]
+                calls += first == CALLS
+                others += first in (40 + ord("Y"), 40 + ord("I"))
+    assert calls > 10
+    assert others > 10
+
+
+def test_the_probe_counts_calls_and_the_answers_that_are_likeliest() -> None:
+    torch.manual_seed(3)
+    net = VoxtralForConditionalGeneration(model.make_config()).eval()
+    window = sample_window(8000)
+    states = np.zeros((len(window.groups), 1536), np.float16)
+    said = [HeardUtterance((words,), window, states) for words in ("press one", "yes")]
+    probe = Probe(new_batcher(), said)
+    net.lm_head.weight.data.zero_()
+    # All tokens are as likely, so the first of all is taken: nothing is right, nothing called.
+    rates = probe.measure(net)
+    assert set(rates) >= {"spoken calls, right", "typed others, called", "words, right"}
+    assert set(rates.values()) == {0.0}
 
 
 def test_a_branch_is_learned_as_if_it_stood_alone_behind_the_trunk() -> None:
