@@ -8,7 +8,7 @@ import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
 from bench.reduced import Reduced
-from tests.engine.test_encoder import FakeRecorder
+from tests.engine.test_encoder import FakeRecorder, batcher_of
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.layout import SAMPLED, layout_of
@@ -27,18 +27,19 @@ def expected(loaded: LoadedModel, model: Any, seconds: float) -> torch.Tensor:
     return Reduced(model, loaded.processor.feature_extractor, -1).embeddings(noise(seconds))
 
 
-def encoded(encoder: Encoder, *seconds: float) -> list[torch.Tensor]:
+def encoded(encoder: Encoder, loaded: LoadedModel, *seconds: float) -> list[torch.Tensor]:
+    embeddings, batcher = batcher_of(encoder, loaded, SAMPLED)
     pieces = [Audio(noise(each)) for each in seconds]
-    while waiting := [piece for piece in pieces if piece.embeddings is None]:
-        assert encoder.encode_some(waiting) == []
-    return [piece.embeddings for piece in pieces]  # type: ignore[misc]
+    while waiting := [piece for piece in pieces if piece not in embeddings]:
+        assert batcher.encode_some(waiting) == []
+    return [embeddings.rows(piece, 0, 1000) for piece in pieces]
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_what_is_computed_is_what_the_whole_window_has_there(
     loaded: LoadedModel, reference: Any, seconds: float
 ) -> None:
-    (rows,) = encoded(Encoder(loaded, window_tail=SAMPLED), seconds)
+    (rows,) = encoded(Encoder(loaded, window_tail=SAMPLED), loaded, seconds)
     assert len(rows) == layout_of(len(noise(seconds)), SAMPLED).rows
     assert torch.allclose(rows, expected(loaded, reference, seconds), atol=2e-4)
 
@@ -50,7 +51,7 @@ def test_windows_of_a_few_fixed_shapes_are_encoded_as_others_are(
     encoder = Encoder(loaded, recorder, window_tail=SAMPLED)
     encoder.at_once = 8
     seconds = (*SECONDS, 2.9, 3.1)
-    for each, rows in zip(seconds, encoded(encoder, *seconds), strict=True):
+    for each, rows in zip(seconds, encoded(encoder, loaded, *seconds), strict=True):
         assert torch.allclose(rows, expected(loaded, reference, each), atol=2e-4), each
     shapes = {fixed_rows(layout_of(int(16_000 * each), SAMPLED)) for each in seconds[:6]}
     # Each with one batch size or two; and whole windows.
@@ -63,19 +64,19 @@ def test_every_fixed_shape_is_recorded_at_the_start(loaded: LoadedModel) -> None
     encoder.prepare()
     # Of whole windows one is encoded at a time on a CPU.
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
-    encoded(encoder, 0.5, 3.0, 14.0, 28.0)
+    encoded(encoder, loaded, 0.5, 3.0, 14.0, 28.0)
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
 
 
 def test_short_windows_share_a_step_up_to_the_rows_of_a_whole_one(loaded: LoadedModel) -> None:
-    encoder = Encoder(loaded, window_tail=SAMPLED)
+    embeddings, batcher = batcher_of(Encoder(loaded, window_tail=SAMPLED), loaded, SAMPLED)
     pieces = [Audio(noise(3.0)) for _ in range(9)]
-    encoder.encode_some(pieces)
+    batcher.encode_some(pieces)
     # 56 rows each, of 375.
-    assert sum(piece.embeddings is not None for piece in pieces) == 6
+    assert sum(piece in embeddings for piece in pieces) == 6
     whole = [Audio(noise(30.0)), Audio(noise(3.0))]
-    encoder.encode_some(whole)
-    assert [piece.embeddings is not None for piece in whole] == [True, False]
+    batcher.encode_some(whole)
+    assert [piece in embeddings for piece in whole] == [True, False]
 
 
 def test_an_encoder_of_another_shape_is_encoded_just_as_well(loaded: LoadedModel) -> None:
@@ -107,6 +108,6 @@ def test_an_encoder_of_another_shape_is_encoded_just_as_well(loaded: LoadedModel
         torch.device("cpu"),
         torch.float32,
     )
-    (rows,) = encoded(Encoder(other, window_tail=SAMPLED), 3.0)
+    (rows,) = encoded(Encoder(other, window_tail=SAMPLED), other, 3.0)
     assert rows.shape == (56, 32)
     assert torch.allclose(rows, Reduced(model, extractor, -1).embeddings(noise(3.0)), atol=2e-4)

@@ -7,7 +7,7 @@ import torch
 from voxtral_worker import metrics
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.runner import Runner, bytes_per_token, cache_budget
+from voxtral_worker.engine.model_runner import ModelRunner, bytes_per_token, cache_budget
 
 # What CUDA and its libraries take before the first tensor; an estimate.
 CONTEXT_BYTES = 512 << 20
@@ -39,7 +39,7 @@ def weight_bytes(loaded: LoadedModel) -> int:
 class DeviceBytes:
     """Publishes what takes the device's memory; `other` is activations, recordings, buffers."""
 
-    def __init__(self, loaded: LoadedModel, runner: Runner) -> None:
+    def __init__(self, loaded: LoadedModel, runner: ModelRunner) -> None:
         self._device = loaded.device
         self._known = {
             "weights": weight_bytes(loaded),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from voxtral_worker.engine.budget import MOST_ROWS, rows_a_step, windows_a_step
 from voxtral_worker.engine.encoder import Encoder
-from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class StepSize:
 
 
 def measure(
-    encoder: Encoder, runner: Runner, clock: Callable[[], float] = time.monotonic
+    encoder: Encoder, runner: ModelRunner, clock: Callable[[], float] = time.monotonic
 ) -> StepSize:
     """The step that fits the device; `clock` gives seconds. Engine thread, before any request."""
     window_s = _seconds(encoder.try_window, clock)

@@ -13,7 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from voxtral_worker.engine.conversation import Conversation
+from voxtral_worker.engine.embeddings import Embeddings
 from voxtral_worker.engine.encoder import Encoder
+from voxtral_worker.engine.encoder_batcher import EncoderBatcher
 from voxtral_worker.engine.layout import WINDOW_TAILS
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import Prompt, PromptEncoder
@@ -44,7 +46,9 @@ class Probe:
         self._loaded = loaded
         self._language = loaded.model.model.language_model
         self._embed = loaded.model.get_input_embeddings()
-        self._encoders = {tail: Encoder(loaded, window_tail=tail) for tail in WINDOW_TAILS}
+        # Those of the conversation at hand; it is made anew for each answer.
+        self._embeddings = {tail: Embeddings(loaded.device, 0) for tail in WINDOW_TAILS}
+        self._batchers = {tail: self._batcher(tail) for tail in WINDOW_TAILS}
         self._prompts = {tail: PromptEncoder(loaded.tokenizer, tail) for tail in WINDOW_TAILS}
 
     @torch.inference_mode()
@@ -58,12 +62,14 @@ class Probe:
         """
         began_s = time.perf_counter()
         prompt = self._prompts[window_tail].encode(make(), self._loaded.context_tokens)
-        waiting = list(prompt.audio)
-        while waiting := [piece for piece in waiting if piece.embeddings is None]:
-            for _, error in self._encoders[window_tail].encode_some(waiting):
+        embeddings, batcher = self._embeddings[window_tail], self._batchers[window_tail]
+        # Drops those of earlier conversations.
+        embeddings.trim()
+        while waiting := [piece for piece in prompt.audio if piece not in embeddings]:
+            for _, error in batcher.encode_some(waiting):
                 raise error
         context = _Context(prompt, self._loaded)
-        logits = self._feed(context, self._rows(prompt))[-1:]
+        logits = self._feed(context, self._rows(prompt, embeddings))[-1:]
         self._loaded.wait()
         first_token_s = time.perf_counter() - began_s
         if beside is None:
@@ -131,10 +137,14 @@ class Probe:
         logits: torch.Tensor = self._loaded.model.lm_head(states[-1:] if is_prompt else states)
         return logits.float()
 
-    def _rows(self, prompt: Prompt) -> torch.Tensor:
+    def _batcher(self, window_tail: str) -> EncoderBatcher:
+        encoder = Encoder(self._loaded, window_tail=window_tail)
+        return EncoderBatcher(self._loaded, encoder, self._embeddings[window_tail], window_tail)
+
+    def _rows(self, prompt: Prompt, embeddings: Embeddings) -> torch.Tensor:
         rows: torch.Tensor = self._embed(torch.tensor(prompt.ids, device=self._loaded.device))
         for span in prompt.spans:
-            rows[span.start : span.stop] = span.audio.embeddings  # type: ignore[assignment]
+            rows[span.start : span.stop] = embeddings.rows(span.audio, 0, span.layout.rows)
         return rows
 
 
