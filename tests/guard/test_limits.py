@@ -14,9 +14,9 @@ import redis as redis_client
 from aiohttp import ClientSession, WSServerHandshakeError
 from multidict import CIMultiDict
 
-from bench.redis_server import RedisServer
-from tests.server.running import LOOPBACK, RunningServer
-from tests.server.talking import create, talk
+from tests.support.redis_server import RedisServer
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.talker import create, talk
 from voxtral_worker import metrics
 from voxtral_worker.server.gate import address_limits
 from voxtral_worker.server.gate.address_limits import AddressLimit, AddressTable, Counts

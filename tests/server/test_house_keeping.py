@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import FakeEngine, RunningServer
+from tests.support.running_server import FakeEngine, RunningServer
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import BadInput, NotReady, SessionNotFound
 from voxtral_worker.server.gate.access import Caller

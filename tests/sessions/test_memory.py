@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sessions.native import native
+from tests.support.native_session import native
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import (
     Delta,
@@ -74,7 +74,7 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     )
     if kept is not None and not is_held:
         total += kept.audio.nbytes
-    guess = session._ahead._speculation
+    guess = session._speculator._speculation
     if guess is not None:
         total += size_of_parts(guess.request.conversation.user.parts[-1:])
         total += 256 * guess.request.sampling.max_tokens

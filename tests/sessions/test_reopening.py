@@ -271,8 +271,8 @@ def test_a_pause_that_was_taken_for_an_end_is_guessed_at_later() -> None:
     talk.session = Session("s", SessionConfig(), 0.0, speculates=True)
     talk.spoken_turn()
     talk.hear((0.9, 4))
-    speculator = talk.session.listening.speculator._speculator
-    assert list(speculator._pauses) == [15]
+    policy = talk.session.listening.speculator._policy
+    assert list(policy._pauses) == [15]
 
 
 def test_a_session_that_moves_while_its_turn_goes_on_hears_the_whole_turn_there() -> None:

@@ -406,4 +406,4 @@ def test_with_and_without_speculation_the_same_is_said_and_remembered(
     plain, ahead = (
         conversation(sounds, speculates=flag, reopen_ms=reopen_ms) for flag in (False, True)
     )
-    assert plain == speculator
+    assert plain == ahead

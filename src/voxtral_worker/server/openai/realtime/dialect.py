@@ -323,7 +323,7 @@ class RealtimeDialect:
         self._driver.perform(self._session.cancel(time.monotonic()))
 
     def _require_room(self) -> None:
-        if self._session.unanswered >= MAX_UNANSWERED:
+        if self._session.pending >= MAX_UNANSWERED:
             raise BadInput(f"{MAX_UNANSWERED} items wait for an answer: ask for a response")
 
     def _samples_of(self, data: bytes) -> Audio:
