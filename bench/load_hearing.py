@@ -1,4 +1,4 @@
-"""What listening costs: decoding, framing and VAD of many microphones, beside the network alone."""
+"""Measures what listening costs: decoding, framing and VAD for many microphones."""
 
 import asyncio
 import time
@@ -52,13 +52,13 @@ class OneByOne:
 
 
 async def nothing(_: str, __: bytes) -> None:
-    """The pacing alone, which is the benchmark's."""
+    """The pacing alone, which is the benchmark's own cost."""
 
 
 async def share_of_a_core(hear: Hear, sessions: int, seconds: float) -> float:
-    """CPU time of the process over the time that the sound lasts, for so many microphones.
+    """CPU time of the process, divided by the length of the sound, for so many microphones.
 
-    Not over wall time, which is longer where other programs take the core.
+    Wall time does not count, because other programs may take the core.
     """
     audio = b"".join(clip + silence(30) for clip in clips().values())
 
@@ -69,7 +69,7 @@ async def share_of_a_core(hear: Hear, sessions: int, seconds: float) -> float:
             at = count * STEP % (len(audio) - STEP)
             await hear(str(number), audio[at : at + STEP])
 
-    # Whatever is made at the first chunk is not what listening costs.
+    # The first chunk sets up each stream, which is not a cost of listening.
     for number in range(sessions):
         await hear(str(number), audio[:STEP])
     cpu_s = time.process_time()

@@ -1,4 +1,4 @@
-"""The worker beside vLLM's CPU build and `generate()`: same weights, same requests, in turn.
+"""Compares the worker with vLLM's CPU build and `generate()`: same weights, same requests, in turn.
 
 Worker and vLLM answer the same calls of the `openai` package over HTTP, on one core;
 `generate()` gets the same prompts in this process, on another. Every answer is compared.
@@ -33,13 +33,13 @@ GROUPS = ((True, 1), (True, 8), (True, 16), (True, 32), (False, 1), (False, 16),
 SERVERS = ("vLLM", "worker", "worker, compiled", "worker, sampled tail")
 NAMES = ("generate(), one by one", "generate(), padded batch", *SERVERS)
 WORKER = {"DTYPE": "float32", "RESPONSE_CACHE_SIZE": "0", "OMP_NUM_THREADS": "1"}
-# A sound is never the same piece twice, so that nobody answers from memory.
+# A little noise makes each sound different, so that no peer can answer from a cache.
 NOISE = 1e-4
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a group of requests got, and when, in seconds from the first request."""
+    """The answers to a group of requests, and their times in seconds from the first request."""
 
     texts: tuple[str, ...]
     firsts_s: tuple[float, ...]
@@ -152,7 +152,7 @@ def run() -> None:
         urls = [
             servers.enter_context(running_vllm(python, embedded(cores[-1]))),
             servers.enter_context(running_worker(**WORKER, WINDOW_TAIL="exact")),
-            # As vLLM is, unless told otherwise.
+            # The same as vLLM's default.
             servers.enter_context(
                 running_worker(**WORKER, WINDOW_TAIL="exact", ENABLE_TORCH_COMPILE="true")
             ),
@@ -198,7 +198,7 @@ def _row(rounds: list[list[Answers]]) -> str:
         _median_ms(statistics.median(answers.firsts_s) for answers in side)
         for side in (first, *sides[2:])
     ]
-    # The padded batch is left out: padding changes the last bits, and seldom a word.
+    # Without the padded batch: padding changes the last bits, and in rare cases a word.
     groups = zip(
         *([answers.texts for answers in side] for side in (sides[0], *sides[2:])), strict=True
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.test_encoder import batcher_of
 from tests.engine.test_engine import GREEDY, Listener, ask, break_engine, said, text_of, tokens_of
+from tests.support.batching import batcher_of
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
 from voxtral_worker.engine.engine import Engine

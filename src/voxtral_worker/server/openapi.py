@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of all REST calls."""
+"""The OpenAPI 3.1 description of all REST calls."""
 
 import copy
 from typing import Any
@@ -308,10 +308,10 @@ DESCRIPTION: dict[str, Any] = {
     },
 }
 
-# What an option is unless told otherwise: the console's form begins with it.
+# Add the default of each option: the console's form starts with it.
 _DEFAULTS = SessionConfig().as_dict()
 for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"].items():
-    # A copy: some are shared with the calls of other dialects, whose defaults differ.
+    # A copy, because OpenAI's calls share some of these schemas and have other defaults.
     DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"][_name] = {
         **_option,
         "default": _DEFAULTS[_name],
@@ -319,7 +319,7 @@ for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["pro
 
 
 def description(*, has_turn_model: bool, has_voices: bool) -> dict[str, Any]:
-    """What a worker can do: what it has no model or voice for is not among the values."""
+    """The description for one worker, without the values that it has no model or voice for."""
     described = copy.deepcopy(DESCRIPTION)
     options = described["components"]["schemas"]["SessionConfig"]["properties"]
     if not has_turn_model:
