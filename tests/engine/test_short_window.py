@@ -74,7 +74,7 @@ def test_every_fixed_shape_is_recorded_at_the_start(light: LoadedModel) -> None:
     encoder.prepare()
     # Of whole windows one is encoded at a time on a CPU.
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
-    encoded(encoder, loaded, 0.5, 3.0, 14.0, 28.0)
+    encoded(encoder, light, 0.5, 3.0, 14.0, 28.0)
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
 
 
