@@ -10,15 +10,22 @@ import torch
 
 from tests.engine.test_engine import GREEDY, Listener, ask, break_engine, said, text_of, tokens_of
 from tests.support.batching import batcher_of
+from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
 from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.faults import attempt
+from voxtral_worker.engine.faults import Faults, attempt
 from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.grammar import Shape
 from voxtral_worker.engine.kv_cache import KvCache
 from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
-from voxtral_worker.errors import OutOfMemory
+from voxtral_worker.engine.response import Response
+from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.engine.tools import NO_TOOLS
+from voxtral_worker.errors import BadInput, OutOfMemory
 from voxtral_worker.settings import Settings
 
 BAD_WORD = "kitchen"
@@ -229,3 +236,94 @@ def test_a_step_that_is_short_of_memory_for_all_is_done_for_each(engine: Engine)
     break_engine(engine, torch.OutOfMemoryError("short"), None, torch.OutOfMemoryError("short"))
     listeners = [ask(engine, said("hello"), Sampling(0.5, 1.0, 8)) for _ in range(3)]
     assert all(isinstance(listener.all()[-1], Finished) for listener in listeners)
+
+
+class Desk:
+    """Sequences of callers who listen, and the faults that end them."""
+
+    def __init__(self, *, device_answers: bool = True) -> None:
+        self.responses: dict[int, Response] = {}
+        self.listeners: dict[int, Listener] = {}
+        self.asked_device = 0
+        self._device_answers = device_answers
+        self.faults = Faults(self.responses, self._release, self._answers)
+
+    def sequence(self) -> Sequence:
+        sequence = Sequence(len(self.listeners) + 1, Prompt((1,), ()), 4, owner="somebody")
+        listener = self.listeners[sequence.sequence_id] = Listener()
+        generation = Generation(GenerationRequest(said("hello")), listener)
+        constraint = Constraint(Shape(NO_TOOLS), None)
+        response = Response(generation, Detokenizer(None, None), constraint)  # type: ignore[arg-type]
+        self.responses[sequence.sequence_id] = response
+        return sequence
+
+    def told(self, sequence: Sequence) -> list[str]:
+        """Codes of the errors that a caller got."""
+        events = list(self.listeners[sequence.sequence_id].events.queue)
+        return [event.error.code for event in events if isinstance(event, Failed)]
+
+    def _release(self, sequence: Sequence) -> None:
+        assert sequence.owner is None, "what failed is nobody's prefix"
+        del self.responses[sequence.sequence_id]
+
+    def _answers(self) -> bool:
+        self.asked_device += 1
+        return self._device_answers
+
+
+def test_a_sound_that_fails_ends_all_who_wait_for_it_once() -> None:
+    desk = Desk()
+    first, second, other = (desk.sequence() for _ in range(3))
+    sound, windows = Audio(np.zeros(160, np.float32)), [RuntimeError("one"), RuntimeError("two")]
+    desk.faults.fail([(sound, error) for error in windows], lambda _: [first, second])
+    assert [desk.told(each) for each in (first, second, other)] == [
+        ["PROCESSING_ERROR"],
+        ["PROCESSING_ERROR"],
+        [],
+    ]
+    assert not desk.faults.is_device_lost
+
+
+@pytest.mark.parametrize("kind", ["together", "alone", "upkeep", "request"])
+def test_a_device_that_no_longer_answers_is_lost_whatever_has_failed(kind: str) -> None:
+    desk = Desk(device_answers=False)
+    sequence, listener = desk.sequence(), Listener()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("device lost")
+
+    match kind:
+        case "together":
+            desk.faults.together([sequence], fails, lambda one: [one])
+        case "alone":
+            desk.faults.alone(sequence, fails)
+        case "upkeep":
+            desk.faults.upkeep(fails)
+        case "request":
+            desk.faults.request(Generation(GenerationRequest(said("a")), listener), fails)
+            assert isinstance(listener.all()[-1], Failed)
+    assert desk.faults.is_device_lost
+    assert desk.told(sequence) == (["PROCESSING_ERROR"] if kind in ("together", "alone") else [])
+
+
+def test_a_request_at_fault_itself_says_nothing_of_the_device() -> None:
+    desk, listener = Desk(device_answers=False), Listener()
+
+    def refuses() -> None:
+        raise BadInput("no")
+
+    desk.faults.request(Generation(GenerationRequest(said("a")), listener), refuses)
+    assert isinstance(listener.all()[-1], Failed)
+    assert (desk.asked_device, desk.faults.is_device_lost) == (0, False)
+
+
+def test_a_token_that_cannot_be_delivered_is_not_delivered_twice() -> None:
+    desk, tried = Desk(), []
+    sequence = desk.sequence()
+
+    def deliver() -> None:
+        tried.append(1)
+        raise torch.OutOfMemoryError("short")
+
+    desk.faults.alone(sequence, deliver)
+    assert (len(tried), desk.told(sequence)) == (1, ["GPU_OOM"])
