@@ -1,6 +1,6 @@
 """Answers one conversation in both modes of the window's tail, with the logits of every token.
 
-By the library's language model, as the engine tells tokens and not logits. Greedy, one at a time.
+It uses the library's language model, as the engine reports no logits. Greedy, one at a time.
 """
 
 import inspect
@@ -28,8 +28,9 @@ MOST_TOKENS = 256
 class Reply:
     """An answer; `logits`, float [tokens, vocabulary], are those of its tokens.
 
-    Made beside another answer, `logits` are those behind the other's tokens instead. `loops`: it
-    repeats itself, or is as long as allowed. `first_token_s` is the encoder and the prompt.
+    For an answer that was made beside another one, `logits` follow the tokens of the other.
+    `loops`: it repeats itself, or is as long as allowed. `first_token_s`: seconds of encoder and
+    prompt.
     """
 
     tokens: tuple[int, ...]
@@ -40,7 +41,7 @@ class Reply:
 
 
 class Probe:
-    """Used by one thread."""
+    """Answers conversations; used by one thread."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
@@ -55,7 +56,7 @@ class Probe:
     def answer(
         self, make: Callable[[], Conversation], window_tail: str, beside: Reply | None = None
     ) -> Reply:
-        """Answer a conversation, made anew: embeddings of audio are those of one mode.
+        """Answer a conversation that `make` makes anew, as pieces of audio are encoded once.
 
         With `beside` the other's tokens are fed first, in one pass, and the answer is its own
         from where it would have said something else. Raises TooLarge, and what a model raises.
@@ -80,11 +81,11 @@ class Probe:
         return Reply(tuple(tokens), logits, not is_whole, len(prompt.ids), first_token_s)
 
     def spoken(self, reply: Reply) -> list[int]:
-        """Its tokens but for the one that ends it."""
+        """The tokens of a reply without the one that ends it."""
         return [token for token in reply.tokens if token not in self._loaded.stop_ids]
 
     def text(self, reply: Reply) -> str:
-        """What it says."""
+        """The text of a reply."""
         return str(self._loaded.tokenizer.decode(self.spoken(reply)))
 
     def _compare(
