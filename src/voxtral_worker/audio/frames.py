@@ -17,7 +17,7 @@ class Framer:
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take samples, float32 [n]; returns the frames that are now complete, float32 [k, 512]."""
-        joined = np.concatenate([self._rest, samples])
+        joined = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         whole = len(joined) - len(joined) % FRAME_SAMPLES
         self._rest = joined[whole:]
         frames: NDArray[np.float32] = joined[:whole].reshape(-1, FRAME_SAMPLES)
