@@ -65,7 +65,8 @@ class Embeddings:
 
         Of an idle piece only these rows are copied, and only for as long as the caller holds them.
         """
-        return self._tensors[audio.audio_id][start:stop].to(self._device)
+        part = self._tensors[audio.audio_id][start:stop]
+        return part.to(self._device) if audio.audio_id in self._idle else part
 
     def put_away(self, pieces: Iterable[Audio]) -> None:
         """Make pieces idle, as nothing computes with them any more; ignores those without any."""
