@@ -318,7 +318,8 @@ def test_a_request_at_fault_itself_says_nothing_of_the_device() -> None:
 
 
 def test_a_token_that_cannot_be_delivered_is_not_delivered_twice() -> None:
-    desk, tried = Desk(), []
+    desk = Desk()
+    tried: list[int] = []
     sequence = desk.sequence()
 
     def deliver() -> None:
