@@ -205,8 +205,8 @@ def chunk_of(runner: ModelRunner, rows: int, context: int, audio_tokens: int = 0
     runner._tables.place(sequence)
     if audio_tokens:
         shape = (audio_tokens, RELEASED.hidden)
-        rows = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
-        runner._embeddings.add(audio, rows)
+        embedded = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+        runner._embeddings.add(audio, embedded)
     return Chunk(sequence, context, tokens)
 
 
