@@ -26,7 +26,7 @@ from voxtral_worker.engine.tool_options import (
 )
 from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
 from voxtral_worker.errors import BadInput, TooLarge
-from voxtral_worker.sessions.config import OPTIONS, SessionConfig, is_clean_text, is_number
+from voxtral_worker.sessions.config import SessionConfig, is_clean_text, is_number
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
 
@@ -209,14 +209,7 @@ def _fields(value: object) -> dict[str, Any]:
 
 def _options(fields: dict[str, Any], defaults: SessionConfig) -> Options:
     given = {key: fields[key] for key in ANSWER_KEYS if key in fields}
-    bad = [
-        wrong(key, value, OPTIONS[key].allowed).message
-        for key, value in given.items()
-        if not OPTIONS[key].is_good(value)
-    ]
-    if bad:
-        raise BadInput("; ".join(bad))
-    config = defaults.updated(given)
+    config = defaults.updated(given, before="")
     sampling = Sampling(
         float(config.temperature),
         float(config.top_p),

@@ -219,7 +219,7 @@ class Session:
             return self._go_on(self._answers.open, now_s, config, to, tag)
         if not user.parts and own.system_prompt:
             user = UserTurn((own.system_prompt,))
-            config = dataclasses.replace(own, system_prompt=None)
+            config = own.model_copy(update={"system_prompt": None})
         taken = sum(bytes_of_exchange(exchange) for exchange in history or ())
         taken += sum(bytes_of_round(made) for made in rounds)
         options = bytes_of_text(config.system_prompt) if config is not None else 0

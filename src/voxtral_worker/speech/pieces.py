@@ -1,8 +1,9 @@
 """What is asked of a voice for a listener, and what comes of it."""
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-ENCODINGS = ("pcm_s16le", "mulaw", "alaw", "opus")
+Encoding: TypeAlias = Literal["pcm_s16le", "opus", "mulaw", "alaw"]
 MAX_VOICE_CHARACTERS = 64
 
 
