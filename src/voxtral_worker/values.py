@@ -100,6 +100,18 @@ def number(low: float, high: float) -> May:
     return May(words, core_schema.union_schema(kinds), described)
 
 
+def at_least(low: float, most: float) -> May:
+    """A number that is not smaller; what is larger than `most` counts as that."""
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(ge=int(low), strict=True),
+        core_schema.float_schema(ge=low, strict=True),
+    ]
+    schema = core_schema.no_info_after_validator_function(
+        lambda value: min(value, most), core_schema.union_schema(kinds)
+    )
+    return May(f"a number of at least {low:g}", schema, {"type": "number", "minimum": low})
+
+
 def clean_text(words: str, least: int = 0, most: int | None = None) -> May:
     """A text without half of a surrogate pair, so that it can be encoded."""
     # A text with any limit is encoded by the library.
@@ -185,7 +197,8 @@ class Values(BaseModel):
         known: dict[str, Any] = {}
         for name, field in fields.items():
             given = value.get(name)
-            if given is not None or field.is_required() or (name in value and may_be_null(field)):
+            may_be_none = name in value if may_be_null(field) else field.is_required()
+            if given is not None or may_be_none:
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
             return handler(known)
@@ -276,6 +289,15 @@ def read(kind: TypeAdapter[T], value: object, before: str = "", *, tags: int = 0
     raise found[0].error.saying(before + "; ".join(told)) from None
 
 
+def is_good(kind: TypeAdapter[Any], value: object) -> bool:
+    """Whether a caller's value is one of these."""
+    try:
+        kind.validate_python(value, context=_FROM_CALLER)
+    except ValidationError:
+        return False
+    return True
+
+
 def problems(error: ValidationError, tags: int = 0) -> list[Problem]:
     """All that is wrong with a value, in plain words.
 
@@ -293,11 +315,12 @@ def _problem(wrong: Any, tags: int) -> Problem:
             return Problem(field, context["kind"](f"{field} {context['words']}"))
         case kind if kind == _MAY_BE:
             return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
-        case "union_tag_invalid" | "union_tag_not_found":
+        case "union_tag_invalid":
             name = context["discriminator"].strip("'")
             may_be = "one of " + context["expected_tags"].replace("'", "")
-            given = wrong["input"].get(name) if isinstance(wrong["input"], dict) else wrong["input"]
-            return Problem(name, _wrong(name, given, may_be), is_value=True)
+            return Problem(name, _wrong(name, wrong["input"].get(name), may_be), is_value=True)
+        case "missing":
+            return Problem(field, BadInput(f"{field} is missing"))
     # No model should let it come to this: its fields have words of their own.
     return Problem(field, BadInput(f"{field} is {shown(wrong['input'])}, which cannot be used"))
 
