@@ -26,11 +26,11 @@ $(WORKER): builder/requirements.txt pyproject.toml
 $(STAMP): $(WORKER) builder/requirements-dev.txt
 	@$(PYTHON) builder/set_up.py developer
 
-# The frameworks of docs/clients.md, for tests/clients/test_frameworks.py.
+# The frameworks of docs/clients.md, for tests/docs/clients/test_frameworks.py.
 clients:
 	$(PYTHON) -m venv .clients
 	.clients/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-clients.txt
-	cp tests/clients/frameworks/package.json .clients && npm install --silent --no-audit --no-fund --prefix .clients
+	cp tests/docs/clients/frameworks/package.json .clients && npm install --silent --no-audit --no-fund --prefix .clients
 
 # The docs as a site in .site; a link that leads nowhere ends it. REPOSITORY=https://... for links to files.
 docs: .docs/.set-up

@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections import defaultdict
 
-from bench.workers import STOP_TIMEOUT_S, free_port
+from tests.support.ports import free_port
+from tests.support.workers import STOP_TIMEOUT_S
 
 RUNS = 5
 TIMEOUT_S = 120.0

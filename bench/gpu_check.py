@@ -30,8 +30,8 @@ from bench.gpu_talk import (
     percentile,
 )
 from bench.gpu_timing import REPEATS, device_name, free, in_ms, memory, timed
-from bench.schedules import BLOCKS, Reference, Said, Talk, check
 from bench.token_times import TokenTimes
+from tests.support.schedules import BLOCKS, Reference, Said, Talk, check
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn, windows_of
 from voxtral_worker.engine.decoding import Row
 from voxtral_worker.engine.engine import Engine

@@ -7,7 +7,7 @@ import torch
 
 from bench.gpu_kernel import CASES, Heads
 from bench.gpu_timing import free
-from bench.random_model import RELEASED, SMALL, Shape, write_random_model
+from tests.support.random_model import RELEASED, SMALL, Shape, write_random_model
 from voxtral_worker.checkpoint import is_whole
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model

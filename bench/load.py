@@ -22,14 +22,14 @@ from bench.load_speakers import (
     Tally,
     answers_alone,
     answers_in_real_time,
-    clips,
     crowd,
     discarded_share,
     lag_p95_ms,
     scrape,
     tally,
 )
-from bench.workers import running_worker
+from tests.support.sounds import clips
+from tests.support.workers import running_worker
 from voxtral_worker.engine.layout import WINDOW_TAILS
 
 SETTINGS = {"MAX_SESSIONS": "400", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}

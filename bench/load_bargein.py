@@ -21,9 +21,10 @@ import numpy as np
 import torch
 import websockets
 
-from bench.load_speakers import FRAME_SAMPLES, RATE, clips, percentile, silence
-from bench.random_model import Shape, write_random_model
-from bench.workers import running_worker
+from bench.load_speakers import percentile
+from tests.support.random_model import Shape, write_random_model
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.workers import running_worker
 
 # The numbers of the embedded model, but for the tokens.
 SHAPE = Shape(128, 4, 4, 192, 512, 4, 6, 2, 32, 20_000, 36, "50MB")

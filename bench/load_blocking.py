@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from bench import guard_bodies as bodies
-from bench.guard_stranger import Stranger
 from bench.load_guard import attackers
-from bench.workers import free_port
+from tests.support import attack_bodies as bodies
+from tests.support.ports import free_port
+from tests.support.stranger import Stranger
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.jobs.handler import JobHandler

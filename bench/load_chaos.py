@@ -14,9 +14,10 @@ import websockets
 
 from bench.load_cuts import CHUNK_BYTES, converse
 from bench.load_fuzz import TIMEOUT_S, address, delete, new_session, until_at_rest
-from bench.load_speakers import LEAST_GAP_FRAMES, answers_alone, clips, silence
-from bench.redis_server import RedisServer
-from bench.workers import RunningWorker, running_process
+from bench.load_speakers import LEAST_GAP_FRAMES, answers_alone
+from tests.support.redis_server import RedisServer
+from tests.support.sounds import clips, silence
+from tests.support.workers import RunningWorker, running_process
 
 SECONDS = 300.0
 PATIENCE_S = 120.0

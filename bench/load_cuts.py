@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import websockets
 
-from bench.load_speakers import CONFIG, clips, silence
+from bench.load_speakers import CONFIG
+from tests.support.sounds import clips, silence
 
 CUTS = 300
 CUTS_PER_SESSION = 10

@@ -8,9 +8,10 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from bench.load_speakers import FRAME_SAMPLES, RATE, clips, percentile, silence
-from bench.workers import running_worker
+from bench.load_speakers import percentile
 from builder.voxtral_tiny.vocabulary import bare
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.workers import running_worker
 from voxtral_worker.client import Failure, Response, Status, VoxtralClient
 from voxtral_worker.client.sound import BYTES_PER_SECOND, paced
 

@@ -13,11 +13,12 @@ from typing import Any
 import aiohttp
 import websockets
 
-from bench.fuzz_messages import frames
-from bench.fuzz_rest import fuzz_rest
-from bench.load_speakers import LEAST_GAP_FRAMES, clips, scrape, silence
-from bench.message_schema import problem_with
-from bench.workers import running_worker
+from bench.load_speakers import LEAST_GAP_FRAMES, scrape
+from tests.support.fuzz_messages import frames
+from tests.support.fuzz_rest import fuzz_rest
+from tests.support.message_schema import problem_with
+from tests.support.sounds import clips, silence
+from tests.support.workers import running_worker
 
 MESSAGES = 20_000
 SOCKETS = 8

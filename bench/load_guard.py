@@ -23,20 +23,14 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from bench.guard_attacks import ATTACKS, Attack, carry_out
 from bench.guard_jobs import JobApi, job_api
-from bench.load_speakers import (
-    CHUNK_FRAMES,
-    CHUNK_S,
-    FRAME_SAMPLES,
-    LEAST_GAP_FRAMES,
-    clips,
-    percentile,
-    silence,
-)
-from bench.workers import ROOT, RunningWorker, running_process
-from voxtral_worker.settings import EMBEDDED_MODEL
+from bench.load_speakers import CHUNK_FRAMES, CHUNK_S, LEAST_GAP_FRAMES, percentile
+from tests.support.attacks_by_use import ATTACKS, Attack, carry_out
+from tests.support.sounds import FRAME_SAMPLES, clips, silence
+from tests.support.workers import RunningWorker, running_process
+from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
+HANDLER = REPOSITORY / "handler.py"
 SECONDS = 10.0
 QUIET_SECONDS = 30.0
 # Of everybody's turns; on a machine that is busy with the attack itself, three times the quiet.
@@ -311,7 +305,7 @@ def besieged_worker(log_path: Path | None = None) -> Iterator[tuple[RunningWorke
     """A queue worker with the embedded model, default limits, two keys and little memory."""
     with (
         job_api() as (api, environment),
-        running_process(SETTINGS | environment, log_path, script=ROOT / "handler.py") as worker,
+        running_process(SETTINGS | environment, log_path, script=HANDLER) as worker,
     ):
         limit_memory(worker.process.pid, SPARE_MEMORY_BYTES)
         yield worker, api

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import silero_vad
 import torch
 
-from bench.load_speakers import CHUNK_FRAMES, CHUNK_S, FRAME_SAMPLES, RATE, clips, silence
+from bench.load_speakers import CHUNK_FRAMES, CHUNK_S
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from voxtral_worker.audio.stream import AudioStream
 from voxtral_worker.turns.vad import Vad
 

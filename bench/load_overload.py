@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from bench.load_speakers import (
-    CONFIG,
-    LEAST_GAP_FRAMES,
-    Talk,
-    clips,
-    converse,
-    percentile,
-    plan,
-    scrape,
-    silence,
-)
-from bench.workers import running_worker
+from bench.load_speakers import CONFIG, LEAST_GAP_FRAMES, Talk, converse, percentile, plan, scrape
+from tests.support.sounds import clips, silence
+from tests.support.workers import running_worker
 
 # Above what a turn needs alone on a CPU, so that a goal is there to be kept.
 GOAL_MS = 600

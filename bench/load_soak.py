@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.load_speakers import hold, lag_p95_ms, plan, scrape
-from bench.workers import running_worker
+from tests.support.workers import running_worker
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "3"))
 USERS = 4

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.load_speakers import clips, silence
+from tests.support.sounds import clips, silence
 from voxtral_worker.turns.detector import SpeechStarted, TurnDetector
 from voxtral_worker.turns.vad import MAX_FRAMES, Vad
 

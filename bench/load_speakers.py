@@ -10,7 +10,6 @@ import re
 import statistics
 import time
 import urllib.request
-import wave
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +18,8 @@ import aiohttp
 import numpy as np
 import websockets
 
-from voxtral_worker.settings import EMBEDDED_MODEL
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 
-FRAME_SAMPLES = 512
-RATE = 16_000
 CHUNK_FRAMES = 2
 CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
 # More than the silence that ends a turn, so that turns stay apart however densely one speaks.
@@ -31,23 +28,6 @@ PATIENCE_S = 60.0
 # Something that comes after the last answer would come within this.
 AFTERMATH_S = 1.0
 CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
-
-
-def clips() -> dict[str, bytes]:
-    """The bundled sentences: words → 16-bit samples, whole frames."""
-    folder = EMBEDDED_MODEL / "clips"
-    found = {}
-    for name, words in json.loads((folder / "index.json").read_text()).items():
-        with wave.open(str(folder / name)) as file:
-            data = file.readframes(file.getnframes())
-        found[words] = data + bytes(-len(data) % (2 * FRAME_SAMPLES))
-    return found
-
-
-def silence(frames: int) -> bytes:
-    """A quiet room: digital silence is what no microphone gives."""
-    noise = 6 * np.random.default_rng(7).standard_normal(frames * FRAME_SAMPLES)
-    return noise.astype("<i2").tobytes()
 
 
 @dataclass

@@ -21,9 +21,9 @@ import soundfile
 import torch
 from openai import AsyncOpenAI, AsyncStream
 
-from bench.load_speakers import clips
 from bench.vllm_peer import embedded, install_vllm, running_vllm
-from bench.workers import running_worker
+from tests.support.sounds import clips
+from tests.support.workers import running_worker
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 

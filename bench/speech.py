@@ -17,8 +17,9 @@ import numpy as np
 import psutil
 import websockets
 
-from bench.load_speakers import FRAME_SAMPLES, RATE, clips, percentile, silence
-from bench.workers import running_process
+from bench.load_speakers import percentile
+from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.workers import running_process
 from voxtral_worker.speech.embedded import EmbeddedVoice
 from voxtral_worker.speech.sentences import SentenceSplitter
 from voxtral_worker.speech.voice import VOICE_RATE, Samples

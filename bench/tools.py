@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
-from bench.random_schemas import SCHEMAS, random_model, satisfies
+from tests.support.random_schemas import SCHEMAS, random_model, satisfies
 from voxtral_worker.engine.answer import answer
 from voxtral_worker.engine.constraint import Constraint, Masks
 from voxtral_worker.engine.conversation import Conversation, UserTurn

@@ -33,8 +33,9 @@ import soxr
 import websockets
 from numpy.typing import NDArray
 
-from bench.workers import running_process
+from tests.support.workers import running_process
 from voxtral_worker.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
+from voxtral_worker.settings import REPOSITORY
 
 LEAST_SPAN_S = 0.1
 # Silence at the end of a recording, so that every turn ends.
@@ -248,7 +249,7 @@ def _worker(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    script = Path(__file__).with_name("patient_worker.py")
+    script = REPOSITORY / "tests/support/patient_worker.py"
     with running_process({"SPECULATION": "false"}, script=script) as worker:
         yield worker.url
 

@@ -14,10 +14,10 @@ import aiohttp
 import numpy as np
 import websockets
 
-from bench.workers import running_worker
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence
+from tests.support.workers import running_worker
 from voxtral_worker.engine.layout import WINDOW_TAILS
 
 PER_KIND = 15

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.mistral_format import write_mistral_format
-from bench.workers import free_port
+from tests.support.mistral_format import write_mistral_format
+from tests.support.ports import free_port
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[1]

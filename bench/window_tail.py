@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.load_speakers import clips, silence
 from bench.throughput import SETTINGS
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence
+from tests.support.sounds import clips, silence
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
     Audio,

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.server.conftest import clip, start_server, vad
-from tests.server.running import RunningServer, free_port
-from tests.server.talking import talk
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
+from tests.support.talker import talk
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.logs import session_mark
@@ -26,7 +26,6 @@ from voxtral_worker.settings import Settings
 from voxtral_worker.tracing import Tracing, open_tracing
 from voxtral_worker.turns.vad import Vad
 
-__all__ = ["clip", "start_server", "vad"]
 Start = Callable[..., RunningServer]
 METRICS = {
     "speech_ms": 640,

@@ -14,7 +14,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from bench.workers import free_port, wait_until_ready
+from tests.support.ports import free_port
+from tests.support.workers import wait_until_ready
 from voxtral_worker import __version__, worker
 from voxtral_worker.__main__ import NEEDED
 from voxtral_worker.__main__ import main as serve_by_options

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.audio.kinds import ffmpeg, piped, speech, wav
+from tests.support.audio_kinds import ffmpeg, piped, speech, wav
 from voxtral_worker import metrics
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.audio.decoder import media, process
@@ -361,7 +361,7 @@ def test_the_processes_end_with_the_worker() -> None:
     code = """
 import os, signal, threading
 from voxtral_worker.audio.clips import DECODER, read_clip
-from tests.audio.kinds import wav
+from tests.support.audio_kinds import wav
 read_clip(wav(), max_seconds=10)
 print(DECODER._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

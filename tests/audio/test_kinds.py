@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.audio.kinds import (
+from tests.support.audio_kinds import (
     FRAGMENTS,
     KINDS,
     MP3,

@@ -18,10 +18,10 @@ from bench.gpu_check import PARTS, Part, _speed, check_tokens, run
 from bench.gpu_peers import Took, check_peers, find_vllm, served
 from bench.gpu_scale import TINY, load_random
 from bench.gpu_talk import Crowd, Heard, check_long, check_talkers, for_seconds
-from bench.mistral_format import write_mistral_format
 from bench.token_times import Made
 from bench.vllm_peer import Serving
-from tests.engine.interpreter import interpreted
+from tests.support.mistral_format import write_mistral_format
+from tests.support.triton_interpreter import interpreted
 from voxtral_worker.engine.request import Finished, GenerationRequest, Timings, Usage
 from voxtral_worker.settings import EMBEDDED_MODEL
 

@@ -15,10 +15,10 @@ from concurrent.futures import Future
 import pytest
 
 from bench import load_blocking, load_guard
-from bench.guard_attacks import ATTACKS
-from bench.guard_stranger import Stranger
 from bench.load_guard import Guard, Row, Turn
-from bench.workers import RunningWorker
+from tests.support.attacks_by_use import ATTACKS
+from tests.support.stranger import Stranger
+from tests.support.workers import RunningWorker
 
 SECONDS = 0.5
 # By their names; an attack that the worker begins to bear is one line more.

@@ -11,9 +11,10 @@ import torch
 from bench import load_dictation
 from bench.load import realtime
 from bench.load_bargein import SHAPE, interrupt
-from bench.load_speakers import answers_in_real_time, clips
-from bench.random_model import write_random_model
-from bench.workers import free_port
+from bench.load_speakers import answers_in_real_time
+from tests.support.ports import free_port
+from tests.support.random_model import write_random_model
+from tests.support.sounds import clips
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.server.lifecycle import Parts

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from safetensors.torch import load_file, save_file
 
 from bench import peers
-from bench.mistral_format import mistral_name, write_mistral_format
+from tests.support.mistral_format import mistral_name, write_mistral_format
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 

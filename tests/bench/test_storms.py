@@ -7,9 +7,8 @@ import pytest
 
 from bench import load_chaos, load_overload, load_soak
 from bench.load_speakers import scrape
-from bench.redis_server import RedisServer
-from bench.workers import RunningWorker, running_process, running_worker
-from tests.server.redis_server import redis_or_skip
+from tests.support.redis_server import RedisServer, redis_or_skip
+from tests.support.workers import RunningWorker, running_process, running_worker
 
 
 @pytest.fixture(scope="module")

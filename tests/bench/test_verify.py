@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench import verify
-from bench.random_model import SMALL, write_random_model
 from bench.verify import Answered, Compared, Expected, compare, run, word_errors
 from tests.bench.test_gpu_check import CPU, row
+from tests.support.random_model import SMALL, write_random_model
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 CLIPS = EMBEDDED_MODEL / "clips"

@@ -1,6 +1,5 @@
-"""What the JavaScript client is run with: a browser, and speech."""
+"""What the JavaScript client is run with."""
 
-from tests.console.conftest import browser, browser_path, open_any
-from tests.docs.conftest import spoken
+from tests.support.chromium import browser, browser_path, open_any
 
-__all__ = ["browser", "browser_path", "open_any", "spoken"]
+__all__ = ["browser", "browser_path", "open_any"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from tests.browser.types import names_in
-from tests.console.conftest import WAIT_MS, OpenPage
-from tests.cuttable_line import CuttableLine
+from tests.support.chromium import WAIT_MS, OpenPage
+from tests.support.cuttable_line import CuttableLine
+from tests.support.declared_types import names_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREETING = "Hello! How can I help you?"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.types import FOLDER, TYPES, names_in
-from tests.test_docs import message_types
+from tests.docs.test_pages import message_types
+from tests.support.declared_types import FOLDER, TYPES, names_in
 from voxtral_worker.sessions.config import OPTIONS
 from voxtral_worker.settings import REPOSITORY
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from bench.workers import free_port
-from tests.cuttable_line import CuttableLine
-from tests.server.running import RunningServer
+from tests.support.cuttable_line import CuttableLine
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
 from voxtral_worker.client import Delta, Response, Retry, Status, VoxtralClient, VoxtralError
 from voxtral_worker.settings import EMBEDDED_MODEL
 

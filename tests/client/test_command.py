@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.load_speakers import clips, silence
-from bench.workers import free_port
 from tests.client.test_client import CLIP, SAID
-from tests.openai.embedded import EmbeddedServer
-from tests.server.running import LOOPBACK, RunningServer
+from tests.support.embedded_server import EmbeddedServer
+from tests.support.ports import free_port
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.sounds import clips, silence
 from voxtral_worker import __version__
 from voxtral_worker.client import VoxtralClient, VoxtralError
 from voxtral_worker.client.chat import Chat

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.blocks import blocks_of
+from tests.support.doc_blocks import blocks_of
 from voxtral_worker.client import events
 from voxtral_worker.client.events import Event, read_event
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.client.test_client import audio
-from tests.cuttable_line import CuttableLine
-from tests.server.running import RunningServer
+from tests.support.cuttable_line import CuttableLine
+from tests.support.running_server import RunningServer
 from voxtral_worker.client import (
     Delta,
     Event,

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from bench.workers import free_port
+from tests.support.ports import free_port
 from voxtral_worker.client import VoxtralClient, VoxtralError
 from voxtral_worker.client.rest import Rest
 

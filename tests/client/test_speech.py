@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.server.running import RunningServer
 from tests.server.test_spoken_answers import TalkingServer
+from tests.support.running_server import RunningServer
 from voxtral_worker.client import Response, Speech, Voxtral, VoxtralClient
 
 Start = Callable[..., RunningServer]

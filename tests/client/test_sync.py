@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.workers import free_port
 from tests.client.test_client import SAID, audio
+from tests.support.ports import free_port
 from voxtral_worker.client import Delta, Response, Retry, Status, Voxtral, VoxtralError
 
 

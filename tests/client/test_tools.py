@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client.test_live import Start, until
-from tests.cuttable_line import CuttableLine
+from tests.support.cuttable_line import CuttableLine
 from voxtral_worker.client import (
     Event,
     Failure,

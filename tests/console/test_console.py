@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from tests.console.conftest import CLIP, WAIT_MS, OpenPage
-from tests.cuttable_line import CuttableLine
-from tests.server.running import RunningServer
+from tests.support.chromium import CLIP, WAIT_MS, OpenPage
+from tests.support.cuttable_line import CuttableLine
+from tests.support.running_server import RunningServer
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
 SAID = "You said: Turn on the kitchen light."

@@ -11,8 +11,8 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from tests.console.conftest import WAIT_MS, OpenPage
-from tests.console.fake_worker import HEALTH, METRICS, SESSION, FakeWorker
+from tests.support.chromium import WAIT_MS, OpenPage
+from tests.support.fake_worker import HEALTH, METRICS, SESSION, FakeWorker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OpenFake = Callable[..., AbstractAsyncContextManager[tuple[Page, FakeWorker]]]

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,8 +20,9 @@ import pytest
 import websockets
 from playwright.async_api import Page, async_playwright
 
-from tests.docs.blocks import Block, all_blocks
-from tests.server.talking import Talker, create
+from tests.support.chromium import ARGUMENTS, CHROMIUM
+from tests.support.doc_blocks import Block, all_blocks
+from tests.support.talker import Talker, create
 from voxtral_worker.__main__ import make_parser as serve_parser
 from voxtral_worker.client import command
 from voxtral_worker.jobs.schema import read_input
@@ -32,7 +32,6 @@ from voxtral_worker.settings import REPOSITORY
 URL_OF_DOCUMENTS = "http://localhost:8000"
 WAIT_S = 60
 ANSWERS = {"Hello! How can I help you?", "You said: Turn on the kitchen light."}
-CHROMIUM = shutil.which("chromium")
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
@@ -155,14 +154,6 @@ def test_a_python_block_prints_the_answer(block: Block, worker: str) -> None:
 
 
 # JavaScript
-
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-    f"--use-file-for-fake-audio-capture={REPOSITORY / CLIP}%noloop",
-]
 
 
 @asynccontextmanager

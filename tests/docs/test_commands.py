@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from tests.docs.blocks import DOCUMENTS, Block, blocks_of
 from tests.docs.test_jobs import PAGES as PAGES_OF_JOBS
+from tests.support.doc_blocks import DOCUMENTS, Block, blocks_of
 from voxtral_worker.settings import REPOSITORY
 
 OTHERS = sorted(

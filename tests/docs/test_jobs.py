@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from tests.docs.blocks import Block, blocks_of
+from tests.support.doc_blocks import Block, blocks_of
 from voxtral_worker.jobs.schema import read_input
 
 PAGES = ("docs/deploy.md", "docs/runpod.md")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import websockets
 
-from tests.docs.blocks import all_blocks
-from tests.server.running import RunningServer
-from tests.server.talking import Talker, create, talk
-from tests.test_docs import message_types, statuses
+from tests.docs.test_pages import message_types, statuses
+from tests.support.doc_blocks import all_blocks
+from tests.support.running_server import RunningServer
+from tests.support.talker import Talker, create, talk
 
 Message = dict[str, Any]
 Start = Callable[..., RunningServer]

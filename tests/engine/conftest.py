@@ -1,4 +1,4 @@
-"""The embedded model, loaded once for all tests of the engine."""
+"""Engines that compute the embedded model, and what plain transformers make of it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,30 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.embedded_model import EMBEDDED
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
-from voxtral_worker.settings import EMBEDDED_MODEL, Settings
-
-SETTINGS = Settings(model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="session")
-def loaded() -> LoadedModel:
-    return load_model(SETTINGS)
-
-
-@pytest.fixture
-def engine(loaded: LoadedModel) -> Iterator[Engine]:
-    running = Engine(loaded, SETTINGS)
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture
 def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
     """Computes whole windows, as the library does."""
-    running = Engine(loaded, dataclasses.replace(SETTINGS, window_tail="exact"))
+    running = Engine(loaded, dataclasses.replace(EMBEDDED, window_tail="exact"))
     running.start()
     yield running
     running.stop()
@@ -39,7 +24,7 @@ def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def reference() -> Any:
     """A second copy of the model, which no engine has touched."""
-    return load_model(SETTINGS).model
+    return load_model(EMBEDDED).model
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.random_schemas import SCHEMAS, random_model, satisfies
-from tests.engine.conftest import SETTINGS
+from tests.support.embedded_model import EMBEDDED
+from tests.support.random_schemas import SCHEMAS, random_model, satisfies
 from voxtral_worker.engine.answer import Answer, answer
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Conversation, UserTurn
@@ -45,7 +45,7 @@ def box(schema: dict[str, Any], **choice: Any) -> Toolbox:
 @pytest.fixture(scope="module")
 def chance(loaded: LoadedModel) -> Iterator[Engine]:
     """An engine whose model says anything."""
-    engine = Engine(random_model(loaded), SETTINGS)
+    engine = Engine(random_model(loaded), EMBEDDED)
     engine.start()
     yield engine
     engine.stop()
@@ -176,7 +176,7 @@ def test_a_call_that_is_cut_off_is_none(engine: Engine) -> None:
 
 
 def test_equal_input_is_answered_from_the_cache_under_a_new_id(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, dataclasses.replace(SETTINGS, response_cache_size=8))
+    engine = Engine(loaded, dataclasses.replace(EMBEDDED, response_cache_size=8))
     engine.start()
     try:
         first, again = (

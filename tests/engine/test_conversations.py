@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bench.schedules import BLOCKS, Reference, Said, Schedule, Talk, check, talks
+from tests.support.schedules import BLOCKS, Reference, Said, Schedule, Talk, check, talks
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Finished

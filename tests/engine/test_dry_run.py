@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
-from bench.random_model import RELEASED, _config
+from tests.support.random_model import RELEASED, _config
 from voxtral_worker.engine import paged_kernel
 from voxtral_worker.engine.calibration import session_tokens
 from voxtral_worker.engine.decoding import SIZES

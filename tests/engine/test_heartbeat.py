@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.conftest import SETTINGS
 from tests.engine.test_engine import Listener, ask, said
+from tests.support.embedded_model import EMBEDDED
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.heartbeat import Heartbeat
 from voxtral_worker.engine.model import LoadedModel
@@ -41,7 +41,7 @@ def wait_for(engine: Engine, *, healthy: bool) -> bool:
 
 
 def test_an_engine_whose_step_hangs_is_unhealthy_until_it_goes_on(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, SETTINGS, hang_s=0.2)
+    engine = Engine(loaded, EMBEDDED, hang_s=0.2)
     gate = Gate(engine)
     engine.start()
     try:
@@ -74,7 +74,7 @@ def test_an_engine_that_has_nothing_to_do_is_healthy() -> None:
 
 
 def test_warm_up_waits_as_long_as_the_heart_beats(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, SETTINGS)
+    engine = Engine(loaded, EMBEDDED)
     done: queue.Queue[Any] = queue.Queue()
     ends = iter([*[queue.Empty()] * 5, None])
 
@@ -93,7 +93,7 @@ def test_warm_up_waits_as_long_as_the_heart_beats(loaded: LoadedModel) -> None:
 
 
 def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, SETTINGS)
+    engine = Engine(loaded, EMBEDDED)
     opened, began = threading.Event(), threading.Event()
 
     def prepare() -> None:
@@ -128,7 +128,7 @@ def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> 
 
 def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
     """One step of a large model takes minutes there: a window of sound and a prompt."""
-    engine = Engine(loaded, SETTINGS)
+    engine = Engine(loaded, EMBEDDED)
     beats: list[int] = []
     engine.start()
     try:
@@ -160,7 +160,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
 
 def test_a_step_that_is_late_at_warm_up_is_no_failure(loaded: LoadedModel) -> None:
     """A GPU's libraries are set up within the first one."""
-    engine = Engine(loaded, SETTINGS, hang_s=0.05)
+    engine = Engine(loaded, EMBEDDED, hang_s=0.05)
     gate = Gate(engine)
     engine.start()
     failures: list[BaseException] = []

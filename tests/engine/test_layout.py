@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.reduced import kept
+from tests.support.reduced import kept
 from voxtral_worker.engine.layout import EXACT, NODES, SAMPLED, layout_of
 
 WINDOW = 480_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.interpreter import interpreted
+from tests.support.triton_interpreter import interpreted
 
 CHECK = """
 import sys

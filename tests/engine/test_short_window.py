@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
-from bench.reduced import Reduced
 from tests.engine.test_encoder import FakeRecorder
+from tests.support.reduced import Reduced
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.layout import SAMPLED, layout_of

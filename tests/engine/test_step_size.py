@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.conftest import SETTINGS
 from tests.engine.test_engine import ask, said, text_of
+from tests.support.embedded_model import EMBEDDED
 from voxtral_worker.engine import engine as engine_module
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.encoder import Encoder
@@ -59,7 +59,7 @@ def test_an_engine_measures_and_then_answers_as_others_do(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real parts are measured, and what that wrote into the cache is nobody's context."""
-    plain, sized = Engine(loaded, SETTINGS), Engine(loaded, SETTINGS)
+    plain, sized = Engine(loaded, EMBEDDED), Engine(loaded, EMBEDDED)
     seen: list[StepSize] = []
 
     def noted(encoder: Encoder, runner: Runner) -> StepSize:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.guard.attacks import ATTACKS, Attack
-from tests.guard.world import KEY, World, bearer, exchange
-from tests.server.running import RunningServer, free_port
+from tests.support.attacks_on_access import ATTACKS, Attack
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
+from tests.support.world import KEY, World, bearer, exchange
 from voxtral_worker.settings import Settings
 from voxtral_worker.turns.vad import Vad
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import RunningServer
+from tests.support.running_server import RunningServer
 from voxtral_worker import json_text
 from voxtral_worker.server.openai.body import PARSED_AT_ONCE_BYTES
 

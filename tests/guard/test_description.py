@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from bench.fuzz_rest import fuzz_rest
-from tests.server.running import RunningServer, free_port
+from tests.support.fuzz_rest import fuzz_rest
+from tests.support.ports import free_port
+from tests.support.running_server import RunningServer
 from voxtral_worker.settings import Settings
 from voxtral_worker.turns.vad import Vad
 

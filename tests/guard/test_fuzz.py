@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.fuzz_messages import SEEDS, frames, mutations
 from bench.load_fuzz import Fuzzed, fuzz
-from bench.message_schema import SCHEMAS, problem_with
-from tests.server.running import RunningServer
-from tests.server.talking import talk
-from tests.test_docs import message_types, statuses
+from tests.docs.test_pages import message_types, statuses
+from tests.support.fuzz_messages import SEEDS, frames, mutations
+from tests.support.message_schema import SCHEMAS, problem_with
+from tests.support.running_server import RunningServer
+from tests.support.talker import talk
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.native.messages import parse
 

@@ -14,12 +14,13 @@ import redis as redis_client
 from aiohttp import ClientSession, WSServerHandshakeError
 from multidict import CIMultiDict
 
-from bench.redis_server import RedisServer
-from tests.server.running import LOOPBACK, RunningServer
-from tests.server.talking import create, talk
+from tests.support.redis_server import RedisServer
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.talker import create, talk
 from voxtral_worker import metrics
-from voxtral_worker.server import limits, redis_link
-from voxtral_worker.server.limits import AddressLimit, AddressTable, Counts
+from voxtral_worker.server.gate import address_limits
+from voxtral_worker.server.gate.address_limits import AddressLimit, AddressTable, Counts
+from voxtral_worker.server.shared import redis_link
 
 Start = Callable[..., RunningServer]
 ADDRESS = "203.0.113.7"
@@ -242,7 +243,7 @@ async def test_redis_counts_by_its_own_clock_and_forgets_what_lies_ahead_of_it(
 def test_addresses_are_remembered_up_to_a_number_the_latest_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_ADDRESSES", 3)
+    monkeypatch.setattr(address_limits, "MOST_ADDRESSES", 3)
     table = AddressTable(1, 60.0)
     assert all(table.take(f"203.0.113.{number}").allowed for number in range(10))
     assert len(table) == 3

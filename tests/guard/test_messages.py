@@ -7,8 +7,8 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from tests.server.running import RunningServer
-from tests.server.talking import talk
+from tests.support.running_server import RunningServer
+from tests.support.talker import talk
 
 Start = Callable[..., RunningServer]
 

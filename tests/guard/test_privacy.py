@@ -13,10 +13,10 @@ import aiohttp
 import numpy as np
 import pytest
 
-from tests.guard.watching import FolderWatch, held_files
-from tests.jobs.fake_api import FakeJobApi, WorkerProcess
-from tests.server.running import RunningServer
-from tests.server.talking import create, talk
+from tests.support.file_watch import FolderWatch, held_files
+from tests.support.job_api import FakeJobApi, WorkerProcess
+from tests.support.running_server import RunningServer
+from tests.support.talker import create, talk
 from voxtral_worker.engine.conversation import Audio, Exchange, UserTurn
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
@@ -28,6 +28,7 @@ from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.sessions.turn import Turn
+from voxtral_worker.settings import REPOSITORY
 from voxtral_worker.turns.vad import Vad, _Memory, _Task
 
 Start = Callable[..., RunningServer]
@@ -115,7 +116,7 @@ def test_neither_sound_nor_words_are_in_the_log_or_in_any_file(
     worker = WorkerProcess.on_queue(
         api,
         folders["work"] / "log",
-        Path(__file__).with_name("audited_handler.py"),
+        REPOSITORY / "tests/support/audited_handler.py",
         HOME=str(folders["home"]),
         TMPDIR=str(folders["tmp"]),
     )

@@ -11,12 +11,12 @@ import redis as redis_client
 import websockets
 from aiohttp import ClientSession
 
-from bench.redis_server import RedisServer
-from tests.server.running import RunningServer
-from tests.server.talking import WAIT_S, create, talk
+from tests.support.redis_server import RedisServer
+from tests.support.running_server import RunningServer
+from tests.support.talker import WAIT_S, create, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
-from voxtral_worker.server import redis_link
+from voxtral_worker.server.shared import redis_link
 from voxtral_worker.sessions.record import UNKNOWN_WORDS
 
 Start = Callable[..., RunningServer]

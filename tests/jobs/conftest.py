@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.fake_api import FakeJobApi, WorkerProcess
+from tests.support.job_api import FakeJobApi, WorkerProcess
 
 
 @pytest.fixture

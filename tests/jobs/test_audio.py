@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.jobs.fakes import FakeEngine, Say, echo
+from tests.support.job_fakes import FakeEngine, Say, echo
 from voxtral_worker.audio.recordings import RECORDINGS_AT_ONCE, Recordings, Samples
 from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.engine.conversation import Audio, Conversation

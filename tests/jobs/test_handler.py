@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.jobs.fakes import FakeEngine, Say, echo, endless, until
+from tests.support.job_fakes import FakeEngine, Say, echo, endless, until
 from voxtral_worker.errors import EngineFailure, TooLarge
 from voxtral_worker.jobs.handler import STOPS_REMEMBERED, JobHandler
 from voxtral_worker.settings import Settings

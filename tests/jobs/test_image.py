@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.jobs.fake_api import REPOSITORY, free_port, is_listening
+from tests.support.ports import free_port, is_listening
+from voxtral_worker.settings import REPOSITORY
 
 # Steps that make a system and not an application: the machine that tests has one.
 SYSTEM = ("apt-get ", "useradd ")

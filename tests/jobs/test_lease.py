@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from tests.jobs.fakes import FakeEngine, FakeLeases, until
+from tests.support.job_fakes import FakeEngine, FakeLeases, until
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.lease import addresses, hold_lease
 from voxtral_worker.jobs.outlet import Outlet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.fakes import FakeEngine
+from tests.support.job_fakes import FakeEngine
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.local import run_local
 from voxtral_worker.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.fakes import FakeEngine, endless
+from tests.support.job_fakes import FakeEngine, endless
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.sdk import JobLoop, run_serve_api
 from voxtral_worker.jobs.shutdown import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.fakes import FakeEngine
-from tests.speech.fakes import MS_PER_CHARACTER, FakeVoice
+from tests.support.job_fakes import FakeEngine
+from tests.support.voices import MS_PER_CHARACTER, FakeVoice
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.jobs import speech as speech_of_jobs

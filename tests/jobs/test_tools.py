@@ -6,15 +6,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.engine.conftest import engine, loaded
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.tools import Toolbox
 from voxtral_worker.errors import BadInput
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.schema import AudioJob, SessionJob, TextJob, read_input
 from voxtral_worker.settings import Settings
-
-__all__ = ["engine", "loaded"]
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

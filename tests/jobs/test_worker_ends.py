@@ -11,7 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.jobs.fake_api import FakeJobApi, WorkerProcess, is_listening
+from tests.support.job_api import FakeJobApi, WorkerProcess
+from tests.support.ports import is_listening
 
 # One answer is short, so it takes many to last.
 LONG = {"type": "text", "texts": ["hello"] * 1024, "temperature": 2, "max_length": 4096}

@@ -17,9 +17,11 @@ import soundfile
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, is_listening
+from tests.support.job_api import FakeJobApi, WorkerProcess
+from tests.support.ports import is_listening
+from voxtral_worker.settings import REPOSITORY
 
-FAULTY = REPOSITORY / "bench" / "faulty_handler.py"
+FAULTY = REPOSITORY / "tests" / "support" / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
 # Hot enough to go on and on, and never the same.
 LONG = {"type": "text", "texts": ["hello"] * 400, "temperature": 2, "max_length": 4096}

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.jobs.fake_api import REPOSITORY, FakeJobApi, WorkerProcess, free_port, is_listening
+from tests.support.job_api import FakeJobApi, WorkerProcess
+from tests.support.ports import free_port, is_listening
+from voxtral_worker.settings import REPOSITORY
 
 # One answer is short, so it takes many to last.
 LONG = {"type": "text", "texts": ["hello"] * 1024, "temperature": 2, "max_length": 4096}

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.server.running import RunningServer
-from tests.server.talking import create, talk
+from tests.support.running_server import RunningServer
+from tests.support.talker import create, talk
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.logs import TextFormatter, add_ids, session_mark
 from voxtral_worker.server import sockets

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import FakeEngine, RunningServer
+from tests.support.running_server import FakeEngine, RunningServer
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import BadInput, NotReady, SessionNotFound
-from voxtral_worker.server.access import Caller
+from voxtral_worker.server.gate.access import Caller
 from voxtral_worker.server.lifecycle import Phase
 from voxtral_worker.server.native.dialect import parse_last_seq
 from voxtral_worker.server.service import Service
-from voxtral_worker.server.takeover import Takeover
+from voxtral_worker.server.shared.takeover import Takeover
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.turns.vad import Vad
 

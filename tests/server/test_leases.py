@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.jobs.fakes import until
-from tests.server.running import RunningServer
-from tests.server.talking import talk
+from tests.support.job_fakes import until
+from tests.support.running_server import RunningServer
+from tests.support.talker import talk
 from voxtral_worker.server.leases import SessionLeases
 from voxtral_worker.sessions.config import SessionConfig
 

@@ -8,8 +8,8 @@ import pytest
 
 from bench.load_cuts import compare
 from bench.load_sounds import SOUNDS, spoken, turns
-from tests.server.running import RunningServer
-from tests.server.talking import talk
+from tests.support.running_server import RunningServer
+from tests.support.talker import talk
 from voxtral_worker.engine.request import Urgency
 
 Start = Callable[..., RunningServer]

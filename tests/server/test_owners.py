@@ -8,9 +8,9 @@ import jwt
 import pytest
 from aiohttp import ClientSession
 
-from bench.redis_server import RedisServer
-from tests.server.running import RunningServer
-from tests.server.talking import create, talk
+from tests.support.redis_server import RedisServer
+from tests.support.running_server import RunningServer
+from tests.support.talker import create, talk
 
 Start = Callable[..., RunningServer]
 SECRET = "a secret of at least thirty-two bytes"

@@ -8,8 +8,9 @@ import aiohttp
 import pytest
 from aiohttp import ClientSession
 
-from tests.server.running import LOOPBACK, RunningServer, free_port
-from tests.server.talking import create, talk
+from tests.support.ports import free_port
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.talker import create, talk
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.sessions.config import SessionConfig
 

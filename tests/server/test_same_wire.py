@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.wire_talks import SCRIPTS, normal, play, read_corpus
+from tests.support.wire_talks import SCRIPTS, normal, play, read_corpus
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

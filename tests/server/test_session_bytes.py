@@ -10,10 +10,10 @@ import pytest
 import websockets
 from openai import AsyncOpenAI
 
-from bench.workers import running_worker
-from tests.openai.realtime import Caller, manual
-from tests.server.running import RunningServer
-from tests.server.talking import Talker, create, talk
+from tests.support.realtime_caller import Caller, manual
+from tests.support.running_server import RunningServer
+from tests.support.talker import Talker, create, talk
+from tests.support.workers import running_worker
 
 Start = Callable[..., RunningServer]
 SMALL = 8 << 20

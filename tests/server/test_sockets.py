@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import websockets
 
-from tests.server.running import LOOPBACK, RunningServer
-from tests.server.talking import Talker, create, open_socket, talk
+from tests.support.running_server import LOOPBACK, RunningServer
+from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import AtCapacity, EngineFailure

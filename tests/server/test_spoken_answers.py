@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.server.running import RunningServer
-from tests.server.talking import WAIT_S, Talker, create, open_socket, talk
-from tests.speech.fakes import MS_PER_CHARACTER, FakeVoice
+from tests.support.running_server import RunningServer
+from tests.support.talker import WAIT_S, Talker, create, open_socket, talk
+from tests.support.voices import MS_PER_CHARACTER, FakeVoice
 from voxtral_worker.audio.formats import decoder_for
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.sessions.config import SessionConfig

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.server.reopenings import reopen
-from tests.server.running import RunningServer
-from tests.server.talking import Talker, create, open_socket, talk
+from tests.support.reopenings import reopen
+from tests.support.running_server import RunningServer
+from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.server import ears
 from voxtral_worker.sessions import listening

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sessions.native import native
+from tests.support.native_session import native
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import (
     Delta,
@@ -63,7 +63,7 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     """What can be found in the session, looked at piece by piece."""
     total = session.memory.inbox_bytes + size_of(session.config.system_prompt)
     total += sum(frame.nbytes for frame, *_ in session.listening.heard._frames)
-    total += sum(size_of_parts(parts) for parts in session._unanswered._said.values())
+    total += sum(size_of_parts(parts) for parts in session._pending._said.values())
     total += sum(map(size_of_exchange, session.history))
     answers = session._answers
     turns = [*answers._waiting, *([] if answers._current is None else [answers._current])]
@@ -74,7 +74,7 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     )
     if kept is not None and not is_held:
         total += kept.audio.nbytes
-    guess = session._ahead._speculation
+    guess = session._speculator._speculation
     if guess is not None:
         total += size_of_parts(guess.request.conversation.user.parts[-1:])
         total += 256 * guess.request.sampling.max_tokens

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.sessions.native import native
+from tests.support.native_session import native
 from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationEvent, Timings, Usage
 from voxtral_worker.errors import EngineFailure

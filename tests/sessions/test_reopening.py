@@ -179,9 +179,9 @@ def test_what_belonged_to_the_turn_before_it_was_spoken_still_does() -> None:
     talk.session.say("item", ("Look:",))
     talk.spoken_turn()
     talk.hear((0.9, 4))
-    assert talk.session.unanswered == 1
+    assert talk.session.pending == 1
     assert asked(talk.hear(END)).conversation.user.parts[0] == "Look:"
-    assert talk.session.unanswered == 0
+    assert talk.session.pending == 0
 
 
 def test_turns_that_nobody_answers_by_itself_stay_ended() -> None:
@@ -189,7 +189,7 @@ def test_turns_that_nobody_answers_by_itself_stay_ended() -> None:
     talk.session.use_config(talk.session.config.model_copy(update={"answers_turns": False}))
     talk.spoken_turn()
     assert not talk.session.listening.detector.is_reopenable
-    assert talk.session.unanswered == 1
+    assert talk.session.pending == 1
 
 
 def test_a_turn_that_was_refused_stays_ended() -> None:
@@ -269,8 +269,8 @@ def test_a_pause_that_was_taken_for_an_end_is_guessed_at_later() -> None:
     talk.session = Session("s", SessionConfig(), 0.0, speculates=True)
     talk.spoken_turn()
     talk.hear((0.9, 4))
-    speculator = talk.session.listening.ahead._speculator
-    assert list(speculator._pauses) == [15]
+    policy = talk.session.listening.speculator._policy
+    assert list(policy._pauses) == [15]
 
 
 def test_a_session_that_moves_while_its_turn_goes_on_hears_the_whole_turn_there() -> None:

@@ -15,7 +15,7 @@ from voxtral_worker.engine.request import (
 )
 from voxtral_worker.errors import BadInput, EngineFailure, RateLimited
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answering import MAX_WAITING, Answers
+from voxtral_worker.sessions.answers import MAX_WAITING, Answers
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.session import Session

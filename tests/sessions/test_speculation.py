@@ -25,7 +25,7 @@ from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Commit, Effect, Generate, Settle, Tell
 from voxtral_worker.sessions.session import Session
-from voxtral_worker.sessions.speculation import Speculator
+from voxtral_worker.sessions.speculation import SpeculationPolicy
 from voxtral_worker.turns.detector import SpeechPaused
 
 FRAME_S = 0.032
@@ -281,39 +281,39 @@ def test_giving_up_cancels_the_guess() -> None:
     assert talk.session.give_up() == [Cancel(ahead)]
 
 
-def pause(speculator: Speculator, frames: int | None) -> bool:
+def pause(policy: SpeculationPolicy, frames: int | None) -> bool:
     """A pause that goes on for so many frames, or ends its turn; whether it was guessed at."""
-    speculator.begin_pause(SpeechPaused(0, 100))
+    policy.begin_pause(SpeechPaused(0, 100))
     is_guessed = False
     for frame in range(100, 111 if frames is None else 100 + frames):
-        if speculator.is_time_to_guess(frame):
-            speculator.guess()
+        if policy.is_time_to_guess(frame):
+            policy.guess()
             is_guessed = True
     if frames is None:
-        speculator.end_turn()
+        policy.end_turn()
     else:
-        speculator.end_pause(100 + frames)
+        policy.end_pause(100 + frames)
         if is_guessed:
-            speculator.charge()
+            policy.charge()
     return is_guessed
 
 
 def test_whoever_pauses_often_is_guessed_at_later() -> None:
-    speculator = Speculator()
-    assert pause(speculator, 3)
+    policy = SpeculationPolicy()
+    assert pause(policy, 3)
     for _ in range(8):
-        pause(speculator, None)
-        pause(speculator, 3)
-    assert not pause(speculator, 3)
-    assert pause(speculator, None)
+        pause(policy, None)
+        pause(policy, 3)
+    assert not pause(policy, 3)
+    assert pause(policy, None)
 
 
 def test_what_was_no_pause_is_not_remembered_as_one() -> None:
-    speculator = Speculator()
-    speculator.end_pause(5)
-    speculator.end_turn()
-    assert not speculator.is_time_to_guess(5)
-    assert pause(speculator, None)
+    policy = SpeculationPolicy()
+    policy.end_pause(5)
+    policy.end_turn()
+    assert not policy.is_time_to_guess(5)
+    assert pause(policy, None)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(1, 10)), max_size=200))
@@ -321,9 +321,9 @@ def test_what_was_no_pause_is_not_remembered_as_one() -> None:
 def test_at_most_a_fifth_of_all_work_is_discarded_besides_the_first_guess(
     pauses: list[int | None],
 ) -> None:
-    speculator, wrong, turns = Speculator(), 0, 0
+    policy, wrong, turns = SpeculationPolicy(), 0, 0
     for frames in pauses:
-        was_guessed = pause(speculator, frames)
+        was_guessed = pause(policy, frames)
         turns += frames is None
         wrong += was_guessed and frames is not None
     assert wrong <= 1 + turns / 4

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.speech.fakes import hum
+from tests.support.voices import hum
 from voxtral_worker.audio.formats import decoder_for
 from voxtral_worker.speech.encoding import PIECE_MS, Piece, SpeechEncoder
 from voxtral_worker.speech.pieces import ENCODINGS

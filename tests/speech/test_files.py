@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from tests.speech.fakes import hum
+from tests.support.voices import hum
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.speech.files import FORMATS, SpeechFile
 

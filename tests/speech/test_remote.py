@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from tests.speech.fakes import FakeSpeechServer, hum, wav
+from tests.support.voices import FakeSpeechServer, hum, wav
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.speech import remote
 from voxtral_worker.speech.remote import RemoteVoice, read_header

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.speech.fakes import MS_PER_CHARACTER, FakeVoice
+from tests.support.voices import MS_PER_CHARACTER, FakeVoice
 from voxtral_worker.errors import SpeechFailed, WorkerError
 from voxtral_worker.speech.pieces import SpeechFormat, SpokenPiece
 from voxtral_worker.speech.playback import Playback

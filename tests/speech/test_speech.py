@@ -8,7 +8,7 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from tests.speech.fakes import MS_PER_CHARACTER, FakeVoice
+from tests.support.voices import MS_PER_CHARACTER, FakeVoice
 from voxtral_worker.errors import AtCapacity, BadInput, LoadFailure, SpeechFailed
 from voxtral_worker.settings import Settings
 from voxtral_worker.speech import speech as speech_module

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bench.load_speakers import clips, silence
+from tests.support.sounds import clips, silence
 from tests.turns.test_vad import alone
 from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.audio.stretches import Stretch

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
 from voxtral_worker.server.access_log import name_lines, tell_request_id
-from voxtral_worker.server.connections import note_first_request
+from voxtral_worker.server.gate.connections import note_first_request
 from voxtral_worker.server.middleware import (
     SERVICE,
     allow_origins,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
-from voxtral_worker.server.session_limits import SessionLimits
+from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.sessions.effects import Channel
 from voxtral_worker.sessions.events import Event
 

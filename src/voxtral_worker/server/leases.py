@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import SessionNotFound
-from voxtral_worker.server.access import Caller
+from voxtral_worker.server.gate.access import Caller
 from voxtral_worker.server.service import Service
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.server.tools import require_callable

@@ -22,8 +22,8 @@ from voxtral_worker.errors import (
     WorkerError,
     WrongCredentials,
 )
-from voxtral_worker.server.access import Caller, check_address, counted_as, is_allowed_origin
 from voxtral_worker.server.access_log import ADDRESS, REQUEST_ID_HEADER, shown_path
+from voxtral_worker.server.gate.access import Caller, check_address, counted_as, is_allowed_origin
 from voxtral_worker.server.openai.errors import error_object
 from voxtral_worker.server.service import Service
 from voxtral_worker.sessions.limits import Verdict

@@ -12,15 +12,15 @@ from voxtral_worker import metrics
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import NotReady, SessionNotFound
 from voxtral_worker.logs import session_mark
-from voxtral_worker.server.access import Caller, ClientAddresses, Credentials
 from voxtral_worker.server.dialect import D
 from voxtral_worker.server.driver import Driver
+from voxtral_worker.server.gate.access import Caller, ClientAddresses, Credentials
+from voxtral_worker.server.gate.address_limits import AddressLimits
 from voxtral_worker.server.lifecycle import Lifecycle, Parts, Phase
-from voxtral_worker.server.limits import AddressLimits
 from voxtral_worker.server.native.dialect import NativeDialect
-from voxtral_worker.server.session_store import SessionStore
 from voxtral_worker.server.sessions import Conversation, Sessions
-from voxtral_worker.server.takeover import Takeover
+from voxtral_worker.server.shared.store import SessionStore
+from voxtral_worker.server.shared.takeover import Takeover
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.settings import Settings

@@ -8,13 +8,13 @@ from typing import Any, Generic, cast
 from voxtral_worker import metrics
 from voxtral_worker.errors import SessionNotFound
 from voxtral_worker.logs import session_mark
-from voxtral_worker.server.access import Caller
 from voxtral_worker.server.dialect import D
 from voxtral_worker.server.driver import Driver
+from voxtral_worker.server.gate.access import Caller
+from voxtral_worker.server.gate.places import Places
+from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.server.lifecycle import Lifecycle
 from voxtral_worker.server.observer import Observer
-from voxtral_worker.server.places import Places
-from voxtral_worker.server.session_limits import SessionLimits
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.registry import Registry

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from voxtral_worker.server.access_log import AccessLog, is_no_noise
 from voxtral_worker.server.app import make_app, make_ping_app
-from voxtral_worker.server.connections import (
+from voxtral_worker.server.gate.connections import (
     FIRST_REQUEST_S,
     Connections,
     GuardedSite,

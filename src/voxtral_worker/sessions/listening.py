@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from voxtral_worker.engine.conversation import Audio, UserTurn
 from voxtral_worker.engine.request import GenerationEvent
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.ahead import AskingAhead
-from voxtral_worker.sessions.answering import Answers
+from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Channel, Effect, Tell
 from voxtral_worker.sessions.heard_frames import FRAME_BYTES, HeardFrames
 from voxtral_worker.sessions.partials import Partials, bytes_to_ask
+from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.reopening import KeptTurn, Reopening
 from voxtral_worker.sessions.scoring import Scoring
+from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.sessions.transcripts import Transcripts
 from voxtral_worker.sessions.turn import Turn, TurnIds
-from voxtral_worker.sessions.unanswered import Unanswered
 from voxtral_worker.turns.detector import (
     MIN_SPEECH_FRAMES,
     SpeechPaused,
@@ -43,7 +43,7 @@ class Listening:
     def __init__(
         self,
         answers: Answers,
-        unanswered: Unanswered,
+        pending: Pending,
         turn_ids: TurnIds,
         *,
         max_turn_s: float,
@@ -52,13 +52,13 @@ class Listening:
         self.audio_bytes_received = 0
         self.heard = HeardFrames()
         self.partials = Partials()
-        self.ahead = AskingAhead(answers, unanswered, self.heard, is_on=speculates)
+        self.speculator = Speculator(answers, pending, self.heard, is_on=speculates)
         self.transcripts = Transcripts(answers)
         self.detector = TurnDetector(max_turn_frames=int(max_turn_s * 1000 / FRAME_MS))
-        self.reopening = Reopening(self.detector, answers, unanswered, self.heard)
-        self.scoring = Scoring(self.detector, self.heard, self.ahead)
+        self.reopening = Reopening(self.detector, answers, pending, self.heard)
+        self.scoring = Scoring(self.detector, self.heard, self.speculator)
         self._answers = answers
-        self._unanswered = unanswered
+        self._pending = pending
         self._turn_ids = turn_ids
         self._open_turn_id: str | None = None
         # How often the open turn has ended.
@@ -133,7 +133,7 @@ class Listening:
             for found in self.detector.hear(float(probability), float(energy)):
                 effects += self._on_turn_event(found, now_s)
             heard = self.detector.frames_heard
-            effects += self.ahead.look_at_pause(self._open_turn_id, heard, now_s)
+            effects += self.speculator.look_at_pause(self._open_turn_id, heard, now_s)
         effects += self._look_at_partial()
         self._forget_heard()
         return effects
@@ -159,14 +159,14 @@ class Listening:
         self.detector.end_turn()
         self._open_turn_id = None
         self._forget_heard()
-        return [*self.partials.drop(), *self.ahead.forget_turn()]
+        return [*self.partials.drop(), *self.speculator.forget_turn()]
 
     def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
         """Take what the engine says of a transcript or a guess; None when it was neither."""
         if generation_id == self.partials.generation_id:
             return self.partials.on_event(event)
         effects = self.transcripts.on_event(generation_id, event)
-        return self.ahead.on_event(generation_id, event) if effects is None else effects
+        return self.speculator.on_event(generation_id, event) if effects is None else effects
 
     def _on_turn_events(self, found: Iterable[TurnEvent], now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -182,10 +182,10 @@ class Listening:
             case TurnReopened():
                 return self._reopen_turn(event, now_s)
             case SpeechPaused():
-                self.ahead.begin_pause(event)
+                self.speculator.begin_pause(event)
                 return self.scoring.ask(event, self._open_turn_id)
             case SpeechResumed():
-                return self.ahead.end_pause(self.detector.frames_heard)
+                return self.speculator.end_pause(self.detector.frames_heard)
         return self._end_turn(event, now_s)
 
     def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
@@ -201,7 +201,7 @@ class Listening:
     def _reopen_turn(self, reopened: TurnReopened, now_s: float) -> list[Effect]:
         kept, effects = self.reopening.reopen(now_s)
         self._open_turn_id, self._times_ended = kept.turn_id, kept.times
-        self.ahead.reopen(self.detector.frames_heard - kept.ended.end_frame)
+        self.speculator.reopen(self.detector.frames_heard - kept.ended.end_frame)
         self.partials.put_off(self.detector.frames_heard)
         effects += self.transcripts.withdraw(kept.turn_id)
         start_ms = reopened.first_frame * FRAME_MS
@@ -232,21 +232,21 @@ class Listening:
         if self._open_turn_id is None:
             return [*effects, Tell(events.NoSpeech(self._turn_ids.next()))]
         turn_id, self._open_turn_id = self._open_turn_id, None
-        wasted, speculation = self.ahead.end_turn(ended)
+        wasted, speculation = self.speculator.end_turn(ended)
         effects += wasted
         if speculation is None:
             audio = Audio(self.heard.samples(ended.first_frame, ended.end_frame))
-            user = self._unanswered.with_audio(audio)
+            user = self._pending.with_audio(audio)
         else:
             user = speculation.request.conversation.user
         user = dataclasses.replace(user, heard=self.partials.text)
         told = _speech_ended(turn_id, ended, user)
         effects.append(Tell(told))
         if not self._answers.config.answers_turns:
-            self._unanswered.add(turn_id, user.parts[-1:])
+            self._pending.add(turn_id, user.parts[-1:])
             self.reopening.close()
             return effects
-        said = self._unanswered.take()
+        said = self._pending.take()
         effects.append(Tell(events.Accepted(turn_id)))
         audio_bytes = self.audio_bytes_received
         if ended.reason == "too_long":

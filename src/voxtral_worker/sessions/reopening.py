@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from voxtral_worker.engine.conversation import Audio
-from voxtral_worker.sessions.answering import Answers
+from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Effect
 from voxtral_worker.sessions.heard_frames import FRAME_SAMPLES, HeardFrames
-from voxtral_worker.sessions.unanswered import Said, Unanswered
+from voxtral_worker.sessions.pending import Pending, Said
 from voxtral_worker.turns.detector import TurnDetector, TurnEnded
 
 
@@ -30,11 +30,11 @@ class Reopening:
     """At most one turn is kept, and only while the turn detector would open it again."""
 
     def __init__(
-        self, detector: TurnDetector, answers: Answers, unanswered: Unanswered, heard: HeardFrames
+        self, detector: TurnDetector, answers: Answers, pending: Pending, heard: HeardFrames
     ) -> None:
         self._detector = detector
         self._answers = answers
-        self._unanswered = unanswered
+        self._pending = pending
         self._heard = heard
         self._kept: KeptTurn | None = None
 
@@ -73,5 +73,5 @@ class Reopening:
         samples = kept.audio.samples
         effects = self._answers.withdraw(kept.turn_id, kept.start_bytes, now_s)
         self._heard.restore(samples, kept.ended.first_frame, kept.start_bytes, now_s)
-        self._unanswered.put_back(kept.said)
+        self._pending.put_back(kept.said)
         return kept, effects

@@ -1,8 +1,8 @@
 """Has pauses scored for how complete the words before them sound."""
 
-from voxtral_worker.sessions.ahead import AskingAhead
 from voxtral_worker.sessions.effects import Effect, Score
 from voxtral_worker.sessions.heard_frames import HeardFrames
+from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.turns.detector import SpeechPaused, TurnDetector
 
 # The network hears so much: 8 s.
@@ -16,10 +16,10 @@ class Scoring:
     for which it is due.
     """
 
-    def __init__(self, detector: TurnDetector, heard: HeardFrames, ahead: AskingAhead) -> None:
+    def __init__(self, detector: TurnDetector, heard: HeardFrames, speculator: Speculator) -> None:
         self._detector = detector
         self._heard = heard
-        self._ahead = ahead
+        self._speculator = speculator
         self._turn_id: str | None = None
 
     @property
@@ -40,6 +40,6 @@ class Scoring:
         end_frame = self._detector.score(pause, score)
         if end_frame is None or score is None:
             return []
-        effects = self._ahead.weigh(score, end_frame)
+        effects = self._speculator.weigh(score, end_frame)
         heard = self._detector.frames_heard
-        return [*effects, *self._ahead.look_at_pause(self._turn_id, heard, now_s)]
+        return [*effects, *self._speculator.look_at_pause(self._turn_id, heard, now_s)]

@@ -21,7 +21,7 @@ from voxtral_worker.engine.request import GenerationEvent
 from voxtral_worker.engine.tools import ToolCall, known_call_id
 from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answering import Answers
+from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.calling import OpenExchange, PendingRound
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Channel, CountCalls, Effect, Tell
@@ -36,10 +36,10 @@ from voxtral_worker.sessions.memory import (
     bytes_of_text,
     bytes_of_turn,
 )
+from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.record import SessionRecord
 from voxtral_worker.sessions.speaking import Speaking
 from voxtral_worker.sessions.turn import Turn, TurnIds
-from voxtral_worker.sessions.unanswered import Unanswered
 from voxtral_worker.speech.pieces import SpokenPiece
 
 # What a response is made of in place of the conversation: see `dialogue.exchanges`.
@@ -77,24 +77,24 @@ class Session:
         self.memory = SessionMemory(max_bytes)
         self.has_scorer = has_scorer
         self._turn_ids = TurnIds()
-        self._unanswered = Unanswered()
+        self._pending = Pending()
         self._answers = Answers(session_id, config, self.memory)
         self.listening = Listening(
             self._answers,
-            self._unanswered,
+            self._pending,
             self._turn_ids,
             max_turn_s=max_turn_s,
             speculates=speculates,
         )
-        self._ahead = self.listening.ahead
+        self._speculator = self.listening.speculator
         listening = self.listening
         for part in (
             listening.heard,
             listening.partials,
             listening.transcripts,
             listening.reopening,
-            self._unanswered,
-            self._ahead,
+            self._pending,
+            self._speculator,
         ):
             self.memory.hold(partial(getattr, part, "bytes"))
         self.use_config(config)
@@ -115,9 +115,9 @@ class Session:
         return self._answers.queue_size
 
     @property
-    def unanswered(self) -> int:
+    def pending(self) -> int:
         """Lots of what the user said that nobody was to answer yet."""
-        return len(self._unanswered)
+        return len(self._pending)
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -178,7 +178,7 @@ class Session:
         )
         self.listening.reopening.close()
         # A turn that is still open is answered after this text.
-        return [*self._ahead.discard(), *self._accept(turn, now_s)]
+        return [*self._speculator.discard(), *self._accept(turn, now_s)]
 
     def say(self, key: str, parts: tuple[str | Audio, ...]) -> list[Effect]:
         """Take something of the user's that is answered with what comes after it.
@@ -186,13 +186,13 @@ class Session:
         Raises RateLimited when it has no room.
         """
         self.memory.require(bytes_of_parts(parts) + LONGEST_ANSWER_BYTES)
-        self._unanswered.add(key, parts)
+        self._pending.add(key, parts)
         self.listening.reopening.close()
-        return self._ahead.discard()
+        return self._speculator.discard()
 
     def unsay(self, key: str) -> list[Effect] | None:
         """Take it back; None when it was answered, or never said."""
-        return self._ahead.discard() if self._unanswered.remove(key) else None
+        return self._speculator.discard() if self._pending.remove(key) else None
 
     def respond(
         self,
@@ -213,7 +213,7 @@ class Session:
         """
         self._answers.require_room()
         self.listening.reopening.close()
-        history, user, rounds = context or (None, self._unanswered.as_turn(), ())
+        history, user, rounds = context or (None, self._pending.as_turn(), ())
         own = config or self.config
         if joins and context is None and not user.parts and self._answers.open is not None:
             return self._go_on(self._answers.open, now_s, config, to, tag)
@@ -226,10 +226,10 @@ class Session:
         asked = taken + options + bytes_of_turn(user)
         if joins and context is None:
             # It is held already.
-            asked -= self._unanswered.bytes
+            asked -= self._pending.bytes
         self.memory.require(self._answers.bytes_to_answer(config=config) + max(0, asked))
         if joins and context is None:
-            self._unanswered.clear()
+            self._pending.clear()
         elif context is None:
             # Later answers must not be part of what it was asked after.
             history = self.history
@@ -248,7 +248,7 @@ class Session:
             joins=joins,
             rounds=rounds,
         )
-        return [*self._ahead.discard(), *self._accept(turn, now_s)]
+        return [*self._speculator.discard(), *self._accept(turn, now_s)]
 
     def _go_on(
         self,
@@ -276,7 +276,7 @@ class Session:
             rounds=waiting.all_rounds(),
             tool_s=now_s - waiting.pending.since_s,
         )
-        return [*self._ahead.discard(), *self._accept(turn, now_s)]
+        return [*self._speculator.discard(), *self._accept(turn, now_s)]
 
     def tool_result(
         self, call_id: str, content: str, now_s: float, *, is_error: bool = False
@@ -300,8 +300,8 @@ class Session:
         self._require_quiet()
         self.memory.require(bytes_of_text(call.arguments) + LONGEST_ANSWER_BYTES)
         call = dataclasses.replace(call, call_id=known_call_id(call.call_id))
-        waiting, user = self._answers.open, self._unanswered.as_turn()
-        effects = self._ahead.discard()
+        waiting, user = self._answers.open, self._pending.as_turn()
+        effects = self._speculator.discard()
         if waiting is not None and not user.parts:
             if waiting.pending.has_no_result:
                 waiting.pending.calls.append(call)
@@ -310,7 +310,7 @@ class Session:
             self._answers.open = None
         else:
             effects, rounds = [*effects, *self._answers.close_open()], ()
-        self._unanswered.clear()
+        self._pending.clear()
         pending = PendingRound(AssistantTurn(text=""), [call], now_s)
         self._answers.open = OpenExchange(user, rounds, pending)
         return effects
@@ -322,16 +322,16 @@ class Session:
         is being made, which would come before it, RateLimited when it has no room.
         """
         self._require_quiet()
-        user = self._unanswered.as_turn()
+        user = self._pending.as_turn()
         self.memory.require(bytes_of_text(text) + LONGEST_ANSWER_BYTES)
         answer = AssistantTurn(text=text)
         if self._answers.open is not None and not user.parts:
-            return [*self._answers.close_open(answer), *self._ahead.discard()]
+            return [*self._answers.close_open(answer), *self._speculator.discard()]
         effects = self._answers.close_open()
-        self._unanswered.clear()
+        self._pending.clear()
         self.listening.reopening.close()
         self._answers.history.append(Exchange(user, answer))
-        return [*effects, *self._ahead.discard()]
+        return [*effects, *self._speculator.discard()]
 
     def _require_quiet(self) -> None:
         if not self._answers.is_idle:
@@ -379,7 +379,7 @@ class Session:
         """Forget what was said; a response being made is not remembered either."""
         self.listening.reopening.close()
         self._answers.clear_history()
-        return [*self._ahead.drop_stale(), Tell(events.HistoryCleared(), to)]
+        return [*self._speculator.drop_stale(), Tell(events.HistoryCleared(), to)]
 
     def update_config(self, changes: object, to: Channel = None) -> list[Effect]:
         """Change options, all or none. Raises BadInput that names the bad one, or RateLimited."""
@@ -392,7 +392,7 @@ class Session:
         """Change all options at once; nobody is told. Raises RateLimited when there is no room."""
         self._answers.use_config(config)
         self.listening.use_config(config)
-        return self._ahead.drop_stale()
+        return self._speculator.drop_stale()
 
     def give_up(self) -> list[Effect]:
         """Stop all work, at the end of the session; its memory is wiped."""
@@ -401,7 +401,7 @@ class Session:
         effects = [*listening.forget_turn(), *listening.transcripts.give_up()]
         effects += self._answers.give_up()
         listening.heard.clear()
-        self._unanswered.clear()
+        self._pending.clear()
         return effects
 
     def _accept(self, turn: Turn, now_s: float) -> list[Effect]:

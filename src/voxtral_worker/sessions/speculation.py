@@ -40,7 +40,7 @@ class Speculation:
         return bool(self.withheld) and isinstance(self.withheld[-1], Finished)
 
 
-class Speculator:
+class SpeculationPolicy:
     """Decides when a pause is worth a guess; counts frames, as the turn detector does."""
 
     def __init__(self) -> None:

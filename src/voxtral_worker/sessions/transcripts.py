@@ -15,7 +15,7 @@ from voxtral_worker.engine.request import (
 )
 from voxtral_worker.errors import RateLimited, WorkerError
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answering import MAX_WAITING, Answers
+from voxtral_worker.sessions.answers import MAX_WAITING, Answers
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.memory import TOKEN_BYTES
 

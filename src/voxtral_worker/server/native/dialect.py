@@ -12,6 +12,7 @@ from voxtral_worker.errors import BadInput, TooLarge, about
 from voxtral_worker.server.channels import AUDIO
 from voxtral_worker.server.connection import Connection
 from voxtral_worker.server.driver import Driver
+from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.server.native.messages import (
     MAX_SEQ,
     AnyControl,
@@ -27,7 +28,6 @@ from voxtral_worker.server.native.messages import (
     parse,
 )
 from voxtral_worker.server.native.numbering import Numbering
-from voxtral_worker.server.session_limits import SessionLimits
 from voxtral_worker.server.tools import require_callable
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.effects import Channel

@@ -11,6 +11,7 @@ from voxtral_worker.errors import BadInput, TooLarge, WorkerError, about
 from voxtral_worker.server.channels import AUDIO
 from voxtral_worker.server.connection import Connection
 from voxtral_worker.server.driver import Driver
+from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
 from voxtral_worker.server.openai.models import ModelNames
 from voxtral_worker.server.openai.options import Options, gathered, wrong
@@ -29,7 +30,6 @@ from voxtral_worker.server.openai.realtime.session_options import (
     as_tokens,
     config_of_tools,
 )
-from voxtral_worker.server.session_limits import SessionLimits
 from voxtral_worker.server.tools import require_callable
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
@@ -320,7 +320,7 @@ class RealtimeDialect:
         self._driver.perform(self._session.cancel(time.monotonic()))
 
     def _require_room(self) -> None:
-        if self._session.unanswered >= MAX_UNANSWERED:
+        if self._session.pending >= MAX_UNANSWERED:
             raise BadInput(f"{MAX_UNANSWERED} items wait for an answer: ask for a response")
 
     def _samples_of(self, data: bytes) -> Audio:

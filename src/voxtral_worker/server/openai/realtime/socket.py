@@ -6,9 +6,9 @@ from aiohttp import web
 
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.server.access import Caller
 from voxtral_worker.server.channels import AUDIO
 from voxtral_worker.server.connection import Connection
+from voxtral_worker.server.gate.access import Caller
 from voxtral_worker.server.middleware import CALLER, SERVICE
 from voxtral_worker.server.openai.models import ModelNames, check_model, model_names
 from voxtral_worker.server.openai.options import Options

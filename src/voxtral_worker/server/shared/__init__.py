@@ -1,0 +1,1 @@
+"""What several workers share in Redis: sessions that one takes over from another."""
