@@ -151,7 +151,7 @@ class NativeDialect:
                 driver.perform(effects)
             case ToolResult(call_id=call_id, content=content, is_error=is_error):
                 driver.perform(
-                    session.tool_result(call_id, content, time.monotonic(), is_error=is_error)
+                    session.tool_result(call_id, str(content), time.monotonic(), is_error=is_error)
                 )
             case ConfigUpdate(config=changes):
                 driver.require_voice(session.config.updated(changes).voice)
