@@ -89,7 +89,7 @@ def told(value: object, kind: TypeAdapter[Any] = OUTER) -> str:
         ({"inner": {"size": 0}}, "inner.size is 0, but must be a whole number from 1 to 9"),
         ({"inner": {}}, "inner.size is null, but must be a whole number from 1 to 9"),
         ({"inner": 7}, "inner is 7, but must be an object"),
-        ({"own": 1}, "there is no field 'own'; there may be count, share, kind"),
+        ({"own": 1}, "has no field 'own'; it has count, share, kind"),
         ([], "it is an empty list, but must be an object"),
         (None, "it is null, but must be an object"),
     ],
@@ -108,7 +108,7 @@ def test_a_field_that_must_be_there_is_told_like_one_that_is_null() -> None:
 def test_all_bad_fields_are_named_in_the_order_of_the_caller() -> None:
     message = told({"kind": 1, "count": 9, "volume": 3, "speed": 4})
     assert message.startswith("kind is 1, but must be one of one, two; count is 9, but must be")
-    assert "there is no field 'volume', 'speed'" in message
+    assert "has no field 'volume', 'speed'" in message
 
 
 def test_the_first_bad_field_says_what_kind_of_error_it_is() -> None:

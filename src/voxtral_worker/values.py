@@ -31,10 +31,11 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from voxtral_worker.errors import BadInput, WorkerError, shown
+from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
 
 T = TypeVar("T")
 JsonSchema: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[int | str, ...]
 
 # Bad fields that one error names.
 MAX_TOLD = 8
@@ -112,11 +113,71 @@ def at_least(low: float, most: float) -> May:
     return May(f"a number of at least {low:g}", schema, {"type": "number", "minimum": low})
 
 
+def above(low: float, high: float) -> May:
+    """A number that is larger, and at most so large."""
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(gt=int(low), le=int(high), strict=True),
+        core_schema.float_schema(gt=low, le=high, strict=True),
+    ]
+    described = {"type": "number", "exclusiveMinimum": low, "maximum": high}
+    words = f"a number above {low:g} and at most {high:g}"
+    return May(words, core_schema.union_schema(kinds), described)
+
+
 def clean_text(words: str, least: int = 0, most: int | None = None) -> May:
     """A text without half of a surrogate pair, so that it can be encoded."""
     # A text with any limit is encoded by the library.
     schema = core_schema.str_schema(min_length=least, max_length=most, strict=True)
     return May(words, schema)
+
+
+def filled_text(most: int) -> May:
+    """A text that says something; one that is too long is TooLarge."""
+    words = "a text that is not empty"
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise may_be(words)
+        return not_too_long(value, most)
+
+    schema = core_schema.no_info_plain_validator_function(check)
+    return May(words, schema, {"type": "string", "minLength": 1, "maxLength": most}, tells=True)
+
+
+def not_too_long(text: str, most: int, name: str = "") -> str:
+    """For validators: a text that may be so long and can be encoded; a model has to name it."""
+    if len(text) > most:
+        raise rest(f"{name} has {len(text)} characters, but may have {most}".lstrip(), TooLarge)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        words = f"{name} is {shown(text)}, but must be a text without half a surrogate pair"
+        raise rest(words.lstrip()) from None
+    return text
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Beside the type of a list: it has members, and not too many of them.
+
+    The members say themselves what they may be.
+    """
+
+    words: str
+    members: str
+    most: int
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def check(value: object) -> object:
+            if not isinstance(value, list) or not value:
+                raise may_be(self.words)
+            if len(value) > self.most:
+                raise rest(f"has {len(value)} {self.members}, but may have {self.most}")
+            return value
+
+        return core_schema.no_info_before_validator_function(check, handler(source))
 
 
 def or_null(may: May) -> May:
@@ -148,6 +209,11 @@ def refused(error: WorkerError) -> PydanticCustomError:
     return PydanticCustomError(_ERROR, _ERROR, {"error": error})
 
 
+def may_be(words: str) -> PydanticCustomError:
+    """For validators: what a value may be in words."""
+    return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
+
+
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
     """For validators: the name of the field and these words are the sentence."""
     return PydanticCustomError(_REST, _REST, {"words": words, "kind": kind})
@@ -163,10 +229,9 @@ class Values(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
-    def no_such(cls, keys: list[str]) -> BadInput:
-        """The error for keys that are no fields, of which some are named."""
-        takes = ", ".join(options_of(cls)) or "nothing"
-        return BadInput(f"there is no field {', '.join(keys)}; there may be {takes}")
+    def no_such(cls, keys: list[str]) -> str:
+        """What an error says of keys that are no fields, behind the name of this object."""
+        return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -192,7 +257,7 @@ class Values(BaseModel):
         if info.context != _FROM_CALLER or isinstance(value, cls):
             return handler(value)
         if not isinstance(value, dict):
-            raise PydanticCustomError(_MAY_BE, _MAY_BE, {"words": "an object"})
+            raise may_be("an object")
         fields = options_of(cls)
         known: dict[str, Any] = {}
         for name, field in fields.items():
@@ -207,7 +272,7 @@ class Values(BaseModel):
         if not unknown:
             return handler(known)
         named = [shown(key) for key in unknown[:MAX_TOLD]]
-        wrong = [InitErrorDetails(type=refused(cls.no_such(named)), input=None)]
+        wrong = [InitErrorDetails(type=rest(cls.no_such(named)), input=None)]
         try:
             handler(known)
         except ValidationError as error:
@@ -270,15 +335,18 @@ class Problem:
     is_value: bool = False
 
 
-def read(kind: TypeAdapter[T], value: object, before: str = "", *, tags: int = 0) -> T:
+def read(
+    kind: TypeAdapter[T], value: object, before: str = "", *, at: Place = (), tags: int = 0
+) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
-    The error's sentence begins with `before`; for `tags` see `problems`.
+    The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
+    union that a field decides, so many `tags` stand before the name of a field.
     """
     try:
         return kind.validate_python(value, context=_FROM_CALLER)
     except ValidationError as error:
-        found = problems(error, tags)
+        found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
     if isinstance(value, dict):
         # In the order in which the caller wrote them.
         places = {key: place for place, key in enumerate(value)}
@@ -298,27 +366,25 @@ def is_good(kind: TypeAdapter[Any], value: object) -> bool:
     return True
 
 
-def problems(error: ValidationError, tags: int = 0) -> list[Problem]:
-    """All that is wrong with a value, in plain words.
-
-    Where the model is a union that a `type` decides, so many `tags` stand before a field.
-    """
-    return [_problem(each, tags) for each in error.errors(include_url=False)]
-
-
-def _problem(wrong: Any, tags: int) -> Problem:
-    field, context = _path(wrong["loc"][tags:]), wrong.get("ctx", {})
+def _problem(wrong: Any, at: Place, tags: int) -> Problem:
+    field, context = _path((*at, *wrong["loc"][tags:])), wrong.get("ctx", {})
     match wrong["type"]:
         case kind if kind == _ERROR:
             return Problem(field, context["error"])
         case kind if kind == _REST:
-            return Problem(field, context["kind"](f"{field} {context['words']}"))
+            return Problem(field, context["kind"](f"{field} {context['words']}".lstrip()))
         case kind if kind == _MAY_BE:
             return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
         case "union_tag_invalid":
             name = context["discriminator"].strip("'")
+            field = _path((*at, name))
             may_be = "one of " + context["expected_tags"].replace("'", "")
-            return Problem(name, _wrong(name, wrong["input"].get(name), may_be), is_value=True)
+            return Problem(field, _wrong(field, wrong["input"].get(name), may_be), is_value=True)
+        case "union_tag_not_found":
+            field = _path((*at, context["discriminator"].strip("'")))
+            return Problem(field, BadInput(f"{field} is missing"))
+        case "model_attributes_type":
+            return Problem(field, _wrong(field, wrong["input"], "an object"), is_value=True)
         case "missing":
             return Problem(field, BadInput(f"{field} is missing"))
     # No model should let it come to this: its fields have words of their own.
@@ -329,7 +395,7 @@ def _wrong(field: str, value: object, words: str) -> BadInput:
     return BadInput(f"{field or 'it'} is {shown(value)}, but must be {words}")
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def _path(loc: Place) -> str:
     """A place as callers name it: `messages[0].content`."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc]
     return "".join(parts).removeprefix(".")

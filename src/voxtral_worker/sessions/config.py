@@ -230,9 +230,9 @@ class SessionConfig(Values):
     speech_speed: float = Field(default=1.0, exclude=True)
 
     @classmethod
-    def no_such(cls, keys: list[str]) -> BadInput:
+    def no_such(cls, keys: list[str]) -> str:
         """See Values."""
-        return BadInput(f"has no option {', '.join(keys)}; it has {', '.join(OPTIONS)}")
+        return f"has no option {', '.join(keys)}; it has {', '.join(OPTIONS)}"
 
     @property
     def given(self) -> set[str]:

@@ -9,20 +9,21 @@ from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import core_schema
 
 from voxtral_worker.engine.tool_options import MAX_CALL_ID, read_call_id
-from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
+from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.json_text import read_json
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS, is_clean_text
+from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
 from voxtral_worker.values import (
     Flag,
     May,
     Values,
     at_least,
     clean_text,
+    filled_text,
     is_good,
     made_by,
+    not_too_long,
     read,
-    refused,
     whole,
 )
 
@@ -37,26 +38,6 @@ RequestId: TypeAlias = str | int
 _MESSAGE = ConfigDict(extra="ignore")
 
 
-def _not_too_long(field: str, text: str) -> str:
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise TooLarge(f"{field} has {len(text)} characters, but may have {MAX_TEXT_CHARACTERS}")
-    if not is_clean_text(text):
-        raise BadInput(f"{field} holds half a surrogate pair, which is no character")
-    return text
-
-
-def _asked_text(text: object) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise BadInput(f"text is {shown(text)}, but must be {_TEXT_WORDS}")
-    return _not_too_long("text", text)
-
-
-_TEXT_WORDS = "a text that is not empty"
-_TEXT = made_by(
-    _asked_text,
-    _TEXT_WORDS,
-    {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS},
-)
 _REQUEST_ID = May(
     f"a text or a whole number of at most {MAX_REQUEST_ID_CHARACTERS} characters",
     core_schema.union_schema(
@@ -78,7 +59,7 @@ class TextInput(Values):
 
     model_config = _MESSAGE
     type: Literal["text_input"] = "text_input"
-    text: Annotated[str, _TEXT]
+    text: Annotated[str, filled_text(MAX_TEXT_CHARACTERS)]
     request_id: Annotated[RequestId, _REQUEST_ID] | None = Field(
         default=None, description="Comes back in every message of the answer."
     )
@@ -145,10 +126,8 @@ class ToolResult(Values):
     def _as_text(self) -> "ToolResult":
         content = {"error": self.content} if self.is_error else self.content
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        try:
-            return self.model_copy(update={"content": _not_too_long("content", text)})
-        except BadInput as error:
-            raise refused(error) from None
+        not_too_long(text, MAX_TEXT_CHARACTERS, "content")
+        return self.model_copy(update={"content": text})
 
 
 AnyControl: TypeAlias = Control | Resume | Played
