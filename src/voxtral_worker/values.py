@@ -239,11 +239,21 @@ class Values(BaseModel):
     ) -> JsonSchemaValue:
         found = handler.resolve_ref_schema(handler(schema))
         fields = options_of(cls)
+        properties = found.get("properties", {})
+        # What tells a message from others is always there.
+        fixed = [name for name, each in properties.items() if "const" in each]
+        required = [name for name in properties if name in (*fixed, *found.get("required", ()))]
         found["properties"] = {
-            name: each if field.is_required() else _with_null(each)
-            for name, each in found.get("properties", {}).items()
-            if (field := fields.get(name)) is not None
+            name: {"const": each["const"]}
+            if name in fixed
+            else each
+            if name in required
+            else _with_null(each)
+            for name, each in properties.items()
+            if name in fields
         }
+        if required:
+            found["required"] = required
         if found.pop("additionalProperties", None) is False:
             found["additionalProperties"] = {"type": "null"}
         found.pop("title", None)
@@ -298,6 +308,26 @@ def may_be_null(field: FieldInfo) -> bool:
     # A field that is null until somebody sets it has the words within its type.
     has_words = any(isinstance(each, May) for each in field.metadata)
     return has_words and type(None) in get_args(field.annotation)
+
+
+def whole_of(model: type[Values]) -> JsonSchema:
+    """The JSON Schema of a model as a worker tells it: every option, and null only as a value."""
+    found = model.model_json_schema(schema_generator=_Described)
+    for name, field in options_of(model).items():
+        if not may_be_null(field):
+            found["properties"][name] = _without_null(found["properties"][name])
+    return {**found, "required": list(options_of(model)), "additionalProperties": False}
+
+
+def _without_null(schema: JsonSchema) -> JsonSchema:
+    told = dict(schema)
+    if isinstance(told.get("type"), list):
+        (told["type"],) = [kind for kind in told["type"] if kind != "null"]
+    if "enum" in told:
+        told["enum"] = [value for value in told["enum"] if value is not None]
+    if "anyOf" in told:
+        told["anyOf"] = [each for each in told["anyOf"] if each != _NULL]
+    return told
 
 
 def _with_null(schema: JsonSchema) -> JsonSchema:

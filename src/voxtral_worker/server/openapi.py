@@ -230,6 +230,13 @@ DESCRIPTION: dict[str, Any] = {
                 },
             }
         },
+        "/asyncapi.json": {
+            "get": {
+                "summary": "The description of the sockets",
+                "security": _OPEN,
+                "responses": {"200": _answer("AsyncAPI 3.0", {"type": "object"})},
+            }
+        },
         "/openapi.json": {
             "get": {
                 "summary": "This description",
