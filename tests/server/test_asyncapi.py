@@ -12,9 +12,10 @@ from referencing import Registry, Resource
 from tests.support.fuzz_messages import SEEDS, mutations
 from tests.support.running_server import RunningServer
 from voxtral_worker.errors import WorkerError
-from voxtral_worker.server.asyncapi import DESCRIPTION
+from voxtral_worker.server.asyncapi import sockets
 from voxtral_worker.server.native.messages import CONTROL_TYPES, parse
 
+DESCRIPTION = sockets()
 MESSAGES = DESCRIPTION["components"]["messages"]
 RECEIVED = {"TextInput", "Control", "Resume", "Played", "ConfigUpdate", "ToolResult"}
 GOOD: list[dict[str, Any]] = [

@@ -1,5 +1,6 @@
 """AsyncAPI 3.0 of the sockets: what may be sent to a worker, and what it sends."""
 
+import functools
 from typing import Any
 
 from voxtral_worker import __version__
@@ -51,7 +52,9 @@ def _binary(what: str) -> dict[str, Any]:
     return _message(what, payload, "application/octet-stream")
 
 
-def _description() -> dict[str, Any]:
+@functools.cache
+def sockets() -> dict[str, Any]:
+    """The description, made when it is asked for first: the start does not wait for it."""
     received, parts = _received()
     sent = _sent()
     messages = {
@@ -108,5 +111,3 @@ def _description() -> dict[str, Any]:
         "components": {"messages": messages, "schemas": parts},
     }
 
-
-DESCRIPTION = _description()

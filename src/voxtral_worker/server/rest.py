@@ -8,7 +8,7 @@ from aiohttp import web
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput
 from voxtral_worker.json_text import read_json
-from voxtral_worker.server import asyncapi
+from voxtral_worker.server.asyncapi import sockets
 from voxtral_worker.server.health import health, is_healthy
 from voxtral_worker.server.lifecycle import Phase
 from voxtral_worker.server.middleware import CALLER, SERVICE, SESSION_ID, count_call
@@ -52,7 +52,7 @@ async def get_openapi(request: web.Request) -> web.Response:
 
 async def get_asyncapi(_: web.Request) -> web.Response:
     """AsyncAPI 3.0 of the sockets."""
-    return web.json_response(asyncapi.DESCRIPTION)
+    return web.json_response(sockets())
 
 
 async def create_session(request: web.Request) -> web.Response:
