@@ -1,7 +1,7 @@
-"""RunPod's way in.
+"""Starts the worker on RunPod: `python handler.py`.
 
-Nothing happens when this file is imported: the SDK's heartbeat is a spawned process, and
-such a process imports the main file again.
+Importing this file must do nothing: the SDK's heartbeat is a spawned process, and a spawned process
+imports the main file again.
 """
 
 import importlib.util
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
+    # Without an installed package, run from the source beside this file.
     if importlib.util.find_spec("voxtral_worker") is None:
         sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
     from voxtral_worker.worker import main

@@ -1,4 +1,4 @@
-"""From the start of the process to `/ping` 204 and 200, and what the time goes into."""
+"""Measures the time from the process's start to `/ping` 204 and 200, and of each step between."""
 
 import http.client
 import os

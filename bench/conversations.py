@@ -1,4 +1,4 @@
-"""Long conversations and long files: what a turn costs late, and what talkers feel of a file."""
+"""Measures late turns of long conversations, and how a long file slows other talkers down."""
 
 import statistics
 import threading
@@ -39,7 +39,7 @@ WAIT_S = 600.0
 
 @dataclass
 class Answer:
-    """What came of one request, with the times of its deltas."""
+    """The result of one request, with the times of its deltas."""
 
     started_s: float
     token_ids: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class Answer:
         return self.delta_s[0] - self.started_s
 
     def hear(self, event: object) -> None:
-        """Listen to the engine."""
+        """Take an event of the engine."""
         if isinstance(event, Delta):
             self.delta_s.append(time.monotonic())
             self.token_ids += event.token_ids
@@ -75,7 +75,7 @@ def ask(engine: Engine, request: GenerationRequest) -> Answer:
 
 
 def late_turns() -> None:
-    """First token of each turn of a spoken conversation, beside generate() on all of it."""
+    """First token of each turn of a spoken conversation, compared with generate() on all of it."""
     engine, plain = endless_engine(SETTINGS), load_model(SETTINGS)
     ours: dict[int, list[float]] = {}
     theirs: dict[int, list[float]] = {}
@@ -180,7 +180,7 @@ def _gaps(engine: Engine) -> list[float]:
 
 
 def file_beside_talkers() -> None:
-    """Gaps between the deltas of talkers, alone and beside a 25-minute file."""
+    """Gaps between the deltas of talkers, alone and together with a 25-minute file."""
     engine = endless_engine(SETTINGS)
     sound = np.tile(SOUND, FILE_MINUTES * 60 // 3)
     alone = _gaps(engine)

@@ -69,7 +69,7 @@ def measure_floors(device: torch.device, size: int = 8192) -> Floors:
     return Floors(2 * source.nbytes / copy_s, 2 * size**3 / product_s)
 
 
-def check_tokens(device: torch.device) -> None:
+def check_tokens(device: torch.device, folder: Path = EMBEDDED_MODEL) -> None:
     """The embedded model on the device beside plain generate(). Raises AssertionError."""
     # Also of cuDNN's convolutions, whose TF32 is on by default.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -79,7 +79,7 @@ def check_tokens(device: torch.device) -> None:
         Talk(100, (Said(3), Said("what time is it"))),
     ]
     for dtype, sure in (("float32", 1e-3), ("bfloat16", SURE_IN_BF16)):
-        settings = Settings(model_id=str(EMBEDDED_MODEL), device=device.type, dtype=dtype)
+        settings = Settings(model_id=str(folder), device=device.type, dtype=dtype)
         loaded = load_model(settings)
         reference = Reference(load_model(settings).model, loaded, sure)
         for blocks in BLOCKS:

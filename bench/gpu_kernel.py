@@ -1,4 +1,4 @@
-"""The decode kernel beside PyTorch's attention over gathered blocks, at the released heads."""
+"""Compares the decode kernel with PyTorch's attention over gathered blocks, at the real heads."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def check_kernel(
     repeats: int = REPEATS,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Print error and time of each case. Raises AssertionError when an error is too large."""
+    """Print error and time of each case. Raises AssertionError if an error is too large."""
     from voxtral_worker.engine import paged_kernel  # Triton is not on every machine
 
     heads = heads or Heads()

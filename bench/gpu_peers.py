@@ -1,4 +1,4 @@
-"""The engine beside plain `generate()` and, where it is installed, vLLM: same weights, prompts."""
+"""Compares the engine with plain `generate()` and, if installed, vLLM: same weights and prompts."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ TEXT = "set a timer for ten minutes"
 WAIT_S = 300.0
 MODEL_NAME = "random"
 VLLM_MEMORY = 0.6
-# vLLM's own word: answers go on behind the token that ends them.
+# vLLM's option to continue an answer after the token that ends it.
 ENDLESS = {"ignore_eos": True}
 
 
@@ -50,22 +50,22 @@ Side = Callable[[int, bool], Took]
 
 
 def sound_of(number: int) -> np.ndarray:
-    """3 s of noise, another for each number, so that nobody answers from memory."""
+    """3 s of noise, different for each number, so that no peer can answer from a cache."""
     rng = np.random.default_rng(number)
     return (0.1 * rng.standard_normal(3 * SAMPLE_RATE)).astype(np.float32)
 
 
 def wav_of(sound: np.ndarray) -> str:
-    """As the calls carry it: base64 of a WAV file."""
+    """The sound as base64 of a WAV file, as the calls send it."""
     file = io.BytesIO()
     soundfile.write(file, sound, SAMPLE_RATE, format="WAV", subtype="FLOAT")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def check_peers(scale: Scale, folder: Path) -> None:
-    """Print each peer's table. Raises what a side raises."""
+    """Print each peer's table. Raises what a peer raises."""
     sides = _in_this_process(scale, folder)
-    # A server beside this process wants the memory.
+    # vLLM's server needs the device's memory.
     free(scale.device)
     python = find_vllm()
     if python is None:
@@ -81,7 +81,7 @@ def check_peers(scale: Scale, folder: Path) -> None:
                 with running_vllm(python, serving) as url:
                     sides["vLLM, over HTTP"] = _measure(served(url, MODEL_NAME, ENDLESS), scale)
             finally:
-                # What was measured is shown, whatever becomes of vLLM.
+                # Show what was measured even if vLLM fails.
                 _print(sides, scale)
         return
     _print(sides, scale)
@@ -89,7 +89,7 @@ def check_peers(scale: Scale, folder: Path) -> None:
 
 def _in_this_process(scale: Scale, folder: Path) -> dict[str, dict[tuple[bool, int], Took]]:
     loaded = load_random(scale, folder)
-    # Before there is an engine, which takes the model's attention over.
+    # Before the engine is made, because it replaces the model's attention.
     plain = _measure(lambda count, is_audio: _plain(loaded, count, is_audio), scale)
     print(f"memory beside generate(): {memory(scale.device)}", flush=True)
     free(scale.device)

@@ -1,4 +1,4 @@
-"""People who talk with the engine in real time: how many, behind how much, and beside a file."""
+"""People talk with the engine in real time: how many, with long contexts, and with a long file."""
 
 import asyncio
 import heapq
@@ -39,10 +39,10 @@ from voxtral_worker.turns.recording import take_all_as_speech
 
 SECOND_OF_SPEECH = (0.1 * np.random.default_rng(1).standard_normal(SAMPLE_RATE)).astype(np.float32)
 TURN = np.tile(SECOND_OF_SPEECH, 3)
-# A session's cache holds about so many spoken turns; then another person comes.
+# The cache of a session holds about so many spoken turns. Then a new person takes its place.
 TURNS_KEPT = 4
 WAIT_S = 300.0
-# After the last question answers may take so long.
+# How long answers may take after the last question.
 PATIENCE_S = 30.0
 FILE_TOKENS = 64
 
@@ -68,7 +68,7 @@ class Heard:
     unanswered: int = 0
 
     def cells(self) -> str:
-        """As the tables say it: turns, first tokens, gaps."""
+        """The cells of a table's row: turns, first tokens, gaps."""
         if not self.firsts_s or not self.gaps_s:
             return f"{len(self.firsts_s)} | - | - | - | - | -"
         figures = [
@@ -81,7 +81,7 @@ class Heard:
         return " | ".join([str(len(self.firsts_s)), *map(in_ms, figures)])
 
     def is_within(self, scale: Scale) -> bool:
-        """Whether nobody failed and nearly nobody waited for longer than the limits."""
+        """Whether no one failed and nearly all waits were within the limits."""
         if self.failures or self.unanswered or not self.firsts_s or not self.gaps_s:
             return False
         is_soon = percentile(self.firsts_s, 95) <= scale.most_first_s
@@ -108,9 +108,9 @@ class Crowd:
         self._heard = Heard()
 
     def talk(self, count: int, is_over: Callable[[], bool]) -> Heard:
-        """So many of them until it is over, and until the last of them is answered."""
+        """Let so many talk until the time is over and the last of them is answered."""
         self._heard, start_s = Heard(), time.monotonic()
-        # A new one: those who were given up before may still be told of their end.
+        # A new queue: requests that were given up before may still report their end to the old one.
         self._done = queue.Queue()
         due = [
             (start_s + self._random.uniform(0, self._scale.turn_every_s), number)
@@ -163,7 +163,7 @@ class Crowd:
         self._talking.append(talker)
 
     def _answered(self, until_s: float) -> list[Talker]:
-        """Those who are answered next, waited for until then or a tenth of a second."""
+        """Yield the talkers that are answered next; wait until then, or 0.1 s."""
         wait_s = min(0.1, max(0.001, until_s - time.monotonic()))
         try:
             talker, event = self._done.get(timeout=wait_s)
@@ -189,7 +189,7 @@ def for_seconds(seconds: float) -> Callable[[], bool]:
 
 
 def check_talkers(scale: Scale, folder: Path) -> None:
-    """Twice as many talkers, until they wait too long. Raises AssertionError where any fails."""
+    """Double the talkers until they wait too long. Raises AssertionError if one fails."""
     settings = scale.settings
     engine = endless_engine(load_random(scale, folder), settings)
     tokens = TokenTimes(engine)
@@ -217,7 +217,7 @@ def check_talkers(scale: Scale, folder: Path) -> None:
 
 
 def check_long(scale: Scale, folder: Path) -> None:
-    """A turn behind a long context, and a long file beside talkers."""
+    """Measure a turn with a long context, and a long file together with talkers."""
     engine = endless_engine(load_random(scale, folder), scale.settings)
     tokens = TokenTimes(engine)
     _late_turn(engine, tokens, scale)
@@ -285,7 +285,7 @@ def _late_turn(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
 
 
 def _file(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
-    """One question about the whole file, alone and beside talkers; then its transcript."""
+    """One question about the whole file, alone and together with talkers; then its transcript."""
     sound = np.tile(SECOND_OF_SPEECH, scale.file_windows * WINDOW_SAMPLES // SAMPLE_RATE)
     minutes = len(sound) / SAMPLE_RATE / 60
     alone = ask(engine, tokens, _about(sound))
@@ -296,7 +296,7 @@ def _file(engine: Engine, tokens: TokenTimes, scale: Scale) -> None:
     generation = engine.submit(
         _about(sound), lambda e: ended.put(e) if isinstance(e, Finished | Failed) else None
     )
-    # A small file may be over before anybody has spoken.
+    # A small file may be over before anyone has spoken.
     has_spoken = for_seconds(scale.turn_every_s)
     beside = crowd.talk(scale.beside, lambda: is_late() or (not ended.empty() and has_spoken()))
     assert not ended.empty(), f"the file took longer than {scale.file_s:.0f} s beside talkers"

@@ -1,4 +1,4 @@
-"""A device's clock and memory: how long work takes, and what it leaves behind."""
+"""Measures time and memory on a device."""
 
 import gc
 import resource
@@ -25,7 +25,7 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int = REPEA
 
 
 def in_ms(seconds: float) -> str:
-    """As the tables say it."""
+    """A time in ms, as the tables show it."""
     return f"{1000 * seconds:.2f} ms"
 
 
@@ -36,7 +36,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def free(device: torch.device) -> None:
-    """Give back what nobody holds: an engine is part of a reference cycle."""
+    """Release unused memory. An engine is part of a reference cycle, so garbage is collected."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""RunPod's job API on loopback, which hands a queue worker the jobs of an attack."""
+"""A copy of RunPod's job API on loopback, which gives the jobs of an attack to a queue worker."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ POD = "pod-guard"
 
 
 class JobApi:
-    """Hands out jobs without end while there are some to choose from; counts what they end with."""
+    """Hands out jobs without end while it has some to choose from, and counts their results."""
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
@@ -24,18 +24,18 @@ class JobApi:
         self._given = 0
 
     def give(self, jobs: tuple[dict[str, Any], ...]) -> None:
-        """From now on hand out these, one after the other; none: nothing."""
+        """Hand out these jobs from now on, one after the other; empty: no jobs."""
         with self._changed:
             self._jobs = jobs
             self._changed.notify_all()
 
     def wait_until_done(self, timeout_s: float) -> bool:
-        """Wait for the answers of what was handed out; whether they came in time."""
+        """Wait for the results of all jobs handed out. False: they did not come in time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._under_way, timeout_s)
 
     def take(self) -> dict[str, Any] | None:
-        """The next job, or None after a while without any."""
+        """The next job; None: there was none for a while."""
         with self._changed:
             if not self._changed.wait_for(lambda: bool(self._jobs), POLL_S):
                 return None
@@ -45,7 +45,7 @@ class JobApi:
             return {"id": job_id, "input": self._jobs[self._given % len(self._jobs)]}
 
     def done(self, job_id: str, answer: dict[str, Any]) -> None:
-        """A job's last answer."""
+        """Take the result of a job."""
         error = answer.get("error")
         code = "done" if error is None else str(error).rpartition("(")[2].rstrip(")")
         with self._changed:
@@ -58,7 +58,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A worker that stops hangs up in the middle of a question."""
+        """Ignore it: a worker that stops closes its connection in the middle of a request."""
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def job_api() -> Iterator[tuple[JobApi, dict[str, str]]]:
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Nothing: every question would be a line."""
+            """Log nothing: there would be a line for every request."""
 
     server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

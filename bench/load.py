@@ -1,9 +1,9 @@
 """`make bench-load`: the worker under users who speak in real time, as tables."""
 
 import asyncio
-import itertools
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 from bench import (
     load_bargein,
@@ -38,6 +38,7 @@ TRIAL_S = 60.0
 # All sessions of a trial have begun after so long.
 ARRIVAL_S = 10.0
 MOST_SESSIONS = 256
+SHARES = (0.3, 0.6, 1.0)
 NAMES = (
     "hearing",
     "sounds",
@@ -102,37 +103,62 @@ def speculation(seconds: float = 20.0) -> None:
     print(f"\nSame text at temperature 0 with speculation and without: {same} of {len(texts[0])}")
 
 
-def capacity(shares: tuple[float, ...] = (0.3, 0.6, 1.0), seconds: float = TRIAL_S) -> None:
-    """The most sessions at which p95 of decision → first delta stays within the limit."""
+def capacity(shares: tuple[float, ...] = SHARES, seconds: float = TRIAL_S) -> None:
+    """The most sessions at which p95 of decision → first delta stays within the limit.
+
+    A worker of each mode runs all the time, and their trials take turns: what disturbs one
+    disturbs the other. While one is tried, the other has nothing to do.
+    """
     print("\n| speech | window's tail ", end="")
     print(f"| sessions within {LIMIT_MS:.0f} ms at p95 | p95 there | first beyond |")
     print("| --- | --- | --- | --- | --- |")
     nothing = dict.fromkeys(clips(), "")
-    for share, tail in itertools.product(shares, WINDOW_TAILS):
-        with running_worker(**SETTINGS, WINDOW_TAIL=tail) as url:
+    with ExitStack() as workers:
+        urls = {
+            tail: workers.enter_context(running_worker(**SETTINGS, WINDOW_TAIL=tail))
+            for tail in WINDOW_TAILS
+        }
 
-            def p95(sessions: int, url: str = url, share: float = share) -> float:
-                talks = asyncio.run(crowd(url, sessions, seconds, share, ARRIVAL_S))
-                result = tally(talks, nothing)
-                return result.first_p95 if result.answered == result.turns else float("inf")
+        def p95(tail: str, sessions: int, share: float) -> float:
+            result = tally(
+                asyncio.run(crowd(urls[tail], sessions, seconds, share, ARRIVAL_S)), nothing
+            )
+            told = f"{tail}, {share:.0%}, {sessions} sessions: {result.turns} turns"
+            print(f"{told}, p95 {result.first_p95:.0f} ms", file=sys.stderr, flush=True)
+            return result.first_p95 if result.answered == result.turns else float("inf")
 
-            good, figure, bad = search(p95)
-        print(f"| {share:.0%} | {tail} | {good} | {figure:.0f} ms | {bad} |", flush=True)
+        for share in shares:
+            searches = {tail: Search() for tail in WINDOW_TAILS}
+            while open_ones := {t: one for t, one in searches.items() if not one.is_over}:
+                for tail, one in open_ones.items():
+                    one.take(p95(tail, one.trial, share))
+            for tail, one in searches.items():
+                cells = f"{one.good} | {one.figure:.0f} ms | {one.bad}"
+                print(f"| {share:.0%} | {tail} | {cells} |", flush=True)
 
 
-def search(p95: Callable[[int], float]) -> tuple[int, float, int]:
-    """Sessions that are within the limit, their figure, and the least that were found not to be."""
-    good, figure, trial = 0, 0.0, 8
-    while trial <= MOST_SESSIONS and (found := p95(trial)) <= LIMIT_MS:
-        good, figure, trial = trial, found, trial * 2
-    bad = trial
-    while bad - good > max(1, good // 8):
-        middle = (good + bad) // 2
-        if (found := p95(middle)) <= LIMIT_MS:
-            good, figure = middle, found
+@dataclass
+class Search:
+    """Sessions that are within the limit, their figure, and the least found not to be."""
+
+    trial: int = 8
+    good: int = 0
+    figure: float = 0.0
+    bad: int = MOST_SESSIONS + 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the two are as close as an eighth."""
+        return self.bad - self.good <= max(1, self.good // 8)
+
+    def take(self, p95: float) -> None:
+        """The figure of the trial, in ms; `trial` is the next one."""
+        if p95 <= LIMIT_MS:
+            self.good, self.figure = self.trial, p95
         else:
-            bad = middle
-    return good, figure, bad
+            self.bad = self.trial
+        found_bad = self.bad <= MOST_SESSIONS
+        self.trial = (self.good + self.bad) // 2 if found_bad else min(2 * self.good, MOST_SESSIONS)
 
 
 def main() -> None:
@@ -157,6 +183,8 @@ def main() -> None:
                 speculation()
             case "capacity":
                 capacity()
+            case "capacity_at_30":
+                capacity(SHARES[:1])
             case "overload":
                 load_overload.run()
             case "chaos":

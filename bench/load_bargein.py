@@ -1,6 +1,8 @@
-"""Speech start until the interrupted sequence has left the batch, whether its client reads or not.
+"""Measures the time from the start of speech until the interrupted sequence has left the batch.
 
-The model has random weights and many tokens, because its responses hardly ever end by
+It does so for clients that read their messages, and for clients that do not.
+
+The model has random weights and a large vocabulary, so that its responses hardly ever end by
 themselves: each utterance interrupts the response to the one before.
 """
 
@@ -26,12 +28,12 @@ from tests.support.random_model import Shape, write_random_model
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from tests.support.workers import running_worker
 
-# The numbers of the embedded model, but for the tokens.
+# The shape of the embedded model, with a larger vocabulary.
 SHAPE = Shape(128, 4, 4, 192, 512, 4, 6, 2, 32, 20_000, 36, "50MB")
 CONFIG = {"temperature": 2, "top_p": 1, "max_length": 1500, "silence_ms": 300}
 FRAME_BYTES = 2 * FRAME_SAMPLES
 TIMEOUT_S = 60.0
-# Answers that nobody reads fill what lies between worker and client: 300 bytes each, some MB.
+# So many answers of 300 bytes fill the buffers between the worker and a client that does not read.
 FLOOD = 1500
 CUT_OFF = "voxtral_slow_clients_total"
 GONE = "voxtral_cancel_seconds_count"
@@ -58,7 +60,7 @@ class Talker:
     told_s: list[float] = field(default_factory=list)
 
     async def read(self) -> None:
-        """Note when a response was interrupted; one that ends by itself is asked for again."""
+        """Note when a response was interrupted. Ask again for a response that ends by itself."""
         async for text in self.websocket:
             message = json.loads(text)
             if message.get("status") == "interrupted":
@@ -67,17 +69,17 @@ class Talker:
                 await self.ask()
 
     async def ask(self) -> None:
-        """Have a response made that has no history."""
+        """Ask for a response without a history."""
         await self.websocket.send('{"type": "control", "control_type": "clear_history"}')
         await self.websocket.send('{"type": "text_input", "text": "hello"}')
 
     async def flood(self) -> None:
-        """Ask for more than the line can hold, and read none of it."""
+        """Ask for more than the connection can hold, and read none of it."""
         for _ in range(FLOOD):
             await self.websocket.send('{"type": "control", "control_type": "get_stats"}')
 
     async def speak(self) -> float:
-        """Say a sentence as a microphone does; returns when its sound was sent."""
+        """Send a sentence at a microphone's speed; returns when its sound was sent."""
         audio, onset = utterance()
         started_s, spoken_s = time.monotonic(), 0.0
         for number in range(len(audio) // FRAME_BYTES):
@@ -91,7 +93,7 @@ class Talker:
 
 
 class Watch:
-    """Sees within some milliseconds that a sequence has left the batch."""
+    """Detects within milliseconds that a sequence has left the batch."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self._http = http
@@ -105,7 +107,7 @@ class Watch:
         return {name: float(value) for name, _, value in pairs}
 
     async def until(self, name: str, least: float, timeout_s: float = TIMEOUT_S) -> float:
-        """When a metric has come that far; the time between two looks is in it."""
+        """The time at which a metric has reached a value, within the time between two looks."""
         async with asyncio.timeout(timeout_s):
             while (await self.figures()).get(name, 0.0) < least:
                 await asyncio.sleep(0.002)
@@ -114,7 +116,7 @@ class Watch:
 
 @dataclass
 class Result:
-    """What was measured of one kind of client; in ms."""
+    """The measurements of one kind of client, in ms."""
 
     gone_ms: list[float]
     told_ms: list[float]
@@ -131,7 +133,7 @@ class Stage:
 
     @asynccontextmanager
     async def talker(self, *, reads: bool) -> AsyncIterator[Talker]:
-        """A session that is being answered; who does not read has little room for unread bytes."""
+        """A session that is being answered. A client that does not read gets small buffers."""
         async with self._http.post(
             f"{self._url}/session/create", json={"config": CONFIG}
         ) as response:
@@ -157,7 +159,7 @@ class Stage:
 
 
 async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Result:
-    """Somebody speaks over the response, each time in a new session, while others are answered."""
+    """Speak over the response, each time in a new session, while others are answered."""
     result = Result([], [], [], 0)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
@@ -169,7 +171,7 @@ async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Res
             async with stage.talker(reads=reads) as one:
                 await watch.until("voxtral_generations_running", sessions)
                 await _speak_over(watch, one, result, reads=reads)
-            # The end of a session cancels, too, what it was last answered with.
+            # The end of a session cancels its last response too. Wait until that is done.
             await asyncio.sleep(SETTLED_S)
         result.cut_off = int((await watch.figures())[CUT_OFF] - cut_off_before)
     return result
@@ -205,7 +207,7 @@ def run(sessions: tuple[int, ...] = (1, 8), rounds: int = 20) -> list[Result]:
         write_random_model(Path(folder), SHAPE, torch.device("cpu"))
         for count in sessions:
             for reads in (True, False):
-                # A worker each, so that nothing that one left behind is in the next one's figures.
+                # A new worker for each, so that its figures do not include the rest of another.
                 settings = {"MODEL_ID": folder, "DTYPE": "float32", "METRICS_PUBLIC": "true"}
                 with running_worker(**settings) as url:
                     result = asyncio.run(interrupt(url, count, rounds, reads=reads))

@@ -1,9 +1,9 @@
-"""How long the event loop stands still while it takes the largest input of each way in.
+"""Measures how long the event loop stands still while it takes the largest input of each entry.
 
-The server runs in this process, its clients in another one. A task of the loop notes how late it
-comes round. What counts is the smaller of the time that went by and the processor time that this
-process used meanwhile, so that other programs of the machine do not count; and the best of a few
-tries, so that work of other threads counts as seldom as possible.
+The server runs in this process and its clients in another one. A task of the loop notes how late it
+runs. The result is the smaller of wall time and the processor time of this process, so that other
+programs do not count; and the best of a few tries, so that other threads count as little as
+possible.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ Act: TypeAlias = Callable[[Stranger], Awaitable[None]]
 
 
 class Lag:
-    """The longest time for which a loop stood still since it was last asked, in seconds."""
+    """The longest standstill of a loop since the last `take`, in seconds."""
 
     def __init__(self) -> None:
         self._longest_s = 0.0
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
             began_s, used_s = time.monotonic(), time.process_time()
             await asyncio.sleep(LOOK_S)
@@ -56,14 +56,14 @@ class Lag:
             self._longest_s = max(self._longest_s, min(late_s, time.process_time() - used_s))
 
     def take(self) -> float:
-        """The longest, and begin anew."""
+        """The longest standstill; the next measurement starts here."""
         longest_s, self._longest_s = self._longest_s, 0.0
         return longest_s
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A way in, its largest input in words, and who brings it: a client, or RunPod."""
+    """An entry of the worker, its largest input in words, and its sender: a client or RunPod."""
 
     name: str
     largest: str
@@ -91,7 +91,7 @@ def _send(*frames: str | bytes, **config: Any) -> Act:
 def _realtime(*events: dict[str, Any]) -> Act:
     async def act(stranger: Stranger) -> None:
         async with stranger.realtime() as socket:
-            # An event that does not exist is answered when those before it have been.
+            # The error for this unknown event shows that all events before it are done.
             await _say(socket, *map(json.dumps, events), json.dumps({"type": "last"}))
             await _until(socket, "error")
 
@@ -255,7 +255,7 @@ def _json(**fields: Any) -> bytes:
 
 
 def bring(index: int, url: str, key: str) -> dict[str, int]:
-    """Bring an entry its largest input; what it was answered. Runs in the clients' process."""
+    """Send an entry its largest input; returns the answer. Runs in the clients' process."""
 
     async def brought() -> dict[str, int]:
         stranger = Stranger(url, key, ANSWER_S)
@@ -300,14 +300,14 @@ class Blocking:
         return JobHandler(self._engine, dict, settings)
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Stop the server."""
         self._watch.cancel()
         self._server.stop()
         self._engine.stop()
         self._vad.stop()
 
     def blocked_s(self, index: int, tries: int = TRIES) -> float:
-        """The shortest of a few tries' longest standstill."""
+        """The longest standstill of the best of a few tries."""
         found = []
         for _ in range(tries):
             job = ENTRIES[index].job

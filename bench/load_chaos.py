@@ -1,4 +1,4 @@
-"""Everything goes wrong at once: what do those get who are left, and what stays behind?"""
+"""Many failures at once: are the remaining clients answered, and are all resources released?"""
 
 import asyncio
 import json
@@ -43,12 +43,12 @@ SETTINGS = {
 
 @dataclass
 class Chaos:
-    """What was done and what came of it; `wrong` is to stay empty."""
+    """The actions and their results; `wrong` must stay empty."""
 
     url: str
     alone: dict[str, str]
     until_s: float
-    # What has to have happened, for so much longer at most: a busy machine is slow.
+    # Whether enough has happened. A busy machine is slow, so the run may take longer for it.
     has_enough: Callable[["Chaos"], bool] = lambda _: True
     done: Counter[str] = field(default_factory=Counter)
     right: int = 0
@@ -57,14 +57,14 @@ class Chaos:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the time is not over, or not enough has happened."""
+        """Whether to continue: the time is not over, or not enough has happened."""
         now_s = time.monotonic()
         return now_s < self.until_s or (
             now_s < self.until_s + PATIENCE_S and not self.has_enough(self)
         )
 
     def judge(self, who: str, said: list[str], answers: list[dict[str, Any]]) -> None:
-        """Each sentence is answered with its own words, or with the error of an injected fault."""
+        """Check that each sentence got its own words, or the error of an injected fault."""
         if len(answers) != len(said):
             self.wrong.append(f"{who}: {len(said)} sentences, {len(answers)} answers")
         for words, answer in zip(said, answers, strict=False):
@@ -84,7 +84,7 @@ def speech(words: list[str]) -> bytes:
 
 
 async def is_cut(chaos: Chaos, rng: random.Random) -> None:
-    """Somebody whose line is cut again and again, and who resumes."""
+    """A client whose connection is cut again and again, and that resumes each time."""
     words = [rng.choice(list(clips())) for _ in range(2)]
     audio = speech(words)
     cuts = sorted(2 * rng.randrange(len(audio) // 2) for _ in range(rng.randint(0, 3)))
@@ -96,7 +96,7 @@ async def is_cut(chaos: Chaos, rng: random.Random) -> None:
 
 
 async def writes(chaos: Chaos, rng: random.Random) -> None:
-    """Somebody who writes the same again and again, each time without a history."""
+    """A client that sends the same text again and again, each time without a history."""
     session_id = await new_session(chaos.url, temperature=0, max_length=16)
     async with websockets.connect(address(chaos.url, "control", session_id)) as socket:
         for _ in range(rng.randint(1, 4)):
@@ -115,7 +115,7 @@ async def _answer(socket: Any) -> dict[str, Any]:
 
 
 async def stops_reading(chaos: Chaos, rng: random.Random) -> None:
-    """Somebody who says and asks much, reads nothing of it, and is gone."""
+    """A client that sends much, reads none of the answers, and leaves."""
     session_id = await new_session(chaos.url, mode="transcribe")
     path = address(chaos.url, "audio", session_id)
     async with websockets.connect(path, max_queue=1, close_timeout=0.1) as socket:
@@ -131,7 +131,7 @@ async def stops_reading(chaos: Chaos, rng: random.Random) -> None:
 
 
 async def is_deleted(chaos: Chaos, rng: random.Random) -> None:
-    """Somebody whose session is deleted in the middle of a turn."""
+    """A client whose session is deleted in the middle of a turn."""
     session_id = await new_session(chaos.url, mode="transcribe")
     async with websockets.connect(address(chaos.url, "audio", session_id)) as socket:
         audio = speech([rng.choice(list(clips()))])
@@ -164,7 +164,7 @@ async def come_again(chaos: Chaos, number: int) -> None:
 
 
 async def break_the_engine(chaos: Chaos, worker: RunningWorker) -> None:
-    """Now and then a layer of the model fails."""
+    """Make a layer of the model fail from time to time."""
     rng = random.Random(99)
     while chaos.goes_on:
         await asyncio.sleep(rng.uniform(0.5, 3.0))
@@ -173,7 +173,7 @@ async def break_the_engine(chaos: Chaos, worker: RunningWorker) -> None:
 
 
 async def stop_redis(chaos: Chaos, redis: RedisServer) -> None:
-    """Now and then Redis is gone for some seconds."""
+    """Stop Redis for some seconds from time to time."""
     rng = random.Random(98)
     while chaos.goes_on:
         await asyncio.sleep(rng.uniform(2.0, 10.0))
@@ -190,7 +190,7 @@ async def rage(
     alone: dict[str, str],
     has_enough: Callable[[Chaos], bool],
 ) -> Chaos:
-    """All of it at once, for so long; `alone` is what is answered in peace."""
+    """Run all clients and failures at once for some seconds; `alone`: the right answers."""
     chaos = Chaos(worker.url, alone, time.monotonic() + seconds, has_enough)
     async with asyncio.TaskGroup() as group:
         for number in range(len(USERS)):
@@ -219,7 +219,7 @@ async def compare(
     """The chaos, and the worker's figures at rest before and after it."""
     alone = await answers_alone(worker.url)
     alone[GREETING] = await _greeted(worker.url)
-    # Pools, caches and the first of everything are no leak.
+    # A short run first: pools and caches that it fills are not a leak.
     await rage(worker, None, min(5.0, seconds), alone, lambda chaos: chaos.right > 0)
     before = await until_at_rest(worker.url)
     chaos = await rage(worker, redis, seconds, alone, has_enough)

@@ -1,4 +1,4 @@
-"""The socket cut at random moments: what is lost or doubled when the client comes back."""
+"""Cuts the socket at random moments: is anything lost or repeated when the client comes back?"""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ TIMEOUT_S = 60.0
 
 @dataclass
 class Heard:
-    """What a client has seen of one session, over all its connections."""
+    """All messages that a client has got of one session, over all its connections."""
 
     messages: dict[int, str] = field(default_factory=dict)
     lost: int = 0
@@ -55,11 +55,11 @@ class Heard:
         ]
 
     def interrupted(self) -> int:
-        """Responses that speech has ended."""
+        """The number of responses that speech has interrupted."""
         return sum(m.get("finish_reason") == "interrupted" for m in self.in_order())
 
     def broken(self) -> int:
-        """Turns whose deltas are not, joined, their one final text."""
+        """Turns whose joined deltas differ from their final text."""
         deltas: dict[str, str] = defaultdict(str)
         finals: dict[str, list[str]] = defaultdict(list)
         for message in self.in_order():
@@ -85,7 +85,7 @@ async def converse(
     *,
     barge_in: bool = False,
 ) -> Heard:
-    """Send it all, cut at those bytes; returns when every turn is answered."""
+    """Send the stream, cut at these bytes; returns when every turn is answered."""
     heard, at = Heard(), 0
     async with (
         aiohttp.ClientSession() as http,
@@ -109,7 +109,8 @@ async def converse(
                 break
             await _cut(socket, heard, rng)
             await asyncio.wait([reading])
-    # Once more: what was accepted in all, and whether anything came after the last answer.
+    # Connect once more: how many bytes were accepted in all, and did anything come after the last
+    # answer?
     async with websockets.connect(f"{address}?last_seq={len(heard.messages)}") as socket:
         heard.audio_bytes_astray += abs(await _resumed(socket, heard) - len(audio))
     async with aiohttp.ClientSession() as http:
@@ -120,12 +121,12 @@ async def converse(
 async def _cut(socket: Any, heard: Heard, rng: random.Random) -> None:
     heard.cuts += 1
     if rng.random() < 0.5:
-        # A binary frame of which the header says more than ever comes.
+        # A binary frame that is shorter than its header says.
         heard.cuts_in_a_frame += 1
         mask = rng.randbytes(4)
         header = struct.pack("!BBH", 0x82, 0x80 | 126, CHUNK_BYTES) + mask
         socket.transport.write(header + rng.randbytes(rng.randrange(CHUNK_BYTES)))
-    # Messages are on their way meanwhile: the cut falls anywhere among them.
+    # Messages arrive during this pause, so the cut is at a random place among them.
     await asyncio.sleep(rng.uniform(0, 0.3))
     socket.transport.abort()
 
@@ -160,10 +161,10 @@ async def _read(socket: Any, heard: Heard, turns: int) -> None:
 
 
 async def compare(url: str, cuts: int, rng: random.Random, *, barge_in: bool) -> tuple[Heard, bool]:
-    """One session cut so often, and whether it was told what it would have been told uncut.
+    """Cut one session some times, and compare its messages with those of a session without cuts.
 
-    With barge-in the moment decides how far a response comes; the same is then asked of each
-    turn by itself: that its deltas, joined, are its one final text.
+    With barge-in, timing decides how long a response gets. Then each turn is checked by itself: its
+    joined deltas must be its final text.
     """
     turns = 3
     audio = stream(turns, rng)
@@ -198,7 +199,7 @@ class Sum:
 
 
 def cut(url: str, cuts: int, rng: random.Random, *, barge_in: bool) -> Sum:
-    """Sessions one after the other until there were so many cuts."""
+    """Run sessions one after the other until there were so many cuts."""
     several = min(cuts, CUTS_PER_SESSION)
     sessions = [
         asyncio.run(compare(url, several, rng, barge_in=barge_in)) for _ in range(cuts // several)

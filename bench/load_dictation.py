@@ -1,6 +1,6 @@
 """People who dictate in real time, sentence after sentence, with short pauses: is a word lost?
 
-Sessions are what a client gets who asks for `mode: transcribe` and nothing else.
+The sessions have `mode: transcribe` and defaults otherwise.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from voxtral_worker.client.sound import BYTES_PER_SECOND, paced
 PEOPLE = 5
 SECONDS = 120.0
 PAUSE_S = 0.6
-# They do not begin in unison.
+# People start at different times.
 APART_S = 0.37
 
 
 @dataclass
 class Dictation:
-    """What one person said, and what came of it."""
+    """What one person said, and its transcripts."""
 
     sentences: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Dictation:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every sentence was written down, once and in its order, and nothing else.
+        """Whether all sentences were transcribed, once and in order, and nothing else.
 
-        Two sentences may share a turn, so it is the words that are compared.
+        Two sentences may share a turn, so words are compared and not turns.
         """
         said, written = " ".join(self.sentences), " ".join(self.texts)
         is_stopped = bool(self.interrupted or self.errors)
@@ -45,7 +45,7 @@ class Dictation:
 
     @property
     def missing(self) -> int:
-        """Sentences that do not follow the one before them in what was written down."""
+        """Sentences that do not follow the one before them in the transcript."""
         written, at, missing = bare(" ".join(self.texts)), 0, 0
         for sentence in self.sentences:
             found = written.find(bare(sentence), at)
@@ -55,7 +55,7 @@ class Dictation:
 
 
 async def dictate(url: str, number: int, seconds: float) -> Dictation:
-    """One person speaks for so long, and waits for the last words."""
+    """One person speaks for some seconds, and waits for the last transcript."""
     person = Dictation()
     known, rng = clips(), random.Random(number)
     pause = silence(round(PAUSE_S * RATE / FRAME_SAMPLES))
@@ -84,7 +84,7 @@ async def dictate(url: str, number: int, seconds: float) -> Dictation:
 
 
 async def everybody(url: str, people: int = PEOPLE, seconds: float = SECONDS) -> list[Dictation]:
-    """All of them at once."""
+    """All persons at once."""
     return await asyncio.gather(*[dictate(url, number, seconds) for number in range(people)])
 
 

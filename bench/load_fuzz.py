@@ -1,4 +1,4 @@
-"""Messages that no client should send, beside somebody who talks and must not notice."""
+"""Sends broken messages, while other clients talk that must not notice anything."""
 
 import asyncio
 import json
@@ -26,15 +26,15 @@ TALKERS = 6
 REST_EXAMPLES = 300
 SETTINGS = {"MAX_SESSIONS": "10000", "RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
 TIMEOUT_S = 120.0
-# Done, text that is no UTF-8, a frame that is too large.
+# Normal end, text that is not UTF-8, a frame that is too large.
 CLOSES = (1000, 1007, 1009)
-# Cut off by a worker that does not read a frame of that size to its end.
+# Without a close frame: the worker does not read so large a frame to its end.
 CLOSES_OVER_A_FRAME = (*CLOSES, 1006)
 
 
 @dataclass
 class Fuzzed:
-    """What was sent and what came back; `problems` is to stay empty."""
+    """What was sent and what came back; `problems` must stay empty."""
 
     sent: int = 0
     received: Counter[str] = field(default_factory=Counter)
@@ -69,14 +69,14 @@ async def delete(url: str, session_id: str) -> None:
 
 
 def address(url: str, line: str, session_id: str) -> str:
-    """Of a session's socket."""
+    """The address of a session's socket."""
     return f"{url.replace('http', 'ws', 1)}/ws/{line}/{session_id}"
 
 
 async def fuzz(url: str, line: str, count: int, rng: random.Random, tally: Fuzzed) -> None:
-    """Send so many frames to one session, over as many connections as it takes.
+    """Send so many frames to one session, over as many connections as needed.
 
-    Raises what the reading of an answer raises, such as JSONDecodeError.
+    Raises what reading an answer raises, such as JSONDecodeError.
     """
     session_id = await new_session(url, max_length=8)
     coming = frames(count, rng)
@@ -119,7 +119,7 @@ async def _read(socket: Any, tally: Fuzzed) -> None:
             message = tally.hear(raw)
             if message["type"] == "heartbeat" or "seq" not in message:
                 continue
-            # What `resume` asked for comes again, under the numbers it had.
+            # After a `resume`, messages come again with the numbers that they had.
             if last and message["seq"] > last + 1:
                 tally.problems.append(f"after {last} came {message}")
             last = max(last, message["seq"])
@@ -138,7 +138,7 @@ async def _is_still_there(url: str, line: str, session_id: str, tally: Fuzzed) -
 
 
 async def talk(url: str, tally: Fuzzed) -> list[str]:
-    """What a session of its own is answered to a text, a sentence and another text."""
+    """The answers of a separate session to a text, a spoken sentence and another text."""
     session_id = await new_session(url, temperature=0, max_length=16, mode="transcribe")
     sentence = silence(30) + next(iter(clips().values())) + silence(LEAST_GAP_FRAMES)
     answers: list[str] = []
@@ -159,7 +159,7 @@ async def talk(url: str, tally: Fuzzed) -> list[str]:
 
 
 async def beside(url: str, count: int, sockets: int, tally: Fuzzed) -> tuple[int, int]:
-    """Fuzz on so many sockets while others talk: their conversations, and the right ones."""
+    """Fuzz on so many sockets while others talk. Returns their answers and the right ones."""
     alone = await talk(url, tally)
     lines = ("audio", "control") * sockets
     async with asyncio.TaskGroup() as group:
@@ -180,7 +180,7 @@ async def beside(url: str, count: int, sockets: int, tally: Fuzzed) -> tuple[int
 
 
 def is_at_rest(url: str) -> bool:
-    """Whether nobody has a session, a socket, a place in the engine or a running block."""
+    """Whether there is no session, no socket, no sequence in the engine and no block in use."""
     samples = scrape(url)
     kept, free, total = (
         samples[f'voxtral_kv_blocks{{state="{state}"}}'] for state in ("kept", "free", "total")
@@ -191,17 +191,17 @@ def is_at_rest(url: str) -> bool:
 
 
 async def until_at_rest(url: str) -> dict[str, float]:
-    """The worker's figures once it has nothing to do. Raises TimeoutError when that never is."""
+    """The worker's figures once it is idle. Raises TimeoutError if it never is."""
     async with asyncio.timeout(TIMEOUT_S):
         while not await asyncio.to_thread(is_at_rest, url):
             await asyncio.sleep(0.1)
-    # The figure of the tasks is taken four times a second.
+    # The worker counts its tasks four times a second.
     await asyncio.sleep(1.0)
     return scrape(url)
 
 
 def run(count: int = MESSAGES, rest_examples: int = REST_EXAMPLES) -> None:
-    """Print the tables. Raises RuntimeError when something was not as it should be."""
+    """Print the tables. Raises RuntimeError if something was wrong."""
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with running_worker(log, **SETTINGS, LOG_FORMAT="json") as url:
@@ -215,7 +215,7 @@ def run(count: int = MESSAGES, rest_examples: int = REST_EXAMPLES) -> None:
 
 
 def _is_bad(line: str) -> bool:
-    """Whether a line of the log tells of an error, or is none of the worker's."""
+    """Whether a line of the log reports an error, or is not one that the worker writes."""
     try:
         fields = json.loads(line)
     except ValueError:
@@ -224,7 +224,7 @@ def _is_bad(line: str) -> bool:
 
 
 async def _sockets(url: str, count: int) -> list[str]:
-    # Caches, pools and the first of everything are not what grows.
+    # A short run first: caches and pools that it fills are not growth.
     await beside(url, count // 10, SOCKETS, Fuzzed())
     before = await until_at_rest(url)
     tally = Fuzzed()
@@ -238,7 +238,7 @@ async def _sockets(url: str, count: int) -> list[str]:
     print("| | before | after |\n| --- | --- | --- |")
     for name, metric, unit in (
         ("memory in use, MiB", "process_resident_memory_bytes", 2**20),
-        # The KV cache is reserved at the start and comes into use block by block.
+        # The KV cache is reserved at the start, and its memory is used block by block.
         ("memory reserved, MiB", "process_virtual_memory_bytes", 2**20),
         ("file descriptors", "process_open_fds", 1),
         ("tasks", "voxtral_event_loop_tasks", 1),

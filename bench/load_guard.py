@@ -1,8 +1,8 @@
-"""Can one caller stop the others? People talk while a stranger attacks, one way after the other.
+"""Can one caller stop the others? People talk while an attacker tries one attack after the other.
 
-One honest session speaks, one writes a text every second, and both go on when they have been
-answered; `/ping` is asked four times a second. The worker is a process with a limit of memory,
-the attacker a third one.
+One honest session speaks, and one sends a text every second; both continue after each answer.
+`/ping` is called four times a second. The worker is a process with a memory limit, and the attacker
+is a process too.
 """
 
 import asyncio
@@ -33,11 +33,13 @@ from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 HANDLER = REPOSITORY / "handler.py"
 SECONDS = 10.0
 QUIET_SECONDS = 30.0
-# Of everybody's turns; on a machine that is busy with the attack itself, three times the quiet.
+# Limit for all turns; on a machine that is busy with the attack itself, three times the time
+# without an attack.
 TURN_LIMIT_S = 1.0
 QUIET_TIMES = 3.0
 GROWTH_LIMIT_MIB = 500
-# Beyond what the worker has when it is ready: a container's limit, as far as one process knows it.
+# Memory that the worker may use in addition to what it has when it is ready, like a container's
+# limit.
 SPARE_MEMORY_BYTES = 1 << 30
 PATIENCE_S = 60.0
 PING_S = 0.25
@@ -56,7 +58,7 @@ SENTENCES = ("what time is it", "close the kitchen window", "stop the music")
 
 @dataclass
 class Turn:
-    """When a sentence was over, and when and how it was answered."""
+    """When a sentence ended, and when and how it was answered."""
 
     words: str
     said_s: float
@@ -71,14 +73,14 @@ class Turn:
 
 @dataclass
 class Person:
-    """One honest session, whose next sentence comes when the last one has been answered."""
+    """One honest session; its next sentence comes when the last one is answered."""
 
     is_spoken: bool
     turns: list[Turn] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     async def talk(self, url: str) -> None:
-        """Go on until cancelled. Raises when the session is closed."""
+        """Talk until cancelled. Raises if the session is closed."""
         headers = {"X-API-Key": HONEST_KEY}
         async with aiohttp.ClientSession(url, headers=headers) as http:
             async with http.post("/session/create", json={"config": CONFIG}) as response:
@@ -106,7 +108,7 @@ class Person:
             await stream(known[words])
             turn = Turn(words, time.monotonic())
             self.turns.append(turn)
-            # A microphone stays open; only what is one turn must not become a part of the next.
+            # A microphone stays open. This silence keeps one turn from becoming part of the next.
             await stream(quiet)
             while turn.answered_s == float("inf"):
                 await stream(quiet[:step])
@@ -135,13 +137,13 @@ class Person:
 
 @dataclass
 class Pings:
-    """How soon `/ping` was answered, by a new connection each time."""
+    """The times until `/ping` was answered, over a new connection each time."""
 
     took_s: list[float] = field(default_factory=list)
     failed: int = 0
 
     async def ask(self, url: str) -> None:
-        """Ask until cancelled."""
+        """Call `/ping` until cancelled."""
         connector = aiohttp.TCPConnector(force_close=True)
         timeout = aiohttp.ClientTimeout(5.0)
         async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as http:
@@ -158,7 +160,7 @@ class Pings:
 
 @dataclass
 class Memory:
-    """What the worker and its children hold, as the highest of many looks."""
+    """The highest memory of the worker and its children, of many looks."""
 
     worker: psutil.Process
     highest: int = 0
@@ -180,7 +182,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Row:
-    """What people noticed of one attack. `spoken` and `written`: turns that began meanwhile."""
+    """What people noticed of one attack. `spoken` and `written`: the turns that began in it."""
 
     name: str
     answers: Counter[str]
@@ -192,7 +194,7 @@ class Row:
     growth_mib: float
 
     def faults(self, texts: dict[str, str]) -> list[str]:
-        """What must hold at any speed and does not; `texts`: what each sentence is answered."""
+        """Faults that count at any speed; `texts`: the right answer to each sentence."""
         turns = self.spoken + self.written
         found = [f"error {code}" for code in self.errors]
         unanswered = sum(turn.answered_s == float("inf") for turn in turns)
@@ -203,7 +205,7 @@ class Row:
         return found
 
     def slow(self, quiet: "Row") -> list[str]:
-        """What was beyond a limit of time or memory; `quiet` is the time before."""
+        """What exceeded a limit of time or memory; `quiet`: the row before any attack."""
         found = []
         for name in ("spoken", "written"):
             limit_s = max(TURN_LIMIT_S, QUIET_TIMES * p95_s(getattr(quiet, name)))
@@ -215,7 +217,7 @@ class Row:
 
 
 def p95_s(turns: list[Turn]) -> float:
-    """What 95 of 100 turns do not exceed; of a few it is the longest."""
+    """The 95th percentile; of a few turns, the longest."""
     return percentile([turn.took_s for turn in turns], 95) if turns else 0.0
 
 
@@ -234,7 +236,7 @@ class Guard:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """While open, people talk; ends with an error if one of them cannot go on."""
+        """People talk for the length of the `with` block. Raises if one of them cannot continue."""
         async with asyncio.TaskGroup() as group:
             work = [
                 self._pings.ask(self._worker.url),
@@ -247,7 +249,7 @@ class Guard:
                 task.cancel()
 
     async def be_quiet(self, seconds: float) -> Row:
-        """The time before any attack, which the others are compared with."""
+        """Measure without an attack, as the yardstick for the others."""
         self._began = self._memory.now()
         row = await self._during("none", seconds, None)
         self.texts = {turn.words: turn.text for turn in row.spoken}
@@ -255,7 +257,7 @@ class Guard:
         return row
 
     async def suffer(self, attack: Attack, seconds: float) -> Row:
-        """What people notice of an attack that lasts so long."""
+        """Measure what people notice of an attack that lasts some seconds."""
         return await self._during(attack.name, seconds, attack)
 
     async def _during(self, name: str, seconds: float, attack: Attack | None) -> Row:
@@ -313,13 +315,13 @@ def besieged_worker(log_path: Path | None = None) -> Iterator[tuple[RunningWorke
 
 @contextmanager
 def attackers() -> Iterator[ProcessPoolExecutor]:
-    """The attacker's process, which leaves the machine to the others where both want it."""
+    """The attacker's process, with a low priority: it should not just take the processor."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,)) as pool:
         yield pool
 
 
 def limit_memory(pid: int, spare_bytes: int) -> None:
-    """Let a process allocate so much more than it has now: then its allocations fail."""
+    """Let a process allocate so much more memory than it has now; then allocations fail."""
     (has,) = [
         int(line.split()[1]) << 10
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -336,7 +338,7 @@ def told(answers: Counter[str]) -> str:
 async def besiege(
     guard: Guard, attacks: Sequence[Attack], seconds: float, quiet_seconds: float
 ) -> list[Row]:
-    """Every attack in turn, printed as it is over."""
+    """Run every attack, and print each one's row when it is over."""
     rows: list[Row] = []
     print("\n| attack | answers | spoken turns: p95 s | texts: p95 s", end=" ")
     print("| slowest /ping ms | memory MiB | held |")
@@ -360,7 +362,7 @@ async def besiege(
 
 
 def run(seconds: float = SECONDS, quiet_seconds: float = QUIET_SECONDS) -> list[Row]:
-    """Print the table; returns its rows. `GUARD_ATTACKS` is a part of the names that are wanted."""
+    """Print the table; returns its rows. `GUARD_ATTACKS`: a part of the names to run."""
     chosen = os.environ.get("GUARD_ATTACKS", "")
     attacks = [attack for attack in ATTACKS if chosen in attack.name]
     with attackers() as pool, besieged_worker() as (worker, api):

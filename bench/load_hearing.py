@@ -1,16 +1,32 @@
-"""What listening costs: decoding, framing and VAD of many microphones, beside the network alone."""
+"""Measures what listening costs: decoding, framing and VAD for many microphones.
+
+`python -m bench.load_hearing FOLDER` says what scores of pauses cost: turns of a folder, as
+`make turns-check` reads them, of many people who speak for a share of the time.
+"""
 
 import asyncio
+import random
+import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import silero_vad
 import torch
+from numpy.typing import NDArray
 
 from bench.load_speakers import CHUNK_FRAMES, CHUNK_S
+from bench.turns_check import Spoken, read_manifest
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from voxtral_worker.audio.stream import AudioStream
+from voxtral_worker.settings import TURN_MODEL
+from voxtral_worker.turns import completeness
+from voxtral_worker.turns.completeness import Completeness
+from voxtral_worker.turns.detector import SpeechPaused, TurnDetector, Waits
 from voxtral_worker.turns.vad import Vad
 
 Hear: TypeAlias = Callable[[str, bytes], Awaitable[None]]
@@ -52,13 +68,13 @@ class OneByOne:
 
 
 async def nothing(_: str, __: bytes) -> None:
-    """The pacing alone, which is the benchmark's."""
+    """The pacing alone, which is the benchmark's own cost."""
 
 
 async def share_of_a_core(hear: Hear, sessions: int, seconds: float) -> float:
-    """CPU time of the process over the time that the sound lasts, for so many microphones.
+    """CPU time of the process, divided by the length of the sound, for so many microphones.
 
-    Not over wall time, which is longer where other programs take the core.
+    Wall time does not count, because other programs may take the core.
     """
     audio = b"".join(clip + silence(30) for clip in clips().values())
 
@@ -69,7 +85,7 @@ async def share_of_a_core(hear: Hear, sessions: int, seconds: float) -> float:
             at = count * STEP % (len(audio) - STEP)
             await hear(str(number), audio[at : at + STEP])
 
-    # Whatever is made at the first chunk is not what listening costs.
+    # The first chunk sets up each stream, which is not a cost of listening.
     for number in range(sessions):
         await hear(str(number), audio[:STEP])
     cpu_s = time.process_time()
@@ -90,3 +106,91 @@ def run(sessions: int = 50, seconds: float = 15.0) -> tuple[float, float]:
     print(f"| silero-VAD, one network a session | {alone:.1%} |")
     print(f"| (taken off both: the benchmark's pacing) | {pacing:.1%} |", flush=True)
     return together, alone
+
+
+def _speech_s(turn: Spoken) -> float:
+    """Until the end of the turn, without its pauses."""
+    holds = sum(end - start for start, end in turn.spans[:-1])
+    return turn.spans[-1][0] - holds
+
+
+class Listener:
+    """A microphone whose pauses are scored; its turns come in random order."""
+
+    def __init__(self, key: str, turns: list[Spoken], share: float, scorer: Completeness) -> None:
+        self._key, self._share, self._scorer = key, share, scorer
+        self._turns, self._random = turns, random.Random(key)
+        # Not all begin to speak at once.
+        first = silence(self._random.randrange(400))
+        self._left: NDArray[np.int16] = np.frombuffer(first, np.int16)
+        self._heard = np.zeros((0, FRAME_SAMPLES), np.float32)
+        self._detector = TurnDetector()
+        self._detector.reconfigure(2, 500, reopen_ms=800, waits=Waits.of("medium", 500))
+
+    def chunk(self) -> bytes:
+        """What the microphone sends next."""
+        if len(self._left) < STEP // 2:
+            turn = self._random.choice(self._turns)
+            wait_s = _speech_s(turn) / self._share - len(turn.samples) / RATE
+            gap = silence(round(max(0.0, wait_s) * RATE / FRAME_SAMPLES))
+            self._left = np.concatenate([self._left, turn.samples, np.frombuffer(gap, "<i2")])
+        sent, self._left = self._left[: STEP // 2], self._left[STEP // 2 :]
+        return sent.tobytes()
+
+    async def hear(self, vad: Vad, data: bytes) -> None:
+        """Hear a chunk, and have a pause scored."""
+        frames = np.frombuffer(data, "<i2").reshape(-1, FRAME_SAMPLES).astype(np.float32)
+        frames /= np.float32(32_768)
+        for frame, probability in zip(frames, await vad.listen(self._key, frames), strict=True):
+            self._heard = np.concatenate([self._heard[-300:], frame[None]])
+            energy = float(np.square(frame).sum())
+            for event in self._detector.hear(float(probability), energy):
+                if isinstance(event, SpeechPaused) and event.is_scored:
+                    count = min(250, event.end_frame - event.first_frame)
+                    score = self._scorer.ask(self._heard[-count:].reshape(-1))
+                    score.add_done_callback(partial(self._tell, event))
+
+    def _tell(self, pause: SpeechPaused, score: completeness.Score) -> None:
+        self._detector.score(pause, score.result())
+
+
+async def scores(
+    folder: Path, sessions: int = 50, seconds: float = 40.0, share: float = 0.3
+) -> None:
+    """Print what the scores of so many people cost, in CPU time of the thread that makes them."""
+    turns, vad, scorer = read_manifest(folder), Vad(), Completeness(TURN_MODEL)
+    # On a busy machine a late score is made all the same.
+    completeness.PATIENCE_S = 60.0
+    asked = Counter[str]()
+    score_one = scorer._score
+
+    def counting(samples: completeness.Samples) -> float:
+        asked["scores"] += 1
+        return score_one(samples)
+
+    scorer._score = counting  # type: ignore[method-assign]
+    vad.start()
+    scorer.start()
+    people = [Listener(str(n), turns, share, scorer) for n in range(sessions)]
+
+    async def microphone(number: int) -> None:
+        started_s = time.monotonic() + number * CHUNK_S / sessions
+        for count in range(int(seconds / CHUNK_S)):
+            await asyncio.sleep(max(0.0, started_s + count * CHUNK_S - time.monotonic()))
+            await people[number].hear(vad, people[number].chunk())
+
+    ident = scorer._thread.ident
+    assert ident is not None
+    clock = time.pthread_getcpuclockid(ident)
+    cpu_s = time.clock_gettime(clock)
+    await asyncio.gather(*[microphone(number) for number in range(sessions)])
+    cpu_s = time.clock_gettime(clock) - cpu_s
+    vad.stop()
+    scorer.stop()
+    each_ms = 1000 * cpu_s / max(1, asked["scores"])
+    print(f"{sessions} people, {share:.0%} speech, {seconds:.0f} s: {asked['scores']} scores,")
+    print(f"{each_ms:.0f} ms of CPU time each, {cpu_s / seconds:.2f} of a core")
+
+
+if __name__ == "__main__":
+    asyncio.run(scores(Path(sys.argv[1])))

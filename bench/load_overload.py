@@ -11,18 +11,18 @@ from bench.load_speakers import CONFIG, LEAST_GAP_FRAMES, Talk, converse, percen
 from tests.support.sounds import clips, silence
 from tests.support.workers import running_worker
 
-# Above what a turn needs alone on a CPU, so that a goal is there to be kept.
+# Longer than a single turn takes on a CPU, so that the goal can be met.
 GOAL_MS = 600
 SHARE = 0.3
 SECONDS = 120.0
-# Everybody comes within the first seconds, as after a mail to all customers.
+# All users come within the first seconds, as after a mail to all customers.
 ARRIVAL_S = 10.0
 SETTINGS = {"METRICS_PUBLIC": "true", "RESPONSE_CACHE_SIZE": "0", "MAX_SESSIONS": "1000"}
 
 
 @dataclass
 class Crowd:
-    """What became of users who try until they are let in."""
+    """The results of users who try until they are let in."""
 
     talks: list[Talk] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Crowd:
 async def visit(
     crowd: Crowd, http: aiohttp.ClientSession, url: str, seed: int, until_s: float
 ) -> None:
-    """Come, ask to be let in until one is or the time is over, and speak until the end."""
+    """Try until admitted or the time is over, then speak until the end."""
     rng = random.Random(seed)
     await asyncio.sleep(rng.uniform(0, min(ARRIVAL_S, (until_s - time.monotonic()) / 4)))
     while (left_s := until_s - time.monotonic()) > 0:
@@ -71,7 +71,7 @@ async def besiege(url: str, users: int, seconds: float) -> Crowd:
 
 
 async def recovery_s(url: str, goal_ms: float = GOAL_MS) -> float:
-    """Time until somebody new is let in whose sentence is answered within the goal."""
+    """Time until a new user is let in and answered within the goal."""
     began_s = time.monotonic()
     words, sentence = next(iter(clips().items()))
     async with aiohttp.ClientSession() as http:

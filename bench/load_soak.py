@@ -1,6 +1,6 @@
-"""The same load for long: does memory, file descriptors or the event loop's lag grow?
+"""The same load for a long time: do memory, file descriptors or the event loop's lag grow?
 
-Three minutes by itself; `SOAK_MINUTES=30 make bench-load` for as long as one likes.
+It takes three minutes; `SOAK_MINUTES=30 make bench-load` sets another time.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Soak:
         return float(np.polyfit(hours, np.array(self.series(metric)[start:]), 1)[0])
 
     def lag_p95_ms(self, *, is_late: bool) -> float:
-        """Of the event loop, in the first or the last third."""
+        """The 95th percentile of the event loop's lag, in the first or the last third."""
         third = len(self.samples) // 3
         first, last = (-third - 1, -1) if is_late else (0, third)
         return lag_p95_ms(self.samples[first], self.samples[last])
@@ -71,7 +71,7 @@ async def _look(url: str, soak: Soak, until_s: float, every_s: float) -> None:
 async def steep(
     url: str, seconds: float, every_s: float = LOOK_S, *, is_paced: bool = True
 ) -> Soak:
-    """Users come and go for so long; who is not paced sends what he says at once."""
+    """Users come and go for some time. Users that are not paced send their audio at once."""
     soak, until_s = Soak(), time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         for seed in range(USERS):

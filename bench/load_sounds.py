@@ -1,4 +1,4 @@
-"""False responses: turns that the listening floor hears where nobody speaks."""
+"""Counts false turns: turns that the detector hears in sounds without speech."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
-"""Paced clients: sessions that speak as a microphone does, and what they are answered.
+"""Paced clients: sessions that speak at a microphone's speed, and their answers.
 
-They live in the benchmark's process; the worker is a process of its own.
+The clients run in the benchmark's process, and the worker in a process of its own.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 
 CHUNK_FRAMES = 2
 CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
-# More than the silence that ends a turn, so that turns stay apart however densely one speaks.
+# Longer than the silence that ends a turn, so that turns stay apart even in dense speech.
 LEAST_GAP_FRAMES = 20
 PATIENCE_S = 60.0
-# Something that comes after the last answer would come within this.
+# A wrong message after the last answer would come within this time.
 AFTERMATH_S = 1.0
 CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
 
 
 @dataclass
 class Talk:
-    """What one session says, and what it was answered."""
+    """What one session says, and its answers."""
 
     audio: bytes
     words: list[str]
@@ -53,7 +53,7 @@ def plan(seconds: float, share: float, rng: random.Random) -> Talk:
 
 
 async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
-    """Say it all in a session of its own."""
+    """Say all of it in a new session."""
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
             session = await response.json()
@@ -63,14 +63,14 @@ async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
 
 
 async def converse(url: str, session: dict[str, Any], talk: Talk, *, is_paced: bool = True) -> None:
-    """Say it all; returns when every turn is answered or patience is over."""
+    """Say all of it; returns when every turn is answered or the time is over."""
     address = url.replace("http", "ws", 1) + session["websocket_url"]
     async with websockets.connect(address, max_size=None) as socket:
         listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
         await _speak(socket, talk.audio, is_paced=is_paced)
         await asyncio.wait([listening], timeout=PATIENCE_S)
         if listening.done() and is_paced:
-            # Whatever else comes is one too many.
+            # Any further answer is one too many.
             listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
             await asyncio.wait([listening], timeout=AFTERMATH_S)
         listening.cancel()
@@ -97,7 +97,7 @@ async def _listen(socket: Any, talk: Talk, responses: int) -> None:
 
 
 async def answers_alone(url: str) -> dict[str, str]:
-    """What the engine writes down for each sentence, said in a session of its own before others."""
+    """The transcript of each sentence, said alone in a session of its own."""
     responses = await asyncio.gather(*[_say(url, words, is_paced=False) for words in clips()])
     return {words: each["text"] for words, each in zip(clips(), responses, strict=True)}
 
@@ -128,7 +128,7 @@ async def crowd(
 
 @dataclass(frozen=True)
 class Tally:
-    """What came of a crowd's turns; times in ms."""
+    """The results of a crowd's turns; times in ms."""
 
     turns: int
     answered: int
@@ -192,7 +192,7 @@ def lag_p95_ms(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def discarded_share(before: dict[str, float], after: dict[str, float]) -> float:
-    """Of all tokens computed, those of speculations in vain."""
+    """The share of computed tokens that were of wrong speculations."""
 
     def grown(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)

@@ -1,7 +1,7 @@
-"""transformers' own continuous batching, given audio as virtual token ids, to compare with.
+"""transformers' own continuous batching, for comparison, with audio as virtual token ids.
 
-Its manager takes token ids only. An input embedding that looks ids beyond the vocabulary up
-in a pool of audio embeddings makes a prompt with audio a plain list of ids.
+Its manager takes token ids only. So the input embedding is replaced: it looks up ids beyond the
+vocabulary in a pool of audio embeddings, and a prompt with audio is a plain list of ids.
 """
 
 import itertools
@@ -77,7 +77,7 @@ class Manager:
         self._manager.start()
 
     def generate(self, conversations: list[Conversation]) -> list[list[int]]:
-        """The new tokens of each. Raises RuntimeError when one fails."""
+        """The new tokens of each. Raises RuntimeError if one fails."""
         asked = [
             # No id ends an answer: all are made as long as the others'.
             self._manager.add_request(

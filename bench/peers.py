@@ -1,16 +1,20 @@
-"""The worker beside vLLM's CPU build and `generate()`: same weights, same requests, in turn.
+"""Compares the worker with vLLM's CPU build and `generate()`: same weights, same requests, in turn.
 
 Worker and vLLM answer the same calls of the `openai` package over HTTP, on one core;
 `generate()` gets the same prompts in this process, on another. Every answer is compared.
+
+`python -m bench.peers [--rounds N] [--audio COUNT ...] [--text COUNT ...]
+[--servers NAME ...]` runs a part of it.
 """
 
+import argparse
 import asyncio
 import base64
 import io
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -31,15 +35,23 @@ ROUNDS = 7
 MOST_TOKENS = 64
 GROUPS = ((True, 1), (True, 8), (True, 16), (True, 32), (False, 1), (False, 16), (False, 32))
 SERVERS = ("vLLM", "worker", "worker, compiled", "worker, sampled tail")
-NAMES = ("generate(), one by one", "generate(), padded batch", *SERVERS)
+PLAIN = ("generate(), one by one", "generate(), padded batch")
 WORKER = {"DTYPE": "float32", "RESPONSE_CACHE_SIZE": "0", "OMP_NUM_THREADS": "1"}
-# A sound is never the same piece twice, so that nobody answers from memory.
+# Compiled, as vLLM is unless told otherwise.
+WAYS = {
+    "worker": {"WINDOW_TAIL": "exact"},
+    "worker, compiled": {"WINDOW_TAIL": "exact", "ENABLE_TORCH_COMPILE": "true"},
+    "worker, sampled tail": {"WINDOW_TAIL": "sampled"},
+}
+# A little noise makes each sound different, so that no peer can answer from a cache.
 NOISE = 1e-4
+# The bundled sentences, filled up to 3 s.
+CLIP_SAMPLES = 48_000
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a group of requests got, and when, in seconds from the first request."""
+    """The answers to a group of requests, and their times in seconds from the first request."""
 
     texts: tuple[str, ...]
     firsts_s: tuple[float, ...]
@@ -67,9 +79,10 @@ class Requests:
 
     def _recorded(self, words: str) -> str:
         samples = self._clips[words]
-        noise = NOISE * self._random.standard_normal(len(samples)).astype(np.float32)
+        noise = NOISE * self._random.standard_normal(CLIP_SAMPLES).astype(np.float32)
+        noise[: len(samples)] += samples[:CLIP_SAMPLES]
         file = io.BytesIO()
-        soundfile.write(file, samples + noise, 16_000, format="WAV", subtype="FLOAT")
+        soundfile.write(file, noise, 16_000, format="WAV", subtype="FLOAT")
         return base64.b64encode(file.getvalue()).decode()
 
 
@@ -137,7 +150,11 @@ class Plain:
         return list(processor.batch_decode(answers, skip_special_tokens=True))
 
 
-def run() -> None:
+def run(
+    rounds: int = ROUNDS,
+    groups: Sequence[tuple[bool, int]] = GROUPS,
+    servers: Sequence[str] = SERVERS,
+) -> None:
     """Print the tables, or why vLLM is not among the peers here."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else [0, 0]
     try:
@@ -148,32 +165,34 @@ def run() -> None:
     torch.set_num_threads(1)
     # The servers are children of this process, so they inherit its core.
     _stay_on(cores[-1])
-    with ExitStack() as servers:
-        urls = [
-            servers.enter_context(running_vllm(python, embedded(cores[-1]))),
-            servers.enter_context(running_worker(**WORKER, WINDOW_TAIL="exact")),
-            # As vLLM is, unless told otherwise.
-            servers.enter_context(
-                running_worker(**WORKER, WINDOW_TAIL="exact", ENABLE_TORCH_COMPILE="true")
-            ),
-            servers.enter_context(running_worker(**WORKER, WINDOW_TAIL="sampled")),
-        ]
+    with ExitStack() as running:
+        urls = {}
+        for name in servers:
+            server = (
+                running_vllm(python, embedded(cores[-1]))
+                if name == SERVERS[0]
+                else (running_worker(**WORKER, **WAYS[name]))
+            )
+            urls[name] = running.enter_context(server)
         _stay_on(cores[0])
-        asyncio.run(_measure(urls))
+        asyncio.run(_measure(urls, rounds, groups))
 
 
-async def _measure(urls: list[str]) -> None:
+async def _measure(
+    urls: dict[str, str], count_of_rounds: int, groups: Sequence[tuple[bool, int]]
+) -> None:
     settings = Settings(model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32")
     plain, requests = Plain(load_model(settings)), Requests()
     clients = [
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
-        for url in urls
+        for url in urls.values()
     ]
-    print(f"\nmedians of {ROUNDS} interleaved rounds, float32, one core each, ms\n")
-    print(f"| requests | {' | '.join(NAMES)} | worker / vLLM | first token, median:", end=" ")
-    print(f"{' | '.join(NAMES[1:])} | worker / vLLM | same words |")
-    print(f"| {'--- | ' * (2 * len(NAMES) + 3)}")
-    for is_audio, count in GROUPS:
+    names = [*PLAIN, *urls]
+    print(f"\nmedians of {count_of_rounds} interleaved rounds, float32, one core each, ms\n")
+    print(f"| requests | {' | '.join(names)} | worker / vLLM | first token, median:", end=" ")
+    print(f"{' | '.join(names[1:])} | worker / vLLM | same words |")
+    print(f"| {'--- | ' * (2 * len(names) + 3)}")
+    for is_audio, count in groups:
         sides: list[Side] = [
             partial(plain.answer, 1, is_audio),
             partial(plain.answer, count, is_audio),
@@ -181,7 +200,7 @@ async def _measure(urls: list[str]) -> None:
             partial(plain.first_token, is_audio),
         ]
         rounds = []
-        for number in range(ROUNDS + 1):
+        for number in range(count_of_rounds + 1):
             group = requests.group(count, is_audio=is_audio)
             answers = [await side(group) for side in sides]
             if number:  # the first round only warms up
@@ -198,7 +217,7 @@ def _row(rounds: list[list[Answers]]) -> str:
         _median_ms(statistics.median(answers.firsts_s) for answers in side)
         for side in (first, *sides[2:])
     ]
-    # The padded batch is left out: padding changes the last bits, and seldom a word.
+    # Without the padded batch: padding changes the last bits, and in rare cases a word.
     groups = zip(
         *([answers.texts for answers in side] for side in (sides[0], *sides[2:])), strict=True
     )
@@ -226,3 +245,24 @@ def _median_ms(seconds: Iterable[float]) -> float:
 def _stay_on(core: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+
+
+def main() -> None:
+    """Run what was named, or everything."""
+    parser = argparse.ArgumentParser(description="The worker beside vLLM's CPU build.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--audio", type=int, nargs="*")
+    parser.add_argument("--text", type=int, nargs="*")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS)
+    given = parser.parse_args()
+    # Ratios are to vLLM.
+    servers = [name for name in SERVERS if name == SERVERS[0] or name in given.servers]
+    audio, text = (
+        [(is_audio, n) for n in counts or ()]
+        for is_audio, counts in ((True, given.audio), (False, given.text))
+    )
+    run(given.rounds, [*audio, *text] or GROUPS, servers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What tools cost, and whether answers that are bound to a schema are ever malformed.
+"""Measures what tools cost, and checks that answers bound to a schema are never malformed.
 
 python -m bench.tools [--answers 2000]
 """
@@ -128,7 +128,7 @@ def schemas(count: int) -> list[dict[str, Any]]:
 
 
 async def constrained(engine: Engine, count: int) -> Counter[str]:
-    """Answers of chance, half of them calls and half of them JSON, and what they were."""
+    """Random answers, half of them calls and half of them JSON, and their outcomes."""
     outcomes: Counter[str] = Counter()
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -143,7 +143,7 @@ async def constrained(engine: Engine, count: int) -> Counter[str]:
             made = await answer(engine, conversation, sampling, "text", lambda _: None)
         kind = "calls" if is_call else "answers"
         if made.finish_reason == "length":
-            # Cut off by the limit of tokens: no call, and no whole answer.
+            # Cut off by the token limit: there is no call and no whole answer.
             outcomes[f"{kind} cut off" if not made.calls else "malformed"] += 1
             return
         text = made.calls[0].arguments if is_call else made.text
@@ -156,7 +156,7 @@ async def constrained(engine: Engine, count: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure, and print the results."""
     reader = argparse.ArgumentParser()
     reader.add_argument("--answers", type=int, default=2000)
     asked = reader.parse_args()

@@ -138,7 +138,7 @@ async def play(url: str, spoken: Spoken, config: dict[str, Any], key: str | None
     """Let a worker hear one turn, frame by frame; each is waited for."""
     heard = Heard(spoken)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    session_id = await asyncio.to_thread(_create_session, url, config, headers)
+    session_id = await asyncio.to_thread(create_session, url, config, headers)
     address = url.replace("http", "ws", 1) + f"/ws/audio/{session_id}"
     async with websockets.connect(address, additional_headers=headers, max_size=None) as socket:
         frames = spoken.samples.reshape(-1, FRAME_SAMPLES)
@@ -146,7 +146,7 @@ async def play(url: str, spoken: Spoken, config: dict[str, Any], key: str | None
             await socket.send(frame.tobytes())
             await socket.send('{"type": "control", "control_type": "ping"}')
             await _until_pong(socket, heard, number * FRAME_S)
-    await asyncio.to_thread(_end_session, url, session_id, headers)
+    await asyncio.to_thread(end_session, url, session_id, headers)
     return heard
 
 
@@ -165,7 +165,8 @@ async def _until_pong(socket: Any, heard: Heard, at_s: float) -> None:
                 heard.scores.append(message["completeness"])
 
 
-def _create_session(url: str, config: dict[str, Any], headers: dict[str, str]) -> str:
+def create_session(url: str, config: dict[str, Any], headers: dict[str, str]) -> str:
+    """Begin a session; its id."""
     body = json.dumps({"config": config}).encode()
     asked = urllib.request.Request(
         f"{url}/session/create", body, {"Content-Type": "application/json", **headers}
@@ -174,7 +175,8 @@ def _create_session(url: str, config: dict[str, Any], headers: dict[str, str]) -
         return str(json.load(answer)["session_id"])
 
 
-def _end_session(url: str, session_id: str, headers: dict[str, str]) -> None:
+def end_session(url: str, session_id: str, headers: dict[str, str]) -> None:
+    """End a session."""
     asked = urllib.request.Request(f"{url}/session/{session_id}", headers=headers, method="DELETE")
     urllib.request.urlopen(asked, timeout=WAIT_S).close()
 

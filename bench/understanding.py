@@ -26,7 +26,7 @@ TIMEOUT_S = 30.0
 
 
 async def transcribe(url: str, sentences: list[str]) -> list[str]:
-    """What the worker writes down for each sentence; audio is sent without pacing."""
+    """The worker's transcript of each sentence; audio is sent as fast as possible."""
     heard = []
     async with aiohttp.ClientSession() as http:
         body = {"config": {"mode": "transcribe", "barge_in": False}}

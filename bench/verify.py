@@ -1,7 +1,7 @@
-"""Whether the worker answers as a checkpoint itself does, and how fast: `make verify`.
+"""Checks that the worker answers like the checkpoint itself, and how fast: `make verify`.
 
-The checkpoint is loaded as the worker loads it. Plain `generate()` of transformers, on what
-its own processor makes, is asked first, with the very weights that the engine then gets.
+The checkpoint is loaded as the worker loads it. First plain `generate()` of transformers answers,
+with inputs of transformers' own processor; then the engine answers with the same weights.
 """
 
 import argparse
@@ -46,13 +46,13 @@ from voxtral_worker.settings import EMBEDDED_MODEL, Settings, SettingsError, rea
 from voxtral_worker.turns.recording import take_all_as_speech
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-# generate() takes seconds a window: what is compared of somebody's own recordings ends here.
+# generate() takes seconds for each window. Of your own recordings at most so many are compared.
 MOST_COMPARED = 40
 CHAT_TOKENS = 64
 CHATS = ("hello", "what time is it")
 # Words of the bundled clips that may be wrong.
 MOST_WRONG = 0.2
-# Logits nearer to each other than this may change places: bf16 and float16 keep few bits.
+# Logits closer than this may change their order, because bf16 and float16 have few bits.
 SURE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 WAIT_S = 3600.0
 
@@ -60,12 +60,12 @@ Samples = NDArray[np.float32]
 
 
 class NotTried(Exception):
-    """Something that was given cannot be used; the text says what."""
+    """An input cannot be used; the text says which and why."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording, and what is said in it where that is known; `is_own`: not a bundled one."""
+    """A recording, with its text if that is known; `is_own`: it is not a bundled one."""
 
     name: str
     samples: Samples
@@ -85,7 +85,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Expected:
-    """Greedy tokens by generate(), and how far each one's logit was before the second best."""
+    """Greedy tokens of generate(), and the lead of each one's logit over the second best."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -94,7 +94,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Answered:
-    """What the engine made of a question."""
+    """The engine's answer to a question."""
 
     text: str
     token_ids: list[int]
@@ -104,14 +104,14 @@ class Answered:
 
 
 def bundled_clips() -> list[Clip]:
-    """The sentences that lie beside the embedded model."""
+    """The sentences that come with the embedded model."""
     folder = EMBEDDED_MODEL / "clips"
     index: dict[str, str] = json.loads((folder / "index.json").read_text("utf-8"))
     return [Clip(name, _read(folder / name), words) for name, words in index.items()]
 
 
 def own_clips(folder: Path) -> list[Clip]:
-    """The recordings of a folder, with the text that lies beside each as `.txt`, if any.
+    """The recordings of a folder, each with the text in its `.txt` file, if there is one.
 
     Raises NotTried.
     """
@@ -125,7 +125,7 @@ def own_clips(folder: Path) -> list[Clip]:
         beside = path.with_suffix(".txt")
         try:
             words = beside.read_text("utf-8") if beside.is_file() else None
-            # With its folder: a bundled clip may have the same name.
+            # The name has the folder in it, because a bundled clip may have the same file name.
             name = f"{path.parent.resolve().name}/{path.name}"
             clips.append(Clip(name, _read(path), words, is_own=True))
         except WorkerError as error:
@@ -154,7 +154,7 @@ class Plain:
         )
 
     def chat(self, content: str | Samples) -> Any:
-        """The processor's inputs for a text or a sound that is to be answered."""
+        """The processor's inputs for a text or a sound, to be answered."""
         said: Any = content
         if not isinstance(content, str):
             file = io.BytesIO()
@@ -185,7 +185,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Compared:
-    """An answer beside generate()'s: equal tokens, and where it differs or why no more counts."""
+    """An answer compared with generate()'s: the equal tokens, and the first difference."""
 
     equal: int
     difference: str | None = None
@@ -198,13 +198,13 @@ class Compared:
 def compare(
     prompt_ids: Sequence[int], answered: Answered, expected: Expected, sure: float
 ) -> Compared:
-    """Token by token, to the first that differs; from a near tie on everything may differ."""
+    """Compare token by token, to the first that differs. After a near tie all may differ."""
     if list(prompt_ids) != expected.prompt_ids:
         return Compared(0, "another prompt than the processor's")
     ours = answered.token_ids
     for place, (token, margin) in enumerate(zip(expected.token_ids, expected.margins, strict=True)):
         if place >= len(ours) and answered.finish_reason == "length":
-            # An answer that runs in circles is ended early, and says so.
+            # The engine ends an answer that repeats itself early, and reports that.
             return Compared(place, note=f" for {place} tokens, then cut off")
         if ours[place : place + 1] == [token]:
             continue
@@ -218,7 +218,7 @@ def compare(
 
 
 def word_errors(reference: str, text: str) -> tuple[int, int]:
-    """Words to change and words there are, without case, punctuation and ways to write numbers."""
+    """Wrong words and all words; case, punctuation and the form of numbers do not count."""
     normalized = EnglishTextNormalizer({})
     words = normalized(reference).split()
     return edits(words, normalized(text).split()), len(words)
@@ -232,7 +232,7 @@ class Asker:
         self._tokens = TokenTimes(engine)
 
     def ask(self, question: Question) -> Answered:
-        """Raises what the engine reports."""
+        """Ask and wait for the answer. Raises what the engine reports."""
         events: queue.Queue[object] = queue.Queue()
         sampling = Sampling(0.0, 1.0, question.most_tokens)
         started_s = time.monotonic()
@@ -253,7 +253,7 @@ class Asker:
 
 
 def questions_of(plain: Plain, clips: Iterable[Clip], most_tokens: int) -> list[Question]:
-    """Each window of each clip to be written down, and some things to be answered."""
+    """The questions: transcribe each window of each clip, and answer some texts and sounds."""
     found = []
     clips = list(clips)
     for clip in clips:
@@ -272,7 +272,7 @@ def questions_of(plain: Plain, clips: Iterable[Clip], most_tokens: int) -> list[
 
 
 def verify(settings: Settings, clips: list[Clip], most_tokens: int) -> list[str]:
-    """Print tables; returns why the checkpoint fails, in sentences. Raises WorkerError."""
+    """Print tables; returns sentences on why the checkpoint fails. Raises WorkerError."""
     started_s = time.monotonic()
     loaded = load_model(settings)
     loaded_s = time.monotonic() - started_s
@@ -280,7 +280,7 @@ def verify(settings: Settings, clips: list[Clip], most_tokens: int) -> list[str]
     plain = Plain(loaded)
     questions = questions_of(plain, clips, most_tokens)
     compared = min(len(questions), MOST_COMPARED)
-    # The chats stand at the end, and are always compared.
+    # The chats are at the end of the list. They are always compared.
     chosen = questions[: compared - len(CHATS) - 1] + questions[-len(CHATS) - 1 :]
     started_s = time.monotonic()
     expected = {id(each): plain.generate(each) for each in _shown(chosen, "generate()")}
@@ -324,7 +324,7 @@ def verify(settings: Settings, clips: list[Clip], most_tokens: int) -> list[str]
 
 
 def _shown(questions: list[Question], name: str) -> Iterable[Question]:
-    """With a bar where somebody looks on."""
+    """With a progress bar, if the output is a terminal."""
     bar: Iterable[Question] = tqdm(questions, desc=name, disable=None)
     return bar
 
@@ -350,7 +350,7 @@ def _clip_table(
                 wrong, words = wrong + changed, words + there
         found = [compared[id(question)] for question, _ in answers if id(question) in compared]
         unlike += sum(each.difference is not None for each in found)
-        # What differs before what does not, and a tie before what is wholly equal.
+        # First answers that differ, then those with a tie, then those that are equal.
         found.sort(key=lambda each: (each.difference is None, not each.note))
         said = str(found[0]) if found else "not compared"
         first_ms = 1000 * answers[0][1].first_s
@@ -373,7 +373,7 @@ def _clip_table(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """0 when the checkpoint passes, 1 when it fails, 2 when it was not tried."""
+    """Returns 0 if the checkpoint passes, 1 if it fails, 2 if it was not tried."""
     parser = argparse.ArgumentParser("verify", description=__doc__)
     parser.add_argument(
         "--audio", type=Path, help="folder of recordings, each with a .txt if known"

@@ -1,7 +1,7 @@
 """vLLM, serving the same weights as the worker on loopback.
 
-Its CPU build lives in a virtual environment of its own under `.peers/`, which is made when it
-is first asked for: several GB, since it wants another PyTorch than the worker.
+Its CPU build is in a virtual environment of its own under `.peers/`, which is made when it is first
+needed: several GB, because it needs another PyTorch than the worker.
 """
 
 import os
@@ -26,14 +26,14 @@ REQUIREMENTS = REPOSITORY / "builder" / "requirements-vllm.txt"
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 INSTALL_TIMEOUT_S = 1800.0
-# Made for another PyTorch or for its CUDA build, they break imports that would do without.
+# vLLM does not need these. Builds for another PyTorch break its imports.
 NOT_NEEDED = ("torchvision", "torchcodec")
 
 
 def install_vllm() -> Path:
-    """The Python of vLLM's environment, made if it is not there.
+    """The Python of vLLM's environment, which is made if it does not exist.
 
-    Raises RuntimeError, with pip's last words, where vLLM does not install.
+    Raises RuntimeError with the end of pip's output if vLLM cannot be installed.
     """
     python, done = HOME / "bin" / "python", HOME / ".installed"
     if done.exists() and done.read_text() == REQUIREMENTS.read_text():
@@ -59,18 +59,18 @@ def _call(*command: str) -> None:
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served, and where: on one core, or with a share of a GPU's memory."""
+    """What vLLM serves, and where: on one core, or with a share of a GPU's memory."""
 
     model: Path
     name: str
     dtype: str
     core: int | None = None
     memory: float = 0.6
-    # Whether `model` is in its makers' format already.
+    # Whether `model` is in Mistral's own format already.
     is_converted: bool = False
 
     def arguments(self, folder: str, port: int) -> list[str]:
-        """Of vLLM's server."""
+        """The arguments of vLLM's server."""
         modes = ("--tokenizer-mode", "--config-format", "--load-format")
         device = [] if self.core is not None else ["--gpu-memory-utilization", str(self.memory)]
         return [
@@ -81,7 +81,7 @@ class Serving:
         ]
 
     def environment(self) -> dict[str, str]:
-        """What vLLM reads of it."""
+        """The environment variables for vLLM."""
         quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         if self.core is None:
             return quiet
@@ -100,9 +100,9 @@ def embedded(core: int) -> Serving:
 
 @contextmanager
 def running_vllm(python: Path, serving: Serving) -> Iterator[str]:
-    """The URL of a server; stopped at the end.
+    """The URL of a server, which is stopped at the end of the `with` block.
 
-    Raises RuntimeError with its last words when it does not become ready.
+    Raises RuntimeError with the end of its output if it does not become ready.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
@@ -141,7 +141,7 @@ def _is_ready(url: str, process: "subprocess.Popen[bytes]") -> bool:
             with urllib.request.urlopen(url, timeout=5) as response:
                 if response.status == 200:
                     return True
-        except OSError:  # nobody listens yet, or is too busy starting to answer
+        except OSError:  # the server does not listen yet, or is too busy to answer
             pass
         time.sleep(0.5)
     return False

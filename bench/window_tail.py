@@ -1,5 +1,7 @@
 """Whole windows beside a sampled tail: whether answers are the same, and what they cost.
 
+`python -m bench.window_tail [PART ...]`; parts are throughput, agreement, conversations.
+
 Both modes in one process and in turn. Times are CPU time of the process, of which one thread
 computes: other programs on the machine make them longer, and both modes alike.
 """
@@ -9,6 +11,7 @@ import queue
 import random
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,10 +39,11 @@ from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
 
 PER_KIND = 15
-CONVERSATIONS = 3
+CONVERSATIONS = 10
 TURNS = 20
 ROUNDS = 5
 GROUPS = (1, 8, 16, 32)
+PARTS = ("throughput", "agreement", "conversations")
 ANSWER = Sampling(0.0, 1.0, 48)
 WAIT_S = 600.0
 CLIP_SAMPLES = 48_000
@@ -131,6 +135,7 @@ def conversations(engines: dict[str, Engine], count: int, turns: int) -> None:
     first: dict[tuple[str, int], list[float]] = {}
     rows: dict[tuple[str, int], list[int]] = {}
     same = 0
+    others: list[tuple[int, str, str]] = []
     for number in range(count):
         # The exact answers are the history of both modes; its audio is of each mode's own.
         history: dict[str, tuple[Exchange, ...]] = dict.fromkeys(WINDOW_TAILS, ())
@@ -146,7 +151,10 @@ def conversations(engines: dict[str, Engine], count: int, turns: int) -> None:
                 assert answer.ended is not None
                 first.setdefault((tail, turn), []).append(answer.first_s)
                 rows.setdefault((tail, turn), []).append(answer.ended.usage.prompt_tokens)
-            same += answers["exact"].tokens == answers["sampled"].tokens
+            if answers["exact"].tokens == answers["sampled"].tokens:
+                same += 1
+            else:
+                others.append((turn, answers["exact"].text, answers["sampled"].text))
             for tail in WINDOW_TAILS:
                 said = Exchange(users[tail], AssistantTurn(answers["exact"].tokens))
                 history[tail] += (said,)
@@ -161,6 +169,8 @@ def conversations(engines: dict[str, Engine], count: int, turns: int) -> None:
         lengths = [f"{statistics.median(rows[tail, turn]):.0f}" for tail in WINDOW_TAILS]
         cells = f"{exact:.0f} | {sampled:.0f} | {exact / sampled:.1f} | {' | '.join(lengths)}"
         print(f"| {turn} | {cells} |", flush=True)
+    for turn, exact_text, sampled_text in others:
+        print(f"\nturn {turn}, exact: {exact_text!r}, sampled: {sampled_text!r}", flush=True)
 
 
 def of_three_seconds() -> list[Samples]:
@@ -243,9 +253,13 @@ def throughput(engines: dict[str, Engine], rounds: int) -> None:
 
 
 def run(
-    per_kind: int = PER_KIND, count: int = CONVERSATIONS, turns: int = TURNS, rounds: int = ROUNDS
+    per_kind: int = PER_KIND,
+    count: int = CONVERSATIONS,
+    turns: int = TURNS,
+    rounds: int = ROUNDS,
+    parts: Sequence[str] = PARTS,
 ) -> None:
-    """Print all tables."""
+    """Print the tables of some parts."""
     torch.set_num_threads(1)
     engines = {}
     for tail in WINDOW_TAILS:
@@ -253,11 +267,20 @@ def run(
         engines[tail] = Engine(load_model(settings), settings)
         engines[tail].start()
         engines[tail].warm_up()
-    throughput(engines, rounds)
-    if shutil.which("flite") is None:
-        print("\nagreement: skipped, it needs flite: apt-get install flite")
-    else:
+    has_voice = shutil.which("flite") is not None
+    if "throughput" in parts:
+        throughput(engines, rounds)
+    if "agreement" in parts and has_voice:
         agreement(engines, per_kind)
+    if "conversations" in parts and has_voice:
         conversations(engines, count, turns)
+    if not has_voice:
+        print("\nagreement: skipped, it needs flite: apt-get install flite")
     for engine in engines.values():
         engine.stop()
+
+
+if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - set(PARTS):
+        sys.exit(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    run(parts=sys.argv[1:] or PARTS)

@@ -1,1 +1,1 @@
-"""What is made before the worker runs: its image's dependencies and its embedded model."""
+"""Makes what exists before the worker runs: the image's dependencies and the embedded model."""

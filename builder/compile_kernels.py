@@ -1,9 +1,9 @@
-"""Compiles the decode kernels for the GPUs that can be met; needs no GPU.
+"""Compiles the decode kernels for all supported GPUs. It needs no GPU itself.
 
     TRITON_CACHE_DIR=/opt/kernels python -m builder.compile_kernels
 
-A worker with the same TRITON_CACHE_DIR finds them there. They are made by the very call
-that launches them, beside a driver that claims to have the GPU.
+A worker with the same TRITON_CACHE_DIR finds them there. The kernels are compiled by the same call
+that launches them later, with a driver that claims to have the GPU.
 """
 
 import itertools
@@ -25,7 +25,7 @@ RELEASED = (32, 8, 128)
 
 
 class ClaimedDriver:
-    """A driver of one GPU that is not there: enough to compile for it, not to launch."""
+    """A driver for a GPU that this machine does not have. It can compile but not launch."""
 
     def __init__(self, capability: int) -> None:
         self._capability = capability
@@ -35,11 +35,11 @@ class ClaimedDriver:
         return GPUTarget("cuda", self._capability, 32)
 
     def get_current_device(self) -> int:
-        """Triton keeps what it has compiled in this process by this number."""
+        """A number for each GPU: Triton keeps compiled kernels of this process by it."""
         return self._capability
 
     def get_current_stream(self, device: int) -> int:
-        """Nothing is ever launched."""
+        """Any number: nothing is launched."""
         return 0
 
 
@@ -52,7 +52,10 @@ def compile_for(
     *,
     is_weighted: bool = False,
 ) -> list[Any]:
-    """Both kernels' binaries for one GPU; `shape` is heads, KV heads and head size."""
+    """Compile both kernels for one GPU. Returns their binaries.
+
+    `shape` is heads, KV heads and head size; `parts` and `blocks_row` are arguments of the kernels.
+    """
     heads, kv_heads, size = shape
     attending, joining = paged_kernel.constants(
         heads, kv_heads, size, BLOCK_TOKENS, is_weighted=is_weighted
@@ -60,7 +63,8 @@ def compile_for(
     token, block = kv_heads * size, BLOCK_TOKENS * kv_heads * size
     strides = (size, heads * size, block, token, size, blocks_row)
     i32, f32 = torch.int32, torch.float32
-    # What this process has compiled already need not be in the cache's folder.
+    # Forget what this process has compiled: Triton would return it without writing it to the
+    # cache's folder.
     for kernel in (paged_kernel._attend_part, paged_kernel._join_parts):
         kernel.device_caches.clear()
     before = triton.runtime.driver._active
@@ -79,7 +83,7 @@ def compile_for(
 
 
 def main() -> None:
-    """Compile for every GPU and dtype, with weights and without, into Triton's cache."""
+    """Compile for every GPU and dtype, with and without weights, into Triton's cache."""
     for capability in CAPABILITIES:
         for dtype, is_weighted in itertools.product(DTYPES, (False, True)):
             binaries = compile_for(capability, dtype, is_weighted=is_weighted)

@@ -1,11 +1,11 @@
-"""Links of a page, for readers of the docs site instead of readers of the repository."""
+"""Turns links that are written for readers of the repository into links of the docs site."""
 
 import posixpath
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages outside of docs/: where each stands in the repository, and what it is called on the site.
+# Pages outside of docs/: the path in the repository, and the name on the site.
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -18,10 +18,10 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def turned(markdown: str, place: str, repository: str | None) -> str:
-    """The text of the page that stands at `place`, with its links turned.
+    """The text of the page at the path `place`, with its links turned.
 
-    Without the repository's address a link to one of its files is its words alone. Raises
-    FileNotFoundError for a link that leads nowhere.
+    A link to a file that is not a page leads to `repository`; without that address only its words
+    stay. Raises FileNotFoundError for a link to a file that does not exist.
     """
 
     def turn(link: re.Match[str]) -> str:
@@ -35,7 +35,7 @@ def turned(markdown: str, place: str, repository: str | None) -> str:
             return f"{picture}[{words}]({repository.rstrip('/')}/blob/main/{path}{anchor})"
         return words
 
-    # What stands in a block of code is no link.
+    # Leave blocks of code as they are.
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):
         parts += [LINK.sub(turn, markdown[end : fence.start()]), fence[0]]

@@ -1,8 +1,8 @@
-"""Brings the pages outside of docs/ into the docs site, and turns all links to the site's pages.
+"""Adds the pages outside of docs/ to the docs site, and turns all links into links of the site.
 
 MkDocs calls this hook (mkdocs.yml). Links are written for readers of the repository:
-`docs/deploy.md` in README.md, `../src/...` in a page of docs/. On the site a page has another
-name, and a file that is not a page stands in the repository alone.
+`docs/deploy.md` in README.md, `../src/...` in a page of docs/. On the site, pages have other names,
+and files that are not pages do not exist.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-# MkDocs loads this file by its path.
+# MkDocs loads this file by its path, so the package `builder` must be made known first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from builder.docs_links import PAGES, ROOT, turned  # noqa: E402
 
@@ -19,13 +19,13 @@ PLACES = {name: place for place, name in PAGES.items()}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that stand outside of docs/."""
+    """Add the pages outside of docs/."""
     for place, name in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / place).read_text("utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """A page whose links lead to pages of the site, or to files of the repository."""
+    """Turn the links of a page into links to the site's pages or to files of the repository."""
     name = page.file.src_uri
     return turned(markdown, PLACES.get(name, f"docs/{name}"), config.repo_url)

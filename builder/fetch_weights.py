@@ -1,4 +1,4 @@
-"""Downloads a model into a folder, for an image that carries its weights."""
+"""Downloads a model into a folder, for an image that contains the weights."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ from voxtral_worker.checkpoint import UNWANTED, WANTED, missing_files
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Download as told by the command line; the token is HF_TOKEN. Returns the exit code."""
+    """Download the model of the command line, with HF_TOKEN if set. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model_id", help="hub id, as mistralai/Voxtral-Mini-3B-2507")
-    parser.add_argument("folder", type=Path, help="where the files go")
+    parser.add_argument("model_id", help="hub id, such as mistralai/Voxtral-Mini-3B-2507")
+    parser.add_argument("folder", type=Path, help="folder for the files")
     parser.add_argument("--revision", default="main", help="branch, tag or commit")
     wish = parser.parse_args(arguments)
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         allow_patterns=WANTED,
         ignore_patterns=UNWANTED,
     )
+    # A repository may lack files, or a name may not match WANTED: check before the image is built.
     if lacking := missing_files(wish.folder):
         print(f"{wish.model_id} has no {', '.join(lacking)}", file=sys.stderr)
         return 1

@@ -2,9 +2,9 @@
 
     make lock
 
-pip itself resolves builder/requirements.txt, and nothing is installed. What the named Python
-has installed is the version that is taken, so that the image gets what the tests ran with. Run it
-on Linux x86_64 with the image's version of Python, or the files are those of another system.
+pip resolves builder/requirements.txt without installing anything. It takes the versions that the
+Python in the argument has installed, so that the image gets what the tests ran with. Run it on
+Linux x86_64 with the image's version of Python: other systems get other files.
 """
 
 import json
@@ -19,9 +19,9 @@ from typing import Any
 FOLDER = Path(__file__).parent
 REQUIREMENTS = FOLDER / "requirements.txt"
 LOCK = FOLDER / "requirements.lock"
-# That of the Dockerfile's base image.
+# The version in the Dockerfile's base image.
 PYTHON = (3, 12)
-# Virtual environments bring these along, in a version that belongs to their Python.
+# Each virtual environment has these already, in a version that fits its Python.
 SEEDS = frozenset({"pip", "setuptools", "wheel"})
 HEAD = """\
 # Every package of the image with the hash of its one file, for Python 3.12 on Linux x86_64.
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def installed(python: str) -> str:
-    """What another Python has installed, as constraints."""
+    """The packages that another Python has installed, as constraints for pip."""
     asked = subprocess.run(
         [python, "-m", "pip", "list", "--format=json", "--exclude-editable"],
         check=True,
@@ -52,14 +52,14 @@ def installed(python: str) -> str:
     )
     packages = json.loads(asked.stdout)
     found = [f"{p['name']}=={p['version']}" for p in packages if p["name"] not in SEEDS]
-    # A build's own suffix (+cu130) names no other version.
+    # A local suffix (+cu130) is another build of the same version.
     return "".join(line.partition("+")[0] + "\n" for line in found)
 
 
 def lock_of(report: dict[str, Any]) -> str:
-    """The lock's text: names in order, each with a version and a hash, without addresses.
+    """The text of the lock: sorted names, each with a version and a hash, without addresses.
 
-    `report` is what pip says of an installation. Raises KeyError for a package without a hash.
+    `report` is pip's report of an installation. Raises KeyError for a package without a hash.
     """
     lines = []
     for item in report["install"]:

@@ -1,6 +1,6 @@
-"""Finds wording in the docs that readers stumble over: `python -m builder.prose`, in `make check`.
+"""Finds words in the docs that are hard to read: `python -m builder.prose`, part of `make check`.
 
-Each rule is a pattern and what to write instead. Code, in blocks and in backticks, is left alone.
+Each rule is a pattern, and what to write instead. Code in blocks and in backticks is ignored.
 """
 
 import re
@@ -15,7 +15,7 @@ CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DO
 
 
 class Rule(NamedTuple):
-    """What not to write, and what to write instead."""
+    """A pattern of what not to write, and what to write instead."""
 
     pattern: str
     instead: str
@@ -55,7 +55,8 @@ class Finding(NamedTuple):
 
 
 def findings(page: str, text: str) -> Iterator[Finding]:
-    """Every place of one page that a rule speaks of, in order of the rules."""
+    """All places of one page that match a rule, in the order of the rules."""
+    # Replace code by spaces and keep its line ends, so that line numbers stay right.
     prose = CODE.sub(lambda code: re.sub(r"[^\n]", " ", code[0]), text)
     for rule in RULES:
         for found in re.finditer(rule.pattern.replace(" ", r"\s+"), prose, re.IGNORECASE):
@@ -64,7 +65,7 @@ def findings(page: str, text: str) -> Iterator[Finding]:
 
 
 def main() -> int:
-    """Print what is found in all pages. Returns 1 if there is anything."""
+    """Print the findings of all pages. Returns 1 if there are any."""
     pages = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
     found = [
         finding

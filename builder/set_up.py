@@ -1,13 +1,13 @@
-"""Makes `.venv`, with what a worker needs or with the developers' tools as well.
+"""Makes `.venv`, with what a worker needs, or with the developers' tools in addition.
 
     python3 builder/set_up.py worker
     python3 builder/set_up.py developer
 
-Two that are started at once take turns, and the second finds its work done. Nothing but Python
-itself is needed.
+It needs nothing but Python. If two are started at once, the second waits for the first and then
+finds the work done.
 
-The registry has PyTorch for Linux with CUDA in it. The small build for CPUs is in an index of
-PyTorch's own, whose address `TORCH_INDEX` names: `make run TORCH_INDEX=https://...`.
+In the package registry, PyTorch for Linux comes with CUDA. PyTorch's own index has the small build
+for CPUs; `TORCH_INDEX` is its address: `make run TORCH_INDEX=https://...`.
 """
 
 import fcntl
@@ -20,8 +20,8 @@ from typing import IO
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv"
 OLDEST = (3, 11)
-# By what it is for: the file of requirements, and what is fetched, in words. The sizes are those
-# of docs/benchmarks.md, "From nothing to the first answer".
+# For each use: the file of requirements, and words for what is downloaded. The sizes come from
+# docs/benchmarks.md, "From nothing to the first answer".
 KINDS = {
     "worker": ("requirements.txt", "what a worker needs"),
     "developer": ("requirements-dev.txt", "the developers' tools, about 0.2 GB"),
@@ -32,7 +32,7 @@ NO_DRIVER = """\
 This machine has no NVIDIA driver, so PyTorch's build for CPUs (0.2 GB) is enough. The package
 registry does not have it. To use it, stop this with Ctrl-C and name PyTorch's index of CPU builds,
 whose address is on PyTorch's page on how to install it: make run TORCH_INDEX=https://..."""
-# What the driver's kernel module makes known of itself.
+# The kernel module of NVIDIA's driver creates this file.
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -74,7 +74,7 @@ def main(kind: str) -> int:
 
 
 def how_much(kind: str, index: str) -> str:
-    """The size of what a worker needs, before it is fetched, and how it could be smaller."""
+    """Words for the size of the download, and for how it could be smaller."""
     if kind != "worker":
         return "."
     if index:
@@ -84,7 +84,7 @@ def how_much(kind: str, index: str) -> str:
 
 
 def wait_for(lock: IO[str]) -> None:
-    """Hold the lock until the file is closed, by whatever end this process comes to."""
+    """Wait for the lock. It is released when the file is closed, however this process ends."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,7 +93,7 @@ def wait_for(lock: IO[str]) -> None:
 
 
 def is_newer(stamp: Path, sources: list[Path]) -> bool:
-    """Whether the stamp is there, and no source was changed after it."""
+    """Whether the stamp exists, and no source was changed after it."""
     if not stamp.exists():
         return False
     return all(source.stat().st_mtime <= stamp.stat().st_mtime for source in sources)

@@ -1,7 +1,7 @@
-"""Writes the tables of settings: `python -m builder.write_configuration`, from settings.py.
+"""Writes the tables of settings from settings.py: `python -m builder.write_configuration`.
 
-docs/configuration.md names every setting. README.md names those that the form of RunPod's Hub
-offers, between two markers. A test compares both files with what this script writes.
+docs/configuration.md gets all settings. README.md gets, between two markers, those of the form on
+RunPod's Hub. A test compares both files with what this script writes.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ This page is written from `settings.py` by `python -m builder.write_configuratio
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One setting as a reader of the docs sees it."""
+    """One setting, as the docs show it."""
 
     name: str
     type: str
@@ -54,18 +54,18 @@ class Row:
         return f"| `{self.name}` | {self.default} | {self.does} |\n"
 
 
-# Read by the hub's own client, so it is not in Settings.
+# The hub's own client reads this variable, so it is not in Settings.
 HF_TOKEN = Row(
     "HF_TOKEN", "string", "any", "unset", "Token of the model hub, if the model needs one."
 )
 
 
 def rows() -> list[Row]:
-    """Every setting that a person may set, in the order of settings.py."""
+    """All settings that users may set, in the order of settings.py."""
     found = []
     for field in dataclasses.fields(Settings):
         name = variable_of(field)
-        # RunPod sets its own variables; nobody else should.
+        # RunPod sets these variables itself. Users should not.
         if name.startswith("RUNPOD_"):
             continue
         kind: Kind = field.metadata["kind"]
@@ -77,7 +77,7 @@ def rows() -> list[Row]:
 
 
 def default_of(value: Any) -> str:
-    """A default as one would write it in the environment."""
+    """A default, as you would write it in the environment."""
     if value is None or value == ():
         return "unset"
     if isinstance(value, bool):
@@ -93,10 +93,7 @@ def page() -> str:
 
 
 def readme(text: str) -> str:
-    """README.md with its table written anew.
-
-    Raises ValueError if one of the two markers is missing.
-    """
+    """README.md with a new table. Raises ValueError if one of the two markers is missing."""
     offered = {entry["key"] for entry in json.loads(HUB.read_text("utf-8"))["config"]["env"]}
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -5,11 +5,13 @@ import signal
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.embedded_model import EMBEDDED
+from tests.support.light_model import load_light_model, write_light_model
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_or_skip
 from tests.support.running_server import RunningServer
@@ -38,6 +40,20 @@ def worker() -> Iterator[str]:
 def loaded() -> LoadedModel:
     """The embedded model, loaded once."""
     return load_model(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def light_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose windows cost little; see `tests/support/light_model.py`."""
+    folder = tmp_path_factory.mktemp("light") / "model"
+    write_light_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def light(light_folder: Path) -> LoadedModel:
+    """Its model, loaded once."""
+    return load_light_model(light_folder)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_options_go_before_the_environment(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = start("-m", "voxtral_worker", "--port", port, "--host", "127.0.0.1", HOST="9.9.9.9")
     assert ended.returncode == 1
-    assert f"PORT is {port}, but another program listens there" in ended.stderr
+    assert f"PORT is {port}, but another program uses this port" in ended.stderr
 
 
 @pytest.mark.parametrize(

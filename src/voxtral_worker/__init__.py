@@ -1,3 +1,3 @@
-"""A worker that talks: live audio in, the words of a speech model out."""
+"""A RunPod worker for live conversation with a speech model: audio in, text or speech out."""
 
 __version__ = "0.1.0"

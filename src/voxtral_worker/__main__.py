@@ -1,7 +1,7 @@
-"""`python -m voxtral_worker` and `voxtral serve`: the streaming server only.
+"""`python -m voxtral_worker` and `voxtral serve`: the streaming server alone.
 
-The libraries of the server are imported once the options are known to be good: `--help` needs
-none of them.
+The server's libraries are imported only after the options are checked, so `--help` needs none of
+them.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from voxtral_worker import __version__
 from voxtral_worker.settings import Settings, variable_of
 
-# What is asked for most when somebody tries the worker out; all else is a variable.
+# The settings that people need most when they try the worker. All others are variables only.
 OPTIONS = {"--model": "model_id", "--host": "host", "--port": "port"}
-# The modules that come with the extra `worker`, as far as the server cannot start without them.
+# The modules of the extra `worker` without which the server cannot start.
 NEEDED = (
     "accelerate",
     "aiohttp",
@@ -38,7 +38,7 @@ NEEDED = (
 
 
 def main(words: Sequence[str] | None = None, program: str = "python -m voxtral_worker") -> int:
-    """Serve until a signal comes. Returns the exit code; exits with 2 for a wrong use."""
+    """Serve until a signal comes. Returns the exit code; exits with 2 for wrong usage."""
     given = vars(make_parser(program).parse_args(words))
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
@@ -52,12 +52,12 @@ def main(words: Sequence[str] | None = None, program: str = "python -m voxtral_w
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
-    """The options; each holds the text that its variable would."""
+    """The options. Each has the same text as its environment variable would."""
     parser = argparse.ArgumentParser(
         prog=program,
         description="Serve live conversation over REST and WebSocket.",
-        epilog="An option goes before its environment variable; all other settings are "
-        "environment variables alone.",
+        epilog="An option overrides its environment variable. All other settings are environment "
+        "variables only.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -1,24 +1,25 @@
-"""Lets the C library give large blocks back to the system as soon as they are free.
+"""Makes the C library return large blocks of memory to the system as soon as they are free.
 
-By default it learns from the first large block that is freed, keeps the next ones in its heaps, one
-for each thread, and these stay as large as they ever were: after a minute of large bodies a
-worker took 800 MiB more, for good.
+By default glibc raises its threshold with the first large block that is freed. It then keeps large
+blocks in its heaps, one for each thread, and these never shrink: after a minute of large request
+bodies, a worker took 800 MiB more memory until its end.
 """
 
 import ctypes
 import sys
 
-# Of <malloc.h>.
+# From <malloc.h>.
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
-# Bodies, recordings and spectra are larger, what a step of the model needs on a CPU is not.
+# Request bodies, recordings and spectra are larger than this. What a step of the model needs on a
+# CPU is smaller, and stays in the heap, which is faster.
 LARGE_BYTES = 4 << 20
-# The event loop, the engine, the VAD and work aside share these.
+# Heaps that all threads share: the event loop, the engine, the VAD and helper threads.
 MOST_ARENAS = 4
 
 
 def give_large_blocks_back() -> bool:
-    """Set it for this process; False where the C library cannot be told (it is not glibc)."""
+    """Set it for this process. False: the C library is not glibc, and cannot be set."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

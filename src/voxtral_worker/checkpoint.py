@@ -1,7 +1,7 @@
-"""What a folder must hold to be a Voxtral checkpoint, read without PyTorch.
+"""Checks that a folder is a complete Voxtral checkpoint, without PyTorch.
 
-A start that cannot work should end in its first second, before the heavy libraries are
-imported, and name the file that is missing.
+A start with a bad folder should end in its first second, before the heavy libraries are imported,
+and name the missing file.
 """
 
 import hashlib
@@ -15,32 +15,33 @@ ARCHITECTURE = "voxtral"
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# What transformers' processor and tokenizer read beside the weights.
+# The files that transformers' processor and tokenizer read in addition to the weights.
 NEEDED = (CONFIG, "preprocessor_config.json", "tekken.json")
-# What is downloaded of a hub's repository; the same weights lie beside it in Mistral's own layout.
+# The files to download from a hub repository. It has the same weights a second time, in Mistral's
+# own layout (`consolidated*`), which are not downloaded.
 WANTED = ["*.json", "*.safetensors"]
 UNWANTED = ["consolidated*", "*/*"]
-# What is read of each end of a file to tell it from others.
+# How much of each end of a file goes into the fingerprint.
 MARK_BYTES = 1 << 20
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of the files that a checkpoint cannot do without and that `folder` lacks.
+    """Names of the files that a checkpoint needs and that `folder` does not have.
 
-    The shards are those that the index names. A link to a file that is not there, as an
-    interrupted download leaves it, counts as missing.
+    The index names the shards of the weights. A link to a file that does not exist counts as
+    missing: an interrupted download leaves such links.
     """
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     return missing + [name for name in _weights(folder) if not (folder / name).is_file()]
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file of the checkpoint is there."""
+    """Whether the folder has all files of a checkpoint."""
     return not missing_files(folder)
 
 
 def problem_with(folder: Path) -> str | None:
-    """One sentence on why `folder` cannot be served, or None."""
+    """One sentence on why `folder` cannot be served; None: it can."""
     if not folder.exists():
         return "there is no such folder"
     if not folder.is_dir():
@@ -57,44 +58,48 @@ def problem_with(folder: Path) -> str | None:
 
 
 def is_local(model_id: str) -> bool:
-    """Whether `model_id` names a folder rather than a repository of the hub.
+    """Whether `model_id` is a folder and not a repository of the hub.
 
-    A hub id is `owner/name`; what begins like a path, or has another number of parts, is a
-    path, also where nothing is there.
+    A hub id is `owner/name`. A text that begins like a path or has more parts is a path, even if
+    nothing exists there.
     """
     looks_like_path = model_id.startswith(("/", ".", "~")) or model_id.count("/") > 1
     return looks_like_path or Path(model_id).exists()
 
 
 def find_cached(model_id: str, revision: str | None, cache: Path = RUNPOD_CACHE) -> Path | None:
-    """Folder of a hub model that is on the machine with all its files, or None.
+    """The folder of a hub model that is on this machine with all its files, or None.
 
-    The volume is shared: another worker may be downloading to it now, or may have been
-    killed in the middle. What is not whole is left to the hub's client, which resumes it.
+    The volume is shared: another worker may be downloading to it now, or may have been killed
+    during a download. An incomplete folder is left to the hub's client, which resumes the
+    download.
     """
     repository = cache / f"models--{model_id.replace('/', '--')}"
     snapshots = repository / "snapshots"
     name = revision or "main"
+    # The hub's cache: `refs/<name>` has the commit of a branch or tag, `snapshots/<commit>` its
+    # files.
     reference = repository / "refs" / name
     commit = reference.read_text().strip() if reference.is_file() else name
     if is_whole(snapshots / commit):
         return snapshots / commit
     if revision is None and snapshots.is_dir():
+        # No revision is asked for: the latest complete one will do.
         whole = [path for path in snapshots.iterdir() if is_whole(path)]
         return max(whole, key=os.path.getmtime, default=None)
     return None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files with the weights, in the order of their names."""
+    """The files of the weights, sorted by name."""
     return [folder / name for name in _weights(folder)]
 
 
 def fingerprint(folder: Path) -> str:
-    """Names the weights of a checkpoint: SHA-256, in hex, of its configuration and of the first
-    and last MiB of each file of weights, with its size.
+    """Identifies the weights of a checkpoint, as SHA-256 in hex. Raises OSError.
 
-    A hub's revision would not tell a folder whose weights were trained further. Raises OSError.
+    It hashes the configuration, and the name, size, first and last MiB of each file of weights.
+    The revision of the hub is not enough: the weights in a local folder may have been fine-tuned.
     """
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     for file in weight_files(folder):
@@ -108,7 +113,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _weights(folder: Path) -> list[str]:
-    """Names of the files with the weights; the single file's where there is no index."""
+    """Names of the files of the weights: the shards in the index, or a single file without one."""
     index = _read(folder / INDEX)
     if index is None:
         return [SINGLE]

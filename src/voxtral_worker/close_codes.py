@@ -1,10 +1,10 @@
-"""Every code that a WebSocket is closed with, and what is said where nothing closer is known."""
+"""All codes with which a WebSocket is closed, and their default reasons."""
 
 from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """The protocol's own below 4000, the worker's from there."""
+    """Codes below 4000 are WebSocket's own (RFC 6455 and IANA); the others are the worker's."""
 
     DONE = 1000
     LOST = 1006
@@ -19,7 +19,7 @@ class CloseCode(IntEnum):
 
     @property
     def reason(self) -> str:
-        """In words."""
+        """The default reason."""
         return _REASONS[self]
 
 

@@ -1,8 +1,12 @@
-"""The tree of everything a caller can be told.
+"""The tree of all errors that a caller can get.
 
-Three branches, split by who can act: `BadInput` (the caller: change it), `Refused` (the
-caller: later, or not you) and `EngineFailure` (us). Each error has a code of the public
-contract; the HTTP status is part of that contract too, so it stands here once.
+It has three branches, by who can act:
+
+- `BadInput`: the caller, who must change the request.
+- `Refused`: the caller, who may try later, or is not allowed to do this.
+- `EngineFailure`: the operator of the worker.
+
+Each class has its documented code and HTTP status. No other place sets them.
 """
 
 import itertools
@@ -18,7 +22,10 @@ SHOWN_CHARACTERS = 120
 
 
 class WorkerError(Exception):
-    """Something a caller may be told: a sentence for a person and a code for a program."""
+    """An error for a caller: a sentence for people and a code for programs.
+
+    `retry_after_s`: when trying again may help; None: not known.
+    """
 
     code = "PROCESSING_ERROR"
     http_status = 500
@@ -27,16 +34,16 @@ class WorkerError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
-        # What its sender called the message that this is about.
+        # The sender's own id of the message that was refused: a request_id or event_id.
         self.about: str | int | None = None
 
     def of_field(self, field: str) -> Self:
-        """The same error, whose sentence begins with the field that it is about."""
+        """The same error with the name of the field at the beginning of its sentence."""
         return self.saying(f"{field}: {self.message}")
 
     def saying(self, message: str) -> Self:
         """The same error in other words."""
-        # Not by the class: one may have a sentence of its own.
+        # Do not call the class: some classes make their own sentence in `__init__`.
         told = type(self).__new__(type(self), message)
         told.__dict__.update(self.__dict__, message=message)
         return told
@@ -44,7 +51,7 @@ class WorkerError(Exception):
 
 @contextmanager
 def about(name: str | int | None) -> Iterator[None]:
-    """Says in every WorkerError what its sender called the message that is refused."""
+    """Set `about` in every WorkerError of the `with` block to the sender's id of its message."""
     try:
         yield
     except WorkerError as error:
@@ -60,7 +67,7 @@ class BadInput(WorkerError):
 
 
 class BadSchema(BadInput):
-    """A schema that no answer can be made to follow; `field` is `tools` or `response_format`."""
+    """A JSON schema that is not supported; `field` is `tools` or `response_format`."""
 
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
@@ -74,28 +81,28 @@ class BadAudio(BadInput):
 
 
 class TooLarge(BadInput):
-    """More than one message, text or prompt may hold."""
+    """A message, text, file or prompt is larger than its limit."""
 
     code = "PAYLOAD_TOO_LARGE"
     http_status = 413
 
 
 class UnsupportedEncoding(BadInput):
-    """A body that is compressed: what it becomes has no relation to what was sent."""
+    """A compressed body. It is refused because a small one may become very large."""
 
     code = "UNSUPPORTED_ENCODING"
     http_status = 415
 
 
 class Refused(WorkerError):
-    """A sound request that is not served, now or to this caller."""
+    """A valid request that is not served now, or not for this caller."""
 
     code = "AT_CAPACITY"
     http_status = 503
 
 
 class AtCapacity(Refused):
-    """Every place is taken."""
+    """The worker has no room for this now."""
 
 
 class NotReady(Refused):
@@ -105,53 +112,53 @@ class NotReady(Refused):
 
 
 class RateLimited(Refused):
-    """Over one of the documented limits."""
+    """The caller is over one of the documented limits."""
 
     code = "RATE_LIMITED"
     http_status = 429
 
 
 class Unauthorized(Refused):
-    """No credentials, or none that are good."""
+    """Credentials are missing or wrong."""
 
     code = "UNAUTHORIZED"
     http_status = 401
 
 
 class WrongCredentials(Unauthorized):
-    """Credentials that are not good: perhaps a guess."""
+    """The credentials are wrong. Each one counts as a guess."""
 
 
 class Forbidden(Refused):
-    """Good credentials, or none needed, but not for this."""
+    """The caller is known, or needs no credentials, but may not do this."""
 
     code = "FORBIDDEN"
     http_status = 403
 
 
 class NotFound(Refused):
-    """No such path."""
+    """There is nothing at this path."""
 
     code = "NOT_FOUND"
     http_status = 404
 
 
 class SessionNotFound(Refused):
-    """No such session, or not any more."""
+    """The session does not exist, or no longer."""
 
     code = "SESSION_NOT_FOUND"
     http_status = 404
 
 
 class CallNotFound(Refused):
-    """No such call of a tool waits for its result, or not any more."""
+    """No tool call with this id waits for a result, or no longer."""
 
     code = "CALL_NOT_FOUND"
     http_status = 404
 
 
 class MethodNotAllowed(Refused):
-    """The path exists, the verb does not."""
+    """The path exists, but not with this HTTP method."""
 
     code = "METHOD_NOT_ALLOWED"
     http_status = 405
@@ -162,7 +169,7 @@ class EngineFailure(WorkerError):
 
 
 class SpeechFailed(EngineFailure):
-    """The voice, or the server that has it, did not say a text."""
+    """The voice, or the server that has it, could not speak a text."""
 
     code = "SPEECH_FAILED"
     http_status = 503
@@ -176,7 +183,7 @@ class OutOfMemory(EngineFailure):
 
 
 class ToolCallInvalid(EngineFailure):
-    """The model began to call a tool and did not end as a call must; nobody is told half of it."""
+    """The model began a tool call but did not finish a valid one. The client gets no part of it."""
 
     code = "TOOL_CALL_INVALID"
 

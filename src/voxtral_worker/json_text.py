@@ -1,8 +1,8 @@
-"""Reads JSON that a caller sent, in a time that its size bounds.
+"""Reads JSON from callers, in limited time.
 
-The parser makes an object of each list in a text and does not let another thread run before it
-is done: 24 MiB of empty lists are eight million objects, and 27 s without an answer for anybody. So
-what stands in the text is counted first, which takes a millisecond for each MiB.
+Python's parser lets no other thread run until it is done. It makes an object for each list, and
+24 MiB of empty lists are eight million objects: the whole worker would stand still for 27 s. So
+brackets and commas are counted first, which takes 1 ms per MiB.
 """
 
 import json
@@ -10,16 +10,16 @@ from typing import Any
 
 from voxtral_worker.errors import BadInput
 
-# More than any message has, texts full of brackets included. The parser takes 10 ms for it.
+# Far more than a real message has, even with brackets in its texts. Parsing so many takes 10 ms.
 MAX_CONTAINERS = 1 << 16
-# As many numbers take it 50 ms.
+# Parsing so many numbers takes 50 ms.
 MAX_VALUES = 1 << 18
 
 
 def read_json(text: str | bytes, what: str) -> Any:
     """The value of a JSON text. Raises BadInput whose sentence begins with `what`.
 
-    Brackets and commas within texts count too: telling them apart takes as long as parsing.
+    Brackets and commas within strings count too: to skip strings takes as long as parsing.
     """
     marks = "[{," if isinstance(text, str) else (b"[", b"{", b",")
     lists, objects, commas = (text.count(mark) for mark in marks)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Writes the log: one line an event, as text or JSON, with the ids of what it is about.
+"""Writes the log: one line for each event, as text or JSON, with the ids it is about.
 
-The ids travel in a context variable, so that whatever code runs on behalf of a request, a
-session or a job logs them without being told.
+The ids are in a context variable. So all code that runs for a request, a session or a job logs
+its id, without getting it as an argument.
 """
 
 import hashlib
@@ -30,33 +30,34 @@ _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
 _IDS: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
-# Characters that would break a line, or the terminal it is read on.
+# Control characters, which could forge a line or change the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-# Lines that wait for a slow reader; what comes beyond is dropped and counted.
+# Lines that wait for a slow reader of the log; more lines are dropped and counted.
 QUEUED_LINES = 10_000
-# So long the process waits at its end for the last lines to be read.
+# At its end the process waits at most so long until the last lines are written.
 FLUSH_S = 2.0
 _SESSION_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+# Libraries that log only warnings and errors.
 _LIBRARIES = ("asyncio", "transformers", "huggingface_hub", "httpx", "urllib3")
 
 
 def session_mark(session_id: str) -> str:
-    """What names a session in logs and traces.
+    """The name of a session in logs and traces: the first 12 digits of its id's SHA-256.
 
-    On a worker without credentials its id is all that opens it, so whoever reads the log must
-    not learn it. The mark is the same everywhere: the first 12 digits of the id's SHA-256.
+    It is not the id, because on a worker without credentials the id alone opens the session, and
+    readers of the log must not learn it. All workers make the same mark of the same id.
     """
     return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def hide_session_ids(text: str) -> str:
-    """A text with the marks of sessions in place of their ids."""
+    """Replace the ids of sessions in a text by their marks."""
     return _SESSION_ID.sub(lambda found: session_mark(found[0].lower()), text)
 
 
 @contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Lines logged within carry these ids, beside those of what is around it."""
+    """Add these ids to all lines that are logged within the `with` block."""
     token = _IDS.set({**_IDS.get(), **ids})
     try:
         yield
@@ -65,43 +66,43 @@ def about(**ids: str) -> Iterator[None]:
 
 
 def context_about(**ids: str) -> Context:
-    """A new context for a task: its lines carry these ids, whoever has started it."""
+    """A new context for a task whose lines have these ids, and none of the task that starts it."""
     context = Context()
     context.run(_IDS.set, ids)
     return context
 
 
 def add_ids(record: logging.LogRecord) -> bool:
-    """A filter that keeps every line and adds the ids; those given with it go before."""
+    """A filter that keeps every line and adds the ids. Ids of the line itself have priority."""
     for name, value in _IDS.get().items():
         record.__dict__.setdefault(name, value)
     return True
 
 
 class TextFormatter(logging.Formatter):
-    """For people: time, level, message, fields. Only a traceback takes more than one line."""
+    """Lines for people: time, level, message, fields. Only a traceback has more than one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        """The line without a traceback."""
+        """The line, without a traceback."""
         fields = merge_record_extra(record, {}, RESERVED_ATTRS)
         message = super().formatMessage(record).translate(_CONTROLS)
         return " ".join([message, *(f"{name}={_shown(value)}" for name, value in fields.items())])
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - the library's name
-        """The traceback, without ids of sessions."""
+        """The traceback, with marks in place of session ids."""
         return hide_session_ids(super().formatException(ei))
 
 
 class JsonLines(JsonFormatter):
-    """For programs: one object a line."""
+    """Lines for programs: one JSON object each."""
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - the library's name
-        """The traceback, without ids of sessions."""
+        """The traceback, with marks in place of session ids."""
         return hide_session_ids(logging.Formatter.formatException(self, ei))
 
 
 def _shown(value: object) -> str:
-    """A value as one word: what could break the line, or pass for a field, is quoted."""
+    """A value as one word. It is quoted if it could break the line or look like a field."""
     text = str(value)
     is_plain = text.isprintable() and text.isascii() and not set(text) & {" ", '"', "="}
     return text if is_plain and text else json.dumps(text)
@@ -119,15 +120,15 @@ def _formatter(settings: Settings) -> logging.Formatter:
             "exc_info": "traceback",
         },
         json_default=str,
-        # A reader may take other characters than \n for the end of a line.
+        # Some readers end a line at other characters than \n, such as U+2028.
         json_ensure_ascii=True,
     )
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes lines by a thread of its own: who logs never waits for who reads the log.
+    """Writes lines on a thread of its own, so that logging never waits for a reader of the log.
 
-    The thread is a daemon, so that a pipe which nobody reads does not hold up the exit.
+    The thread is a daemon, so that the process can exit even if nothing reads its pipe.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -138,7 +139,7 @@ class BackgroundHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line as it is now: its arguments and ids may change later."""
+        """Format and queue a line. Formatted now, because its arguments may change later."""
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -147,7 +148,7 @@ class BackgroundHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait, a limited time, until what is queued has been written."""
+        """Wait until all queued lines are written, at most `FLUSH_S`."""
         deadline_s = time.monotonic() + FLUSH_S
         with self._lines.all_tasks_done:
             while self._lines.unfinished_tasks and (left_s := deadline_s - time.monotonic()) > 0:
@@ -160,7 +161,7 @@ class BackgroundHandler(logging.Handler):
                 self._stream.write(line + "\n")
                 self._stream.flush()
             except (OSError, ValueError):
-                # Whoever read the log is gone.
+                # The reader of the log has gone.
                 metrics.log_lines_dropped.inc()
             finally:
                 self._lines.task_done()
@@ -169,8 +170,8 @@ class BackgroundHandler(logging.Handler):
 def _own_standard_error() -> TextIO:
     """Standard error without the buffer of `sys.stderr`.
 
-    Its lock would be held by a write that never returns, and Python aborts at its exit when
-    it cannot have it.
+    That buffer has a lock, which a write that never returns would hold. Python aborts at its exit
+    if it cannot get the lock.
     """
     raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
@@ -182,8 +183,9 @@ def _own_standard_error() -> TextIO:
 
 
 def set_up_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Log by the settings, to standard error and in the background unless told where."""
+    """Set up logging by the settings: to `stream`, or to standard error in the background."""
     formatter = _formatter(settings)
+    # UTC with milliseconds, as in RFC 3339.
     formatter.converter = time.gmtime
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"

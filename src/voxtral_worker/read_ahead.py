@@ -1,7 +1,8 @@
-"""Reads the weights' files while nothing else needs the disk, so that loading finds them in memory.
+"""Reads the files of the weights during the start, so that loading finds them in memory.
 
-Weights are mapped, not read: a page comes from the disk when it is first touched, which is slow on
-a network's volume. The libraries take seconds to import, in which the disk is idle.
+Loading maps the files: each page comes from the disk when it is first used, which is slow on a
+network volume. Importing the libraries takes seconds in which the disk is idle, so the files are
+read then, into the page cache of the operating system.
 """
 
 import logging
@@ -16,11 +17,12 @@ from voxtral_worker.settings import RELEASED_MODEL, Settings
 
 log = logging.getLogger(__name__)
 
+# Size of one read.
 PART_BYTES = 8 << 20
 
 
 def files_to_read(settings: Settings) -> list[Path]:
-    """The weights' files that will be loaded, as far as that is known without PyTorch."""
+    """The files of the weights that will be loaded, if they are already on this machine."""
     model_id = settings.model_id or (RELEASED_MODEL if settings.runs_on_runpod else None)
     if model_id is None:
         return []
@@ -32,9 +34,9 @@ def files_to_read(settings: Settings) -> list[Path]:
 
 @contextmanager
 def reading_ahead(files: Sequence[Path]) -> Iterator[None]:
-    """While it is open, a thread reads the files to their end, one after the other.
+    """Read the files on a thread, one after the other, for the length of the `with` block.
 
-    What does not fit into the machine's free memory is not begun: it would push out what was read.
+    A file larger than the free memory is not read: it would push out what was read before.
     """
     stopping = threading.Event()
     thread = threading.Thread(target=read, args=(files, stopping), name="read-ahead", daemon=True)
@@ -47,7 +49,7 @@ def reading_ahead(files: Sequence[Path]) -> Iterator[None]:
 
 
 def read(files: Sequence[Path], stopping: threading.Event) -> int:
-    """Bytes that were read until the end, or until `stopping` is set; errors end it quietly."""
+    """Read the files until `stopping` is set. Returns the bytes read. Never raises OSError."""
     buffer = bytearray(PART_BYTES)
     total = 0
     try:
@@ -58,7 +60,7 @@ def read(files: Sequence[Path], stopping: threading.Event) -> int:
                 while not stopping.is_set() and (count := file.readinto(buffer)):
                     total += count
     except OSError as error:
-        # Whoever loads the file says what is wrong with it.
+        # Not reported: loading the file will fail with a better error.
         log.debug("the weights cannot be read ahead: %s", error)
     return total
 

@@ -1,4 +1,4 @@
-"""Keeps the tasks alive that run as long as the worker does."""
+"""Restarts background tasks that fail. These tasks run as long as the worker does."""
 
 import asyncio
 import logging
@@ -8,14 +8,14 @@ from voxtral_worker import metrics
 
 log = logging.getLogger(__name__)
 
-# A task that fails at once must not fill the log, nor take the event loop from others.
+# Without this pause, a task that always fails at once would fill the log and block the event loop.
 RESTART_S = 1.0
 
 
 def supervised(name: str, work: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
-    """A task that does `work` until it returns, and starts it again whenever it fails.
+    """A task that runs `work` until it returns, and runs it again each time it fails.
 
-    A failure is logged and counted. The caller owns the task, and cancels it at the end.
+    Failures are logged and counted. The caller owns the task and cancels it at the end.
     """
     return asyncio.create_task(_run(name, work), name=name)
 
@@ -24,7 +24,7 @@ async def _run(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await work()
-        except Exception:  # house-keeping that has ended is missed by nobody until it is too late
+        except Exception:  # no one would notice that a background task has ended
             metrics.task_failures.labels(name).inc()
-            log.exception("%s failed; it is started again", name)
+            log.exception("%s failed; starting it again", name)
         await asyncio.sleep(RESTART_S)

@@ -1,7 +1,8 @@
-"""`voxtral tail-check`: whether a checkpoint bears a sampled tail, on recordings of your own.
+"""`voxtral tail-check`: checks WINDOW_TAIL=sampled for a checkpoint, on recordings of your own.
 
-Every recording is answered in both modes, and in exact mode once more 20 ms later as a yardstick.
-The libraries of the model are imported once the recordings are known to be there.
+Each recording is answered in both modes. As a yardstick it is answered a third time, in exact mode
+but shifted by 20 ms: a change that small shows how far answers differ anyway. The model's libraries
+are imported only after the recordings have been read.
 """
 
 import argparse
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from voxtral_worker.engine.conversation import Conversation
     from voxtral_worker.engine.tail_probe import Probe, Reply
 
+# Longest recording.
 MOST_SECONDS = 300.0
+# 20 ms at 16 kHz.
 SHIFT_SAMPLES = 320
 SUFFIXES = frozenset(
     [".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".webm", ".aac"]
@@ -42,7 +45,7 @@ Samples = NDArray[np.float32]
 
 
 def main(words: Sequence[str] | None = None, program: str = "voxtral tail-check") -> int:
-    """Check; returns 0 where the gate holds, 1 where not; exits with 2 for a wrong use."""
+    """Run the check. Returns 0 if the gate holds, else 1; exits with 2 for wrong usage."""
     parser = make_parser(program)
     given = parser.parse_args(words)
     options = {} if given.model is None else {"MODEL_ID": given.model}
@@ -87,11 +90,11 @@ def main(words: Sequence[str] | None = None, program: str = "voxtral tail-check"
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
-    """The options; all else is said by the worker's settings."""
+    """The options. All else comes from the worker's settings."""
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Answer recordings with whole windows and with a sampled tail, and say whether "
-        "the checkpoint bears WINDOW_TAIL=sampled.",
+        description="Answer recordings with whole windows and with a sampled tail, and check "
+        "whether WINDOW_TAIL=sampled suits the checkpoint.",
         epilog="Model, device and number format are the worker's settings (MODEL_ID, DEVICE, ...).",
         allow_abbrev=False,
     )
@@ -100,20 +103,20 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         metavar="RECORDINGS",
         nargs="+",
         type=Path,
-        help="sound files, or folders with some",
+        help="sound files, or folders with sound files",
     )
     parser.add_argument(
-        "--texts", type=Path, help='JSON of what was said: {"a.wav": "turn on the light", ...}'
+        "--texts", type=Path, help='JSON with what is said: {"a.wav": "turn on the light", ...}'
     )
     parser.add_argument("--model", help="hub id or local folder (default: MODEL_ID)")
     parser.add_argument(
-        "--output", type=Path, help="where the result goes (default: where a worker finds it)"
+        "--output", type=Path, help="file for the result (default: where a worker looks for it)"
     )
     return parser
 
 
 def read_recordings(paths: Sequence[Path]) -> dict[str, Samples]:
-    """The sound, float32 [n] at 16 kHz, of every file, by its name.
+    """The sound of every file, float32 [n] at 16 kHz, by the file's name.
 
     Raises BadInput that names the file, and OSError.
     """
@@ -129,7 +132,7 @@ def read_recordings(paths: Sequence[Path]) -> dict[str, Samples]:
 
 
 def read_texts(file: Path, recordings: dict[str, Samples]) -> dict[str, str]:
-    """What was said in each recording, by its name. Raises BadInput, and OSError."""
+    """The text of each recording, by its name. Raises BadInput, and OSError."""
     texts = read_json(file.read_bytes(), str(file))
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise BadInput(f"{file} must be an object of texts by the name of the recording")
@@ -141,7 +144,10 @@ def read_texts(file: Path, recordings: dict[str, Samples]) -> dict[str, str]:
 def compare(
     probe: "Probe", recordings: dict[str, Samples], texts: dict[str, str]
 ) -> Iterator[Compared]:
-    """Every recording written down, answered, and answered as the second of two turns."""
+    """Yield the comparisons of every recording in up to three tasks.
+
+    The tasks: it is transcribed, answered, and answered as the second turn of a conversation.
+    """
     from voxtral_worker.engine.conversation import (
         AssistantTurn,
         Audio,

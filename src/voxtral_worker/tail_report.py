@@ -1,4 +1,4 @@
-"""What a check of the window's tail found: tables, the gate, and the record. Pure."""
+"""The results of a tail check: figures, table, gate and record. Pure."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Lengths in seconds, by which recordings are told apart.
+# Recordings are grouped by length; these are the upper edges of the groups in seconds.
 EDGES_S = (2.0, 5.0, 10.0, 20.0, float("inf"))
-# The gate.
+# The gate: the fewest recordings, the largest share of words that may differ between the modes, and
+# the largest increase of the word error rate (upper end of its 95 % interval).
 LEAST_RECORDINGS = 200
 MOST_WORDS_DIFFER = 0.01
 MOST_ERRORS_MORE = 0.003
+# Draws of the bootstrap that gives the interval.
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Beside:
-    """An answer beside that of the exact mode; `kl` is of the distribution of each token."""
+    """An answer, compared with the answer of the exact mode to the same recording.
+
+    `kl`: for each token, the KL divergence between the exact mode's distribution and this one.
+    `rows`: the rows that its prompt takes in the KV cache.
+    """
 
     words: tuple[str, ...]
     is_same: bool
@@ -31,9 +37,9 @@ class Beside:
 
 @dataclass(frozen=True)
 class Compared:
-    """One task for one recording, of `seconds`: exact, sampled, and exact 20 ms later.
+    """One task on one recording: answered exactly, sampled, and exactly but shifted by 20 ms.
 
-    `said` is what was said, where somebody wrote it down and the task is to write it down.
+    `said`: the true words, if they are known and the task is a transcription.
     """
 
     recording: str
@@ -47,7 +53,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Errors:
-    """Word errors of both modes, and the 95 % interval of the difference by resampling."""
+    """Word error rates of both modes, and the 95 % interval of their difference (bootstrap)."""
 
     exact: float
     sampled: float
@@ -57,7 +63,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is told of some comparisons; rates are shares, 0 to 1."""
+    """The figures of some comparisons; rates are shares from 0 to 1."""
 
     answers: int
     same: int
@@ -76,7 +82,7 @@ class Figures:
 
 
 def figures_of(compared: Sequence[Compared]) -> Figures:
-    """Of at least one comparison."""
+    """The figures of one or more comparisons."""
     kl = np.concatenate([np.array(each.sampled.kl) for each in compared])
     shifted = np.concatenate([np.array(each.shifted.kl) for each in compared])
     exact_s = sum(each.exact.first_token_s for each in compared)
@@ -100,7 +106,7 @@ def figures_of(compared: Sequence[Compared]) -> Figures:
 
 
 def by_length(compared: Sequence[Compared]) -> dict[str, Figures]:
-    """Figures of each length that was met, and of all."""
+    """The figures of each group of lengths that has recordings, and of all together."""
     rows: dict[str, list[Compared]] = {}
     for each in compared:
         edge = next(edge for edge in EDGES_S if each.seconds < edge)
@@ -111,7 +117,7 @@ def by_length(compared: Sequence[Compared]) -> dict[str, Figures]:
 
 
 def objections(recordings: int, figures: Figures) -> list[str]:
-    """Why the gate does not hold; none where it does."""
+    """The reasons why the gate does not hold; empty: it holds."""
     found = []
     if recordings < LEAST_RECORDINGS:
         found.append(f"{recordings} recordings, but {LEAST_RECORDINGS} are needed")
@@ -131,7 +137,7 @@ def objections(recordings: int, figures: Figures) -> list[str]:
 
 
 def table(rows: dict[str, Figures]) -> str:
-    """All lengths, in Markdown; in brackets the exact mode 20 ms later."""
+    """The figures as a Markdown table. In brackets: the exact mode, shifted by 20 ms."""
     lines = [
         "| length | answers | same tokens | words that differ | word errors: exact / sampled "
         "(difference) | loops: exact, new | KL median / 99 % | first token | rows |",
@@ -156,7 +162,7 @@ def table(rows: dict[str, Figures]) -> str:
 def as_record(
     rows: dict[str, Figures], recordings: int, found: list[str], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record as JSON has it; `about` names the checkpoint."""
+    """The record as a JSON object; `about` identifies the checkpoint."""
     figures = {name: dataclasses.asdict(each) for name, each in rows.items()}
     return {
         **about,
@@ -168,7 +174,7 @@ def as_record(
 
 
 def word_errors(said: Sequence[str], heard: Sequence[str]) -> int:
-    """Words to put in, take out or change (Levenshtein, 1966)."""
+    """The number of words to insert, delete or replace (Levenshtein distance, 1966)."""
     row = list(range(len(heard) + 1))
     for i, wanted in enumerate(said, 1):
         before, row[0] = row[0], i
@@ -199,7 +205,7 @@ def _errors(written: Sequence[Compared]) -> Errors | None:
         ],
         np.float64,
     )
-    # Recordings are drawn, not words: errors of one recording come together.
+    # Draw recordings and not words, because errors in one recording are not independent.
     draws = np.random.default_rng(1).integers(0, len(counts), (RESAMPLES, len(counts)))
     sums = counts[draws].sum(1)
     low, high = np.percentile((sums[:, 1] - sums[:, 0]) / sums[:, 2], [2.5, 97.5])

@@ -1,8 +1,8 @@
-"""Traces of turns by OpenTelemetry, where a collector is named: when, how much, never what.
+"""Sends OpenTelemetry traces of turns, if a collector is set. They never contain what was said.
 
-A turn is one span; its stages are its children and follow each other without a gap:
-listen, endpoint, queue, encode, prefill, decode. They are made of the metrics that the client
-is told, once the turn is over.
+A turn is one span. Its stages are child spans that follow each other without a gap: listen,
+endpoint, queue, encode, prefill, decode. They are computed after the turn, from the same metrics
+that the client gets.
 """
 
 import threading
@@ -14,7 +14,7 @@ from voxtral_worker.settings import Settings
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# More than these wait only when the collector is slow or gone; the oldest are then dropped.
+# If the collector is slow or gone, at most so many spans wait; then the oldest are dropped.
 MOST_SPANS_WAITING = 2048
 EXPORT_TIMEOUT_S = 5.0
 FLUSH_TIMEOUT_S = 5.0
@@ -22,10 +22,10 @@ STAGES = ("listen", "endpoint", "queue", "encode", "prefill", "decode")
 
 
 class Tracing:
-    """Turns in, spans out; its methods never wait, but for `stop`."""
+    """Makes spans of turns. Only `stop` waits; all other methods return at once."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        # Takes a while to import, for what is off almost everywhere.
+        # Imported only if tracing is on: the import is slow, and most workers do not trace.
         from opentelemetry import trace
 
         self._api = trace
@@ -33,9 +33,10 @@ class Tracing:
         self._tracer = provider.get_tracer("voxtral_worker")
 
     def answered(self, session: str, turn: Mapping[str, Any], now_ns: int) -> None:
-        """A turn has just been answered; `turn` is its `text_response`, `now_ns` Unix time.
+        """Make the spans of a turn that has just been answered.
 
-        `session` is how the log names it, not its id: that may be all that opens it.
+        `turn` has the fields of its `text_response`; `now_ns` is Unix time. `session` is the
+        session's mark as in the log and not its id, because the id may be all that opens it.
         """
         metrics = turn["metrics"]
         attributes = {
@@ -59,7 +60,7 @@ class Tracing:
         span.end(now_ns)
 
     def failed(self, session: str, turn_id: str, code: str, waited_s: float, now_ns: int) -> None:
-        """A turn has just failed, so long after it was over."""
+        """Make the span of a turn that has just failed, `waited_s` after the user's turn ended."""
         start_ns = now_ns - int(waited_s * 1e9)
         span = self._tracer.start_span(
             "turn", attributes=_names(session, turn_id), start_time=start_ns
@@ -68,8 +69,8 @@ class Tracing:
         span.end(now_ns)
 
     def stop(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
-        """Export what waits; what is not taken in time is lost."""
-        # The library's own limit is half a minute, which a worker that stops does not have.
+        """Export the spans that wait, for at most `timeout_s`; the rest is lost."""
+        # The library itself would wait 30 s. A worker that stops does not have that time.
         flush = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         flush.start()
         flush.join(timeout_s)
@@ -80,7 +81,7 @@ def _names(session: str, turn_id: str) -> dict[str, str]:
 
 
 def _stages_ns(metrics: Mapping[str, Any]) -> dict[str, int]:
-    """Length of each stage. `listen` is as long as the speech, without its pauses."""
+    """The length of each stage in ns. `listen` is the length of the speech without its pauses."""
     decode_ms = metrics["total_ms"] - metrics["endpoint_ms"] - metrics["first_token_ms"]
     lengths_ms = {"listen": metrics["speech_ms"], "decode": max(0.0, decode_ms)}
     return {
@@ -89,7 +90,7 @@ def _stages_ns(metrics: Mapping[str, Any]) -> dict[str, int]:
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Tracing to the collector of the settings; None, and nothing imported, without one."""
+    """Tracing to the collector of the settings. None: none is set, and nothing is imported."""
     if settings.otel_exporter_otlp_endpoint is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -1,10 +1,10 @@
-"""The worker's life: cold start in named steps, then the same steps undone in reverse.
+"""Starts the worker in named steps, and stops it by undoing them in reverse.
 
 server (/ping 204) → libraries → model → VAD → engine → warm-up → calibration (/ping 200)
 → RunPod's loop
 
-What brings PyTorch and transformers in is imported by functions here, and only here: that
-takes seconds, in which the server should already say that the worker is starting.
+Modules that import PyTorch and transformers are imported inside functions of this file: that takes
+seconds, and the server must answer `/ping` before.
 """
 
 import dataclasses
@@ -49,11 +49,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Goal from the end of a turn to its first delta on a GPU, unless LATENCY_GOAL_MS sets another one.
 GPU_LATENCY_GOAL_MS = 250
 
 
 class Worker:
-    """Serves from `cold_start` to `stop`."""
+    """All parts of a worker that is ready; it serves until `stop`."""
 
     def __init__(self, settings: Settings, server: ServerThread, parts: Parts) -> None:
         self.settings = settings
@@ -67,25 +68,27 @@ class Worker:
         self._tracing = parts.tracing
 
     def health(self) -> dict[str, Any]:
-        """What `GET /health` says."""
+        """The answer of `GET /health`."""
         return self.server.health()
 
     @property
     def is_healthy(self) -> bool:
-        """Whether what was loaded still answers: engine and VAD."""
+        """Whether the engine and the VAD still work."""
         return self.engine.is_healthy and self.vad.is_alive
 
     def check_fitness(self) -> None:
-        """Raises EngineFailure when the model does not answer a tiny prompt."""
+        """Raises EngineFailure if the model does not answer a tiny prompt within a minute."""
         self.engine.warm_up(60.0)
 
     def begin_drain(self, timeout_s: float) -> None:
-        """Start to drain, or to drain faster; does not wait."""
+        """Start to drain, or shorten a drain to `timeout_s`. Does not wait."""
         self._drain_timeout_s = timeout_s
         self.server.begin_drain(timeout_s)
 
     def stop(self) -> None:
         """Drain, then undo the cold start in reverse order."""
+        # Sessions use the engine and the VAD until they are drained. The server answers `/ping`
+        # (503) until both are stopped.
         self.server.drain(self._drain_timeout_s)
         self.engine.stop()
         self.vad.stop()
@@ -101,18 +104,19 @@ class Worker:
 
 
 def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
-    """Bring the worker up. Raises OSError for a port, LoadFailure for a model.
+    """Start the worker. Raises OSError if a port is taken, LoadFailure if a model cannot load.
 
     `when_ready` is called just before the first session may come.
     """
     started_s = time.monotonic()
+    # Before the server: a bad setting should end the start without opening a port.
     require_usable_model(settings)
     speech = open_speech(settings)
     server = ServerThread(settings)
     with _step("server"):
         server.start()
     try:
-        # Begun now, it is there before the model is.
+        # It starts in the background, and is ready before the model is.
         DECODER.start()
         parts = dataclasses.replace(_load(settings), speech=speech)
     except WorkerError:
@@ -120,14 +124,14 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
         server.stop()
         DECODER.stop()
         raise
-    # What is here now stays: the garbage collector need not walk over a million objects of the
-    # libraries each time, for 300 ms in which nobody is served.
+    # All objects that exist now stay until the end. Freezing them keeps the garbage collector
+    # from walking over a million objects of the libraries, which stops all work for 300 ms.
     gc.collect()
     gc.freeze()
     when_ready()
     server.become_ready(parts)
     if speech is not None:
-        # Its voice is loaded while nobody waits for it yet.
+        # It loads its voice in the background, before the first answer needs it.
         speech.start()
     log.info("worker: ready after %.1f s", time.monotonic() - started_s)
     for sentence in open_to(settings):
@@ -137,7 +141,7 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
 
 
 def open_to(settings: Settings) -> list[str]:
-    """One sentence for each kind of stranger who can use the worker."""
+    """One sentence for each way in which strangers can use a worker without credentials."""
     if settings.needs_credentials:
         return []
     sentences = []
@@ -152,7 +156,7 @@ def open_to(settings: Settings) -> list[str]:
 
 
 def require_usable_model(settings: Settings) -> None:
-    """Raise LoadFailure where MODEL_ID names a folder that cannot be served; takes no time."""
+    """Raises LoadFailure if MODEL_ID is a folder that cannot be served. Takes milliseconds."""
     model_id = settings.model_id
     if model_id is None or not is_local(model_id):
         return
@@ -161,7 +165,7 @@ def require_usable_model(settings: Settings) -> None:
 
 
 def console_address(settings: Settings) -> str:
-    """What to open in a browser on this machine."""
+    """The address of the console for a browser on this machine."""
     scheme = "http" if settings.tls_cert_file is None else "https"
     is_everywhere = settings.host in ("0.0.0.0", "::", "")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -169,6 +173,7 @@ def console_address(settings: Settings) -> str:
 
 
 def _load(settings: Settings) -> Parts:
+    # The disk reads the weights while the processor imports libraries.
     with reading_ahead(files_to_read(settings)):
         with _step("libraries"):
             from voxtral_worker.engine.engine import Engine
@@ -196,8 +201,8 @@ def _load(settings: Settings) -> Parts:
 
 
 def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
-    """Say so where answers are not those of the whole windows, and whether that was checked."""
-    # Read here, so that no call to `/health` has to.
+    """Log whether answers may differ from those of whole windows, and whether that was checked."""
+    # This reads the record from the disk, so that no call to `/health` has to.
     checked = loaded.tail_checked
     if engine.window_tail == "exact":
         return
@@ -211,10 +216,10 @@ def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
 
 
 def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admission | None:
-    """Who may come in; None, and nothing measured, where no latency is aimed at."""
+    """Measure how many sessions fit the latency goal. None: no goal is set, so none is measured."""
     goal_ms = settings.latency_goal_ms
     if goal_ms is None:
-        # A CPU serves people who try things out, and would refuse most of them.
+        # No goal on a CPU: it is for trials, and would refuse most sessions.
         goal_ms = GPU_LATENCY_GOAL_MS if device == "cuda" else 0
     metrics.latency_goal.set(goal_ms / 1000)
     metrics.capacity_sessions.set(settings.max_sessions)
@@ -235,7 +240,7 @@ def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admi
         measured.sessions_in_memory,
     )
     if measured.first_delta_s * 1000 > goal_ms:
-        log.warning("worker: the goal of %d ms is missed even by one session alone", goal_ms)
+        log.warning("worker: even a single session misses the latency goal of %d ms", goal_ms)
     return Admission(capacity, goal_ms)
 
 
@@ -247,18 +252,18 @@ def _step(name: str) -> Iterator[None]:
 
 
 def serve(settings: Settings) -> int:
-    """The streaming server alone, until SIGTERM or SIGINT. Returns the exit code.
+    """Run the streaming server alone, until SIGTERM or SIGINT. Returns the exit code.
 
-    That is 1 when the engine was lost: a Pod then starts the worker anew.
+    The code is 1 if the engine was lost: a Pod then starts the worker again.
     """
     worker, asked = _start(settings, signal.SIGTERM, signal.SIGINT)
-    # Looked at twice: a machine that was asleep finds its threads late, but not lost.
+    # Look twice, 1 s apart: after a machine was asleep, its threads are late but not lost.
     while not asked.wait(1.0) and (worker.is_healthy or asked.wait(1.0) or worker.is_healthy):
         pass
     exit_code = 0
     if not asked.is_set():
         log.critical(
-            "worker: the engine or the VAD is lost, leaving so that the worker is started anew"
+            "worker: the engine or the VAD is lost: exiting, so that the worker is started again"
         )
         exit_code = 1
     worker.stop()
@@ -266,10 +271,10 @@ def serve(settings: Settings) -> int:
 
 
 def _start(settings: Settings, *signals: signal.Signals) -> tuple[Worker, threading.Event]:
-    """The worker once it is ready, and what one of the signals sets from then on.
+    """Start the worker. Returns it, and an event that a signal sets from then on.
 
-    Before, it ends the process at once: nobody is served yet, and a model may take a minute to
-    load. A second signal does so at any time.
+    During the start, a signal ends the process at once: no one is served yet, and a model may
+    take a minute to load. A second signal ends it at any time.
     """
     asked, is_ready = threading.Event(), threading.Event()
 
@@ -286,19 +291,20 @@ def _start(settings: Settings, *signals: signal.Signals) -> tuple[Worker, thread
 
 
 def most_jobs(settings: Settings) -> int:
-    """Jobs taken at once: as many as the engine has places, beside every possible lease.
+    """Jobs that are taken at once: one for each place in the engine, and one for each session.
 
-    One number for good: the SDK takes no job at all from a change until the last one under
-    way is over, and a lease may be under way for an hour.
+    The number never changes. After a change the SDK takes no job before all open jobs are over,
+    and a lease may be open for an hour.
     """
     return settings.max_batch_size + settings.max_sessions
 
 
 def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
-    """The server and RunPod's jobs, in one of the three ways they come."""
+    """Run the server and RunPod's jobs, in one of the three modes with jobs."""
     worker, asked = _start(settings, signal.SIGTERM)
     try:
-        # Until the SDK sets its own: as the container's first process, Python would ignore it.
+        # Until the SDK sets its own handler. Linux ignores SIGTERM for the first process of a
+        # container, unless the process has a handler for it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         if asked.is_set():
             return 0
@@ -330,22 +336,25 @@ def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
             argv=argv,
         )
     finally:
-        # All jobs are answered; talkers may be in a turn, which a second signal cuts off.
+        # All jobs are answered, but sessions may still be in a turn. A signal now ends the
+        # process without waiting for them.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: sys.exit(128 + number))
         worker.stop()
 
 
 def main(argv: Sequence[str] | None = None, options: Mapping[str, str] | None = None) -> int:
-    """What `handler.py` does; `None` is `python -m voxtral_worker`. Returns the exit code.
+    """Run the worker. Returns the exit code.
 
-    `options` go before the environment, under the names of its variables.
+    `argv`: the arguments of `handler.py`; None: run `python -m voxtral_worker`, the server alone.
+    `options`: values by the names of environment variables; they override the environment.
     """
     try:
         settings = read_settings(options=options)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    # Before any large block is allocated.
     give_large_blocks_back()
     set_up_logging(settings)
     for sentence in near_misses():
@@ -363,12 +372,12 @@ def main(argv: Sequence[str] | None = None, options: Mapping[str, str] | None = 
 
 
 def _why_not_listening(error: OSError, settings: Settings) -> str:
-    # The server's error names the port; PORT is opened first.
+    # The error's text has the address. PORT is opened before PORT_HEALTH.
     name, port = "PORT", settings.port
     if settings.port_health is not None and f", {settings.port_health})" in str(error):
         name, port = "PORT_HEALTH", settings.port_health
     if error.errno == errno.EADDRINUSE:
-        return f"{name} is {port}, but another program listens there: name another port"
+        return f"{name} is {port}, but another program uses this port: set another one"
     if error.errno == errno.EACCES:
-        return f"{name} is {port}, but this user may not listen there"
+        return f"{name} is {port}, but this user may not listen on this port"
     return str(error)

@@ -132,5 +132,5 @@ async def test_a_worker_that_stays_away_is_given_up(worker: str) -> None:
     ["localhost:8000", "ftp://localhost", "http://", "http://a b", "http://[::1", "http://a:x"],
 )
 def test_what_is_no_address_is_told_before_it_is_called(url: str) -> None:
-    with pytest.raises(VoxtralError, match="is no address of a worker"):
+    with pytest.raises(VoxtralError, match="is not the address of a worker"):
         VoxtralClient(url)

@@ -249,9 +249,9 @@ def test_a_sound_comes_from_standard_input(worker: str, kind: str) -> None:
 
 def test_what_is_no_sound_on_standard_input_is_told_in_one_line() -> None:
     for words, typed, line in (
-        ((), "hello", "no sound that can be read (wav, flac, mp3 or ogg)"),
-        (("--raw",), "odd", "3 bytes are no samples of two bytes each"),
-        (("--raw",), "", "0 bytes are no samples of two bytes each"),
+        ((), "hello", "not a readable sound file (wav, flac, mp3 or ogg)"),
+        (("--raw",), "odd", "3 bytes are not samples of two bytes each"),
+        (("--raw",), "", "0 bytes are not samples of two bytes each"),
     ):
         done = voxtral("send", "-", *words, typed=typed)
         assert (done.returncode, done.stdout) == (1, "")
@@ -339,7 +339,7 @@ def test_address_and_key_come_from_variables(start_server: Start) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"VOXTRAL_URL": "ftp://x"}, "VOXTRAL_URL: 'ftp://x' is no address of a worker"),
+        ({"VOXTRAL_URL": "ftp://x"}, "VOXTRAL_URL: 'ftp://x' is not the address of a worker"),
         (
             {"VOXTRAL_API_KEY": "ké"},
             "VOXTRAL_API_KEY: the token must be printable ASCII characters",
@@ -413,7 +413,7 @@ def test_a_measurement_that_is_interrupted_shows_what_it_has(worker: str) -> Non
     ("words", "line"),
     [
         (("send", "no-such.wav"), "no-such.wav: No such file or directory"),
-        (("send", __file__), "no sound that can be read"),
+        (("send", __file__), "not a readable sound file"),
         (("send", str(CLIP), "--url", NOBODY), "the worker cannot be reached"),
         (("health", "--url", NOBODY), "the worker cannot be reached"),
         (("bench", "--url", NOBODY), "the worker cannot be reached"),

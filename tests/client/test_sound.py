@@ -56,7 +56,7 @@ def test_samples_at_16_khz_are_kept_as_they_are(tmp_path: Path) -> None:
 def test_what_is_no_sound_is_told_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with pytest.raises(VoxtralError, match=r"a\.wav: no sound that can be read"):
+    with pytest.raises(VoxtralError, match=r"a\.wav: not a readable sound file"):
         read_sound(str(path))
 
 

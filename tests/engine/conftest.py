@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.support.embedded_model import EMBEDDED
+from tests.support.light_model import load_light_model
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 
@@ -25,6 +27,12 @@ def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
 def reference() -> Any:
     """A second copy of the model, which no engine has touched."""
     return load_model(EMBEDDED).model
+
+
+@pytest.fixture(scope="session")
+def light_reference(light_folder: Path) -> Any:
+    """A second copy of the light model, which no engine has touched."""
+    return load_light_model(light_folder).model
 
 
 @pytest.fixture(scope="session")

@@ -28,18 +28,18 @@ SCHEDULES = 8
 )
 @pytest.mark.timeout(600)
 def test_greedy_tokens_do_not_depend_on_company_cache_or_eviction(
-    loaded: LoadedModel, reference: Any, sessions: list[Talk], blocks: int, window_tail: str
+    light: LoadedModel, light_reference: Any, sessions: list[Talk], blocks: int, window_tail: str
 ) -> None:
-    of_mode = Reference(reference, loaded, window_tail=window_tail)
-    counts = check(loaded, of_mode, sessions, blocks)
+    of_mode = Reference(light_reference, light, window_tail=window_tail)
+    counts = check(light, of_mode, sessions, blocks)
     assert counts["turns"] == sum(len(talk.turns) for talk in sessions)
 
 
 @pytest.mark.parametrize(("window_tail", "rows"), [("exact", 2 * 375), ("sampled", 2 * 25)])
 def test_a_turn_prefills_only_what_it_added(
-    loaded: LoadedModel, window_tail: str, rows: int
+    light: LoadedModel, window_tail: str, rows: int
 ) -> None:
-    engine = Engine(loaded, Settings(response_cache_size=0, window_tail=window_tail))
+    engine = Engine(light, Settings(response_cache_size=0, window_tail=window_tail))
     engine.start()
     schedule = Schedule(engine)
     schedule.run([Talk(0, (Said(0), Said("hello"), Said(1), Said("what time is it")))])

@@ -1,25 +1,26 @@
 """Windows are encoded a few at a time, whoever waits for them."""
 
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from tests.support.embedded_model import EMBEDDED
+from tests.support.fake_recorder import FakeRecorder
+from tests.support.light_model import load_light_model
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
 from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.model import LoadedModel, load_model
-from voxtral_worker.engine.recording import Recording
-from voxtral_worker.settings import EMBEDDED_MODEL, Settings
+from voxtral_worker.engine.model import LoadedModel
 
 
 def test_a_piece_that_several_wait_for_is_encoded_once(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    light: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
-    encoder = Encoder(loaded)
+    encoder = Encoder(light)
     pieces = [Audio(np.full(1600, level, np.float32)) for level in (0.1, 0.2)]
     encoder.encode_some([*pieces, *pieces, pieces[0]])
     for piece in pieces:
@@ -29,27 +30,12 @@ def test_a_piece_that_several_wait_for_is_encoded_once(
         assert len(piece.samples) == 1600
 
 
-class FakeRecorder:
-    """Records by remembering the work; fails if told so."""
-
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
-        self.recorded = 0
-
-    def record(self, work: Callable[[], torch.Tensor]) -> Recording:
-        self.recorded += 1
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        output = work()
-        return Recording(lambda: output.copy_(work()), output)
-
-
-def test_recorded_windows_are_encoded_as_others_are(loaded: LoadedModel) -> None:
+def test_recorded_windows_are_encoded_as_others_are(light: LoadedModel) -> None:
     recorder = FakeRecorder()
-    recorded, plain = Encoder(loaded, recorder), Encoder(loaded)
+    recorded, plain = Encoder(light, recorder), Encoder(light)
     recorded.prepare()
     assert recorder.recorded == 1
-    mels = loaded.model.config.audio_config.num_mel_bins
+    mels = light.model.config.audio_config.num_mel_bins
     first, second = torch.randn(1, mels, 3000), torch.randn(3, mels, 3000)
     kept = recorded.encode(first), recorded.encode(second), recorded.encode(second[:1])
     expected = plain.encode(first), plain.encode(second), plain.encode(second[:1])
@@ -59,23 +45,23 @@ def test_recorded_windows_are_encoded_as_others_are(loaded: LoadedModel) -> None
     assert recorder.recorded == 2
 
 
-def test_windows_that_cannot_be_recorded_are_encoded_all_the_same(loaded: LoadedModel) -> None:
+def test_windows_that_cannot_be_recorded_are_encoded_all_the_same(light: LoadedModel) -> None:
     recorder = FakeRecorder(fails=True)
-    encoder = Encoder(loaded, recorder)
-    windows = torch.randn(1, loaded.model.config.audio_config.num_mel_bins, 3000)
+    encoder = Encoder(light, recorder)
+    windows = torch.randn(1, light.model.config.audio_config.num_mel_bins, 3000)
     for _ in range(2):
-        assert torch.equal(encoder.encode(windows), Encoder(loaded).encode(windows))
+        assert torch.equal(encoder.encode(windows), Encoder(light).encode(windows))
     assert recorder.recorded == 1
 
 
-@pytest.mark.timeout(600)
-def test_a_compiled_encoder_compiles_nothing_after_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_encoder_compiles_nothing_after_warm_up(
+    light_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
-    settings = Settings(model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32")
-    fresh = load_model(settings)
+    fresh = load_light_model(light_folder)
     # As ENABLE_TORCH_COMPILE does, with a compiler that takes no time.
     fresh.model.model.audio_tower.compile(backend="eager")
-    engine = Engine(fresh, settings)
+    engine = Engine(fresh, EMBEDDED)
     # As with that setting: no hooks in compiled code.
     engine._has_long_layers = False
     engine.start()

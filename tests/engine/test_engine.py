@@ -85,18 +85,29 @@ def clips() -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.fixture(scope="module")
+def written(loaded: LoadedModel, generate: Any) -> dict[str, list[int]]:
+    """What generate() writes down of each bundled clip."""
+    return {
+        words: generate(
+            loaded.processor.apply_transcription_request(
+                audio=[samples], model_id="v", format=["wav"], sampling_rate=16_000
+            ),
+            GREEDY.max_tokens,
+        )
+        for words, samples in clips().items()
+    }
+
+
 def test_greedy_tokens_of_a_transcription_are_those_of_generate(
-    exact_engine: Engine, loaded: LoadedModel, generate: Any
+    exact_engine: Engine, written: dict[str, list[int]]
 ) -> None:
     listeners = {}
     for words, samples in clips().items():
         spoken = Conversation(UserTurn((Audio(samples),)), transcribe=True)
         listeners[words] = ask(exact_engine, spoken)
-    for words, samples in clips().items():
-        inputs = loaded.processor.apply_transcription_request(
-            audio=[samples], model_id="v", format=["wav"], sampling_rate=16_000
-        )
-        assert tokens_of(listeners[words].all()) == generate(inputs, GREEDY.max_tokens)
+    for words, listener in listeners.items():
+        assert tokens_of(listener.all()) == written[words]
 
 
 def test_greedy_tokens_of_a_conversation_are_those_of_generate(
@@ -115,7 +126,7 @@ def test_greedy_tokens_of_a_conversation_are_those_of_generate(
 
 
 def test_the_embedded_model_says_the_same_of_a_sampled_tail(
-    engine: Engine, loaded: LoadedModel, generate: Any
+    engine: Engine, written: dict[str, list[int]]
 ) -> None:
     assert engine.window_tail == "sampled"
     listeners = {}
@@ -123,11 +134,8 @@ def test_the_embedded_model_says_the_same_of_a_sampled_tail(
         spoken = Conversation(UserTurn((Audio(samples),)), transcribe=True)
         listeners[words] = ask(engine, spoken)
     for words, samples in clips().items():
-        inputs = loaded.processor.apply_transcription_request(
-            audio=[samples], model_id="v", format=["wav"], sampling_rate=16_000
-        )
         events = listeners[words].all()
-        assert tokens_of(events) == generate(inputs, GREEDY.max_tokens)
+        assert tokens_of(events) == written[words]
         # Rows that were computed.
         assert isinstance(events[-1], Finished)
         usage = events[-1].usage

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
-from tests.engine.test_encoder import FakeRecorder
+from tests.support.fake_recorder import FakeRecorder
 from tests.support.reduced import Reduced
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.encoder import Encoder
@@ -36,6 +36,15 @@ def encoded(encoder: Encoder, *seconds: float) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_what_is_computed_is_what_the_whole_window_has_there(
+    light: LoadedModel, light_reference: Any, seconds: float
+) -> None:
+    (rows,) = encoded(Encoder(light, window_tail=SAMPLED), seconds)
+    assert len(rows) == layout_of(len(noise(seconds)), SAMPLED).rows
+    assert torch.allclose(rows, expected(light, light_reference, seconds), atol=2e-4)
+
+
+@pytest.mark.parametrize("seconds", [0.9, 33.0])
+def test_a_trained_encoder_computes_it_as_well(
     loaded: LoadedModel, reference: Any, seconds: float
 ) -> None:
     (rows,) = encoded(Encoder(loaded, window_tail=SAMPLED), seconds)
@@ -44,22 +53,22 @@ def test_what_is_computed_is_what_the_whole_window_has_there(
 
 
 def test_windows_of_a_few_fixed_shapes_are_encoded_as_others_are(
-    loaded: LoadedModel, reference: Any
+    light: LoadedModel, light_reference: Any
 ) -> None:
     recorder = FakeRecorder()
-    encoder = Encoder(loaded, recorder, window_tail=SAMPLED)
+    encoder = Encoder(light, recorder, window_tail=SAMPLED)
     encoder.at_once = 8
     seconds = (*SECONDS, 2.9, 3.1)
     for each, rows in zip(seconds, encoded(encoder, *seconds), strict=True):
-        assert torch.allclose(rows, expected(loaded, reference, each), atol=2e-4), each
+        assert torch.allclose(rows, expected(light, light_reference, each), atol=2e-4), each
     shapes = {fixed_rows(layout_of(int(16_000 * each), SAMPLED)) for each in seconds[:6]}
     # Each with one batch size or two; and whole windows.
     assert recorder.recorded <= 2 * len(shapes) + 2
 
 
-def test_every_fixed_shape_is_recorded_at_the_start(loaded: LoadedModel) -> None:
+def test_every_fixed_shape_is_recorded_at_the_start(light: LoadedModel) -> None:
     recorder = FakeRecorder()
-    encoder = Encoder(loaded, recorder, window_tail=SAMPLED)
+    encoder = Encoder(light, recorder, window_tail=SAMPLED)
     encoder.prepare()
     # Of whole windows one is encoded at a time on a CPU.
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
@@ -67,8 +76,8 @@ def test_every_fixed_shape_is_recorded_at_the_start(loaded: LoadedModel) -> None
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
 
 
-def test_short_windows_share_a_step_up_to_the_rows_of_a_whole_one(loaded: LoadedModel) -> None:
-    encoder = Encoder(loaded, window_tail=SAMPLED)
+def test_short_windows_share_a_step_up_to_the_rows_of_a_whole_one(light: LoadedModel) -> None:
+    encoder = Encoder(light, window_tail=SAMPLED)
     pieces = [Audio(noise(3.0)) for _ in range(9)]
     encoder.encode_some(pieces)
     # 56 rows each, of 375.
@@ -78,7 +87,7 @@ def test_short_windows_share_a_step_up_to_the_rows_of_a_whole_one(loaded: Loaded
     assert [piece.embeddings is not None for piece in whole] == [True, False]
 
 
-def test_an_encoder_of_another_shape_is_encoded_just_as_well(loaded: LoadedModel) -> None:
+def test_an_encoder_of_another_shape_is_encoded_just_as_well() -> None:
     torch.manual_seed(1)
     audio = {
         "num_mel_bins": 80,

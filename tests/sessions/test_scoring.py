@@ -74,7 +74,7 @@ def test_no_frame_is_heard_for_which_the_score_is_due() -> None:
 
 @pytest.mark.parametrize(
     ("score", "frames", "reason"),
-    [(0.9, 8, "semantic"), (0.6, 16, "silence"), (0.3, 30, "silence"), (None, 16, "silence")],
+    [(0.9, 7, "semantic"), (0.6, 18, "silence"), (0.3, 30, "silence"), (None, 17, "silence")],
 )
 def test_a_turn_ends_as_its_score_says(score: float | None, frames: int, reason: str) -> None:
     talk = Talk()

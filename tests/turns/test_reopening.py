@@ -254,7 +254,7 @@ def test_who_ends_the_turn_has_said_what_was_too_short_to_interrupt() -> None:
     ("eagerness", "waits"),
     [
         ("low", Waits(16, 25, 50, 25)),
-        ("medium", Waits(8, 16, 30, 16)),
+        ("medium", Waits(7, 18, 30, 17)),
         ("high", Waits(7, 11, 20, 13)),
     ],
 )
@@ -262,8 +262,8 @@ def test_the_silence_that_is_needed_follows_the_score(eagerness: str, waits: Wai
     assert Waits.of(eagerness, 500) == waits
     for score, frames in (
         (1.0, waits.surely),
-        (0.9, waits.surely),
-        (0.89, waits.seemingly),
+        (0.85, waits.surely),
+        (0.84, waits.seemingly),
         (0.5, waits.seemingly),
         (0.49, waits.hardly),
         (0.0, waits.hardly),
@@ -281,7 +281,7 @@ def test_the_silence_that_is_needed_follows_the_score(eagerness: str, waits: Wai
 
 
 def test_waits_follow_the_silence_that_was_asked_for_but_leave_time_for_a_score() -> None:
-    assert Waits.of("medium", 1000) == Waits(16, 32, 60, 32)
+    assert Waits.of("medium", 1000) == Waits(14, 36, 60, 34)
     assert Waits.of("medium", 100) == Waits(7, 7, 7, 4)
 
 
@@ -307,7 +307,7 @@ def test_a_score_counts_once_and_for_its_own_pause() -> None:
     assert listener.needs_score
     listener.score(second, 0.7)
     listener.score(second, 1.0)
-    assert hear(listener, silence(9)) == []
+    assert hear(listener, silence(11)) == []
     assert hear(listener, silence(1))[0].completeness == 0.7  # type: ignore[union-attr]
 
 
@@ -377,9 +377,9 @@ def test_a_turn_that_is_cut_in_its_pause_waits_for_no_score() -> None:
 
 def test_a_turn_that_opens_again_counts_all_of_its_speech_towards_a_score() -> None:
     listener = detector(eagerness="medium")
-    hear(listener, speech(20), silence(SILENCE_FRAMES))
+    hear(listener, speech(20), silence(17))
     events = hear(listener, speech(20), silence(TAIL_FRAMES))
-    assert events == [TurnReopened(0), SpeechPaused(0, 56 + TAIL_FRAMES, is_scored=True)]
+    assert events == [TurnReopened(0), SpeechPaused(0, 57 + TAIL_FRAMES, is_scored=True)]
 
 
 mixed = st.lists(

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.sounds import clips, silence
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.turns import vad as vads
-from voxtral_worker.turns.vad import MAX_FRAMES, Vad
+from voxtral_worker.turns.detector import TurnDetector, TurnEnded, TurnEvent
+from voxtral_worker.turns.vad import MAX_FRAMES, MOST_AT_ONCE, Vad
 
 Samples = NDArray[np.float32]
 Model = Callable[[Samples, Samples], tuple[Samples, Samples]]
@@ -97,6 +99,38 @@ def test_a_session_hears_what_it_would_hear_alone_while_others_join_and_leave(
     asyncio.run(everyone())
 
 
+async def test_every_recording_has_the_turns_that_silero_finds_in_it(vad: Vad) -> None:
+    async def turns_of(words: str, chunk: int) -> tuple[Samples, list[TurnEvent]]:
+        heard = [
+            await vad.listen(words, sounds[words][start : start + chunk])
+            for start in range(0, len(sounds[words]), chunk)
+        ]
+        probabilities = np.concatenate(heard)
+        return probabilities, events_of(sounds[words], probabilities.tolist())
+
+    room = silence(20)
+    sounds = {
+        words: np.frombuffer(room + clip + room, "<i2").reshape(-1, 512).astype(np.float32)
+        / np.float32(32768)
+        for words, clip in clips().items()
+    }
+    # All at once, in chunks of 1 to 12 frames.
+    found = await asyncio.gather(*[turns_of(words, n + 1) for n, words in enumerate(sounds)])
+    assert len(found) == 12
+    for sound, (probabilities, turns) in zip(sounds.values(), found, strict=True):
+        expected = alone(sound)
+        assert np.allclose(probabilities, expected, rtol=0, atol=1e-4)
+        assert turns == events_of(sound, expected)
+        assert isinstance(turns[-1], TurnEnded)
+
+
+def events_of(sound: Samples, probabilities: list[float]) -> list[TurnEvent]:
+    detector = TurnDetector()
+    energies = np.square(sound).sum(axis=1).tolist()
+    heard = zip(probabilities, energies, strict=True)
+    return [event for one, energy in heard for event in detector.hear(one, energy)]
+
+
 async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
     batches: list[int] = []
     real: Model = vad._model
@@ -107,9 +141,9 @@ async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
 
     gate = Gate(counting)
     vad._model = gate
-    first = await ask(vad, "a", 2)
+    first = await ask(vad, "a", MOST_AT_ONCE + 2)
     await gate.wait_for_tick()
-    second = await ask(vad, "b", 1)
+    second = await ask(vad, "b", 2)
     gate.open.release(3)
     await asyncio.gather(first, second)
     assert batches == [1, 2]

@@ -1,1 +1,1 @@
-"""The ground: bytes of audio become 16 kHz frames."""
+"""Turns bytes of audio into 16 kHz samples and frames. Imports nothing of the floors above."""

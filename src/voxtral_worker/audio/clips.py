@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from voxtral_worker.audio.decoder.process import Decoder
 
-# One for all doors: how many files are decoded at once is a matter of the machine.
+# One decoder for jobs, REST and OpenAI's API: the limit of files at once protects the machine.
 DECODER = Decoder()
 atexit.register(DECODER.stop)
 
@@ -16,9 +16,9 @@ atexit.register(DECODER.stop)
 def read_clip(
     data: bytes, *, max_seconds: float, is_over: threading.Event | None = None
 ) -> NDArray[np.float32]:
-    """Samples, float32 [n], mono, 16 kHz, of a file. Blocks, until `is_over` at the most.
+    """Samples of a file, float32 [n], mono, 16 kHz. Blocks; setting `is_over` ends the wait.
 
-    Raises BadAudio for what cannot be decoded, TooLarge for what is longer than
-    `max_seconds`, AtCapacity when others leave no room, EngineFailure without a decoder.
+    Raises BadAudio if the file cannot be decoded, TooLarge if it is longer than `max_seconds`,
+    AtCapacity if too many other files are being decoded, EngineFailure if the decoder cannot run.
     """
     return DECODER.decode(data, max_seconds, is_over or threading.Event())

@@ -1,4 +1,4 @@
-"""Turns the bytes of one chunk into samples, by the encoding of the session."""
+"""Decodes the chunks of live audio, in the encoding of the session."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ OPUS_RATE = 48_000
 
 
 class Decoder(Protocol):
-    """Decodes the chunks of one stream in order; a bad chunk leaves it usable."""
+    """Decodes the chunks of one stream in order. After a bad chunk it still works."""
 
     def decode(self, chunk: bytes) -> NDArray[np.float32]:
         """Samples between -1 and 1, float32 [n]. Raises BadAudio."""

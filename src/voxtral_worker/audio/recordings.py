@@ -1,4 +1,4 @@
-"""Whole recordings in memory, a few at a time."""
+"""Limits how many whole recordings are in memory at once, and reads base64."""
 
 import asyncio
 import binascii
@@ -21,8 +21,9 @@ Samples: TypeAlias = NDArray[np.float32]
 MAX_AUDIO_S = 30 * 60
 # Half an hour of samples takes 115 MB, and several times that while it is decoded.
 RECORDINGS_AT_ONCE = 4
+# Includes the wait for a place at the decoder. Decoding itself may take up to 130 s.
 READ_TIMEOUT_S = 180.0
-# Who waits for a place holds what it has sent, of which the doors hold only so much.
+# A caller that waits for a place holds its upload in memory.
 MOST_WAITING = 256
 PLACE_TIMEOUT_S = 60.0
 _WHITE_SPACE = string.whitespace.encode()
@@ -31,7 +32,7 @@ _LETTERS = (string.ascii_letters + string.digits + "+/").encode()
 
 
 class Recordings:
-    """At most four recordings are held at a time, over all callers; others wait, for a while."""
+    """Lets all callers together hold at most four recordings; others wait up to a minute."""
 
     def __init__(
         self, place_timeout_s: float = PLACE_TIMEOUT_S, most_waiting: int = MOST_WAITING
@@ -45,11 +46,11 @@ class Recordings:
     async def opened(
         self, field: str, read: Callable[[threading.Event], Samples]
     ) -> AsyncIterator[Samples]:
-        """The recording, float32 [n], 16 kHz; may have to wait for its place.
+        """Wait for a place, read a recording, and hold both for the length of the `with` block.
 
-        `read` may block; its event is set once nobody waits. Raises BadInput that names
-        `field` when it takes too long, AtCapacity when there is no place in time, and what
-        `read` raises.
+        `read` returns samples, float32 [n], 16 kHz. It may block; its event is set once the
+        caller no longer waits. Raises BadInput that names `field` if reading takes too long,
+        AtCapacity if no place is free in time, and what `read` raises.
         """
         await self._take_place()
         try:
@@ -63,7 +64,7 @@ class Recordings:
             self._places.release()
 
     async def _take_place(self) -> None:
-        too_many = AtCapacity("too many recordings are being heard", retry_after_s=5)
+        too_many = AtCapacity("too many recordings are being processed", retry_after_s=5)
         if self._waiting >= self._most_waiting:
             raise too_many
         self._waiting += 1
@@ -77,12 +78,12 @@ class Recordings:
 
 
 def from_base64(text: str) -> bytes:
-    """Bytes of base64 as people's programs write it; the one reader for all doors.
+    """The bytes of a base64 text. All APIs of the worker read base64 with this function.
 
-    White space, the letters `-_` for `+/`, padding that is missing, and a `data:` address are
-    taken. Raises BadInput that says what is wrong.
+    It accepts what programs really send: white space, `-_` in place of `+/`, missing padding, and
+    a `data:` address. Raises BadInput that says what is wrong.
     """
-    # What is not ASCII becomes a letter that is none.
+    # A character that is not ASCII becomes `?`, which is not base64 and is reported below.
     data = _payload_of(text) if is_data_address(text) else text.encode("ascii", "replace")
     data = data.translate(_STANDARD_LETTERS, delete=_WHITE_SPACE).rstrip(b"=")
     if strays := data.translate(None, delete=_LETTERS):
@@ -97,7 +98,7 @@ def from_base64(text: str) -> bytes:
 
 
 def is_data_address(text: str) -> bool:
-    """Whether the bytes stand in an address that begins with `data:`, in any case."""
+    """Whether the text is a `data:` address, in upper or lower case."""
     return text[:64].lstrip()[:5].lower() == "data:"
 
 

@@ -1,4 +1,4 @@
-"""One session's audio from bytes to frames: decode, resample, cut."""
+"""Turns one session's audio bytes into frames: decodes, resamples and cuts them."""
 
 import numpy as np
 import soxr
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from voxtral_worker.audio.formats import OPUS_RATE, decoder_for
 from voxtral_worker.audio.frames import SAMPLE_RATE, Framer
 
-# Between 0 and full loudness, in 16 bits.
+# 16-bit samples have so many steps between 0 and full scale.
 STEPS = 32_768
 
 
 class AudioStream:
-    """Frames do not depend on how the bytes were cut into chunks."""
+    """One stream of audio. Its frames do not depend on how the bytes were cut into chunks."""
 
     def __init__(self, encoding: str, sample_rate: int) -> None:
         """`sample_rate` in Hz; Opus is always decoded at 48 kHz."""
@@ -24,11 +24,11 @@ class AudioStream:
         )
 
     def push(self, chunk: bytes) -> NDArray[np.float32]:
-        """Frames that are whole now, float32 [k, 512] at 16 kHz.
+        """Take a chunk; returns the frames that are now complete, float32 [k, 512] at 16 kHz.
 
-        Raises BadAudio for a chunk that is not in the format; the stream goes on without it.
+        Raises BadAudio for a chunk that is not in the format; the stream continues without it.
         """
-        # An empty chunk says nothing; to a codec it would mean the end of the stream.
+        # Do not give an empty chunk to the codec: it would take it for the end of the stream.
         samples = self._decoder.decode(chunk) if chunk else np.zeros(0, np.float32)
         if self._resampler is not None:
             samples = _in_16_bits(self._resampler.resample_chunk(samples))
@@ -43,11 +43,12 @@ class AudioStream:
 
 
 def _in_16_bits(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples on the steps of 16 bits, as all came that were resampled.
+    """The resampled samples, rounded to 16-bit steps.
 
-    What is between two steps is no sound, and a history holds such samples in half of the memory.
+    The difference cannot be heard, and the history can then hold the samples as int16, in half
+    the memory, without changing them.
     """
     steps = np.clip(np.rint(samples * np.float32(STEPS)), -STEPS, STEPS - 1)
-    # No -0.0, which is another number to whoever hashes bytes.
+    # Adding 0.0 turns -0.0 into 0.0. The two have different bytes, and caches hash the bytes.
     snapped: NDArray[np.float32] = (steps + np.float32(0.0)) / np.float32(STEPS)
     return snapped

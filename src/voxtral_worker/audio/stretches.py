@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Stretch(NamedTuple):
-    """The samples from `start` to before `end`."""
+    """The samples from `start` up to, and without, `end`."""
 
     start: int
     end: int

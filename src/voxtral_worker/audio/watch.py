@@ -1,14 +1,17 @@
-"""Looks at the beginning of live audio for what is not in the format that was agreed on.
+"""Checks the beginning of live audio for data that is not in the session's format.
 
-Samples of another kind are heard as noise or as nothing, and a client would wait for ever.
+Samples of another format sound like noise or silence to the VAD. The client would then wait for an
+answer without ever getting an error.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-# So much sound tells kinds of samples apart, and so much is looked at at most, in bytes.
+# So many bytes of sound (not silence) are enough to recognize the format.
 ENOUGH_BYTES = 2048
+# After so many bytes the watch ends, even if they were nearly all silence.
 MOST_BYTES = 1 << 16
+# With fewer different values it is a constant signal and not sound.
 LEAST_VALUES = 8
 _FILES = {
     b"RIFF": "a wav file",
@@ -23,7 +26,7 @@ _FILES = {
 
 
 class FormatWatch:
-    """Says at most once what a stream seems to be instead; silence says nothing yet."""
+    """Reports at most once that a stream seems to have another format. It waits out silence."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
@@ -32,7 +35,7 @@ class FormatWatch:
         self._is_over = False
 
     def look(self, chunk: bytes) -> str | None:
-        """A sentence for whoever sends this, or None."""
+        """Take a chunk; returns a sentence for the client, or None."""
         if self._is_over or not chunk:
             return None
         told = None if self._has_begun else _file_of(chunk)
@@ -55,7 +58,7 @@ class FormatWatch:
             return None
         self._is_over = True
         if len(np.unique(sound)) < LEAST_VALUES:
-            # A constant is no sound of any kind.
+            # A constant has no format that could be recognized.
             return None
         if _are_floats(sound):
             return "32-bit float samples"
@@ -71,14 +74,14 @@ def _file_of(chunk: bytes) -> str | None:
 
 
 def _are_floats(words: NDArray[np.uint32]) -> bool:
-    """Whether the upper halves are exponents of numbers between 2^-24 and 2.
+    """Whether nearly all words are 32-bit floats between 2^-24 and 2, by their exponents.
 
-    Read as 16-bit samples they would all lie in a narrow band far from 0, which no sound does.
+    Real 16-bit samples are spread around 0; their upper bits do not all look like exponents.
     """
     exponents = (words >> 23) & 0xFF
     return bool(np.mean((exponents >= 103) & (exponents <= 127)) > 0.99)
 
 
 def _are_pairs(words: NDArray[np.uint32]) -> bool:
-    """Whether both halves of nearly all words are equal."""
+    """Whether nearly all words have two equal halves: the same sample on two channels."""
     return bool(np.mean((words & 0xFFFF) == words >> 16) > 0.99)

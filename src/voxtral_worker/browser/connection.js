@@ -268,7 +268,7 @@ export class Connection {
     if (missed) {
       this.#giveUpTexts(
         "MESSAGES_MISSED",
-        "the worker no longer holds what it said while the connection was lost, so it is not " +
+        "the worker no longer holds all messages from while the connection was lost, so it is not " +
           "known whether it took this text",
       );
     }

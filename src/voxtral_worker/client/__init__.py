@@ -1,4 +1,4 @@
-"""A Python client of the streaming API, which loads no model and needs no torch."""
+"""A Python client of the streaming API. It loads no model and does not need torch."""
 
 from voxtral_worker.client.client import VoxtralClient
 from voxtral_worker.client.errors import VoxtralError

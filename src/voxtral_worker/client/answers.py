@@ -1,4 +1,4 @@
-"""The answers of a worker, written to a terminal as they are made."""
+"""Writes a worker's answers to a terminal as they are made."""
 
 from typing import TextIO
 
@@ -8,25 +8,27 @@ from voxtral_worker.client.events import Delta, Event, Response
 
 
 class Answers:
-    """One line a response; under a progress bar the line comes when it is whole."""
+    """Writes one line for each response. Above a progress bar it writes whole lines only."""
 
     def __init__(self, out: TextIO, bar: "tqdm[None] | None" = None) -> None:
         self._out = out
         self._bar = bar
+        # The response so far, and the part of it that is on the terminal.
         self._shown = ""
         self._line = ""
 
     def take(self, event: Event) -> None:
-        """Write what the event adds."""
+        """Write the text that an event adds."""
         match event:
             case Delta(text=text):
                 self._line += text
                 self._write_on()
             case Response(text="", finish_reason="tool_calls"):
-                # The turn goes on.
+                # The turn continues after its tool calls: its line is not over.
                 pass
             case Response(text=text):
-                # A resumed line may have begun in the middle of a response.
+                # After a lost connection some deltas may be missing: if the whole text does not
+                # begin with what is shown, keep the shown line.
                 self._line = text if text.startswith(self._shown) else self._line
                 self._write_line()
 
@@ -46,5 +48,5 @@ class Answers:
         self._line = self._shown = ""
 
     def _has_bar(self) -> bool:
-        # A bar that is over is gone from the screen.
+        # A closed bar is disabled, and no longer on the screen.
         return self._bar is not None and not self._bar.disable

@@ -1,21 +1,22 @@
-"""Which turns of a session are over and not answered, and so how fast audio may be sent."""
+"""Counts the turns that wait for an answer, to decide how fast audio may be sent."""
 
 from voxtral_worker.client.events import Event, Failure, Response, Status
 
-# As fast as the default limit of 1,000,000 bytes a second lets through, with room to spare.
+# 20 times 32,000 bytes a second stays below the worker's default limit of 1,000,000.
 FAST = 20.0
-# The worker refuses a turn when 64 wait. What is under way makes some more.
+# The worker refuses a turn when 64 wait. Audio that is on its way adds more turns, so slow down
+# well before.
 MOST_UNANSWERED = 8
 
 
 class Backlog:
-    """Audio that is sent faster than it was spoken makes turns faster than they are answered."""
+    """Keeps fast audio from making turns faster than the worker answers them."""
 
     def __init__(self) -> None:
         self._unanswered: set[str] = set()
 
     def take(self, event: Event) -> None:
-        """Count what an event begins or ends."""
+        """Count the turn that an event begins or ends."""
         turn_id = event.turn_id
         if turn_id is None:
             return
@@ -26,8 +27,8 @@ class Backlog:
                 self._unanswered.discard(turn_id)
 
     def speed(self) -> float:
-        """How many times as fast as it was spoken the next audio may be sent.
+        """The speed at which to send the next audio; 1 is the speed of speech.
 
-        Never slower: a gap in the stream would end a turn within a word.
+        It is never below 1, because a gap in the stream can end a turn within a word.
         """
         return FAST if len(self._unanswered) < MOST_UNANSWERED else 1.0

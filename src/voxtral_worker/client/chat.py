@@ -1,4 +1,4 @@
-"""A typed conversation, whose history is kept here."""
+"""A typed conversation over REST. The client keeps its history."""
 
 import json
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ import httpx2
 from voxtral_worker.client.errors import VoxtralError
 from voxtral_worker.client.rest import UNREACHABLE, Rest, refusal, tls, unreachable
 
-# Between two pieces of an answer: a busy worker on a CPU takes long for the first.
+# Longest wait for the next piece of an answer. A busy worker on a CPU is slow with the first one.
 TIMEOUT_S = 120.0
 
 
 @dataclass
 class Chat:
-    """What was said so far; a question that was not answered is not part of it."""
+    """The messages so far. A question that got no whole answer is not part of them."""
 
     rest: Rest
     model: str
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def ask(self, text: str) -> Iterator[str]:
-        """The answer, piece by piece, as it is made; blocks. Raises VoxtralError."""
+        """Yield the answer piece by piece, as it is made; blocks. Raises VoxtralError."""
         asked = [*self.messages, {"role": "user", "content": text}]
         pieces: list[str] = []
         for event in self._events({"model": self.model, "messages": asked, "stream": True}):
@@ -36,7 +36,7 @@ class Chat:
         self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
 
     def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Server-sent events up to the last, which must come."""
+        """Yield the server-sent events up to `[DONE]`. Raises VoxtralError if that never comes."""
         with httpx2.Client(
             headers=self.rest.headers, timeout=TIMEOUT_S, verify=tls(), follow_redirects=True
         ) as http:

@@ -20,10 +20,11 @@ MOST_ID_CHARACTERS = 256
 
 
 class VoxtralClient:
-    """One session, from `async with` to its end; a lost connection loses and doubles nothing.
+    """One session, from `async with` to the end of the block.
 
-    What is sent is answered by events: read them all along, in one place at a time. Sending
-    raises VoxtralError once the session is over.
+    After a lost connection the client resumes the session: nothing is lost and nothing is sent
+    twice. Read `events` all the time, in one place at a time: they answer what you send, and
+    reading them reconnects. Sending raises VoxtralError once the session is over.
     """
 
     def __init__(
@@ -34,17 +35,20 @@ class VoxtralClient:
         retry: Retry | None = None,
         **config: Unpack[Options],
     ) -> None:
-        """`url` is a worker's, like http://localhost:8000; `token` an API key, a JWT or the like.
+        """Prepare a session; `async with` opens it.
 
-        Functions among the `tools` are run when the model calls them, for as long as events are
-        read. Raises VoxtralError if one of them cannot be used.
+        `url`: address of the worker, such as http://localhost:8000. `token`: an API key, a JWT or
+        a session's token. `config`: options of the session. If there are Python functions among
+        its `tools`, the client runs them when the model calls them, as long as you read events.
+        Raises VoxtralError if one of the functions cannot be used as a tool.
         """
         self._rest = Rest(url, token)
-        # The functions that are offered, by their names, and their calls under way.
+        # The functions among the tools by name, and their calls that are running.
         self._functions: dict[str, CallableTool] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._line = Line(self._rest, retry or Retry(), self._described(dict(config)))
-        # How often statistics had been asked for when the audio of a stream was over.
+        # How many requests for statistics had been sent when a stream's audio ended; None: it has
+        # not ended yet.
         self._asked_before_end: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -52,6 +56,7 @@ class VoxtralClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Calls first: they use the line for their results.
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -69,7 +74,7 @@ class VoxtralClient:
     async def send_text(self, text: str, request_id: str | None = None) -> str:
         """Ask for an answer to a text; returns the `request_id` of the events that answer it.
 
-        One of your own has at most 256 characters and must be new in the session.
+        A `request_id` of your own has at most 256 characters and must be new in the session.
         """
         request_id = request_id or secrets.token_hex(8)
         if len(request_id) > MOST_ID_CHARACTERS or not request_id.isprintable():
@@ -82,7 +87,7 @@ class VoxtralClient:
         return request_id
 
     async def end_turn(self) -> None:
-        """The user's turn is over now, whatever the worker hears."""
+        """End the user's turn now, without waiting for silence."""
         await self._control("end_turn")
 
     async def cancel(self) -> None:
@@ -90,12 +95,15 @@ class VoxtralClient:
         await self._control("cancel")
 
     async def played(self, turn_id: str, played_ms: float) -> None:
-        """So much of a turn's speech was heard; the history keeps no more of an interrupted one."""
+        """Report how much of a turn's speech you have played.
+
+        If the turn was interrupted, the history then keeps only the words that were played.
+        """
         message = {"control_type": "played", "turn_id": turn_id, "played_ms": played_ms}
         await self._line.send_message({"type": "control", **message})
 
     async def clear_history(self) -> None:
-        """Forget what was said; a Status `history_cleared` comes back."""
+        """Forget the conversation; a Status `history_cleared` comes back."""
         await self._control("clear_history")
 
     async def update(self, **options: Unpack[Options]) -> None:
@@ -106,9 +114,9 @@ class VoxtralClient:
     async def send_tool_result(
         self, call: ToolCall, content: object, *, is_error: bool = False
     ) -> None:
-        """Say what a call has come to: a text or any JSON.
+        """Send the result of a call: a text or any value that JSON can hold.
 
-        The results of functions among the tools are sent without it.
+        Results of Python functions among the tools are sent by the client itself.
         """
         await self._line.send_message(
             {
@@ -121,18 +129,18 @@ class VoxtralClient:
         )
 
     async def ping(self) -> None:
-        """Ask for a Pong; no answer comes when the connection is lost before it."""
+        """Ask for a Pong. If the connection is lost before it comes, it never comes."""
         await self._line.ask("ping")
 
     async def get_stats(self) -> None:
-        """Ask for Stats; no answer comes when the connection is lost before it."""
+        """Ask for Stats. If the connection is lost before they come, they never come."""
         await self._line.ask("get_stats")
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield what the worker says, across lost connections, until the client is closed.
+        """Yield the worker's events, across lost connections, until the client is closed.
 
-        You may leave it and come back. Raises VoxtralError when the worker ends the session,
-        refuses audio or stays out of reach.
+        You may stop reading and call it again later. Raises VoxtralError if the worker ends the
+        session, refuses audio, or cannot be reached again.
         """
         async with aclosing(self._line.messages()) as messages:
             async for message in messages:
@@ -144,7 +152,8 @@ class VoxtralClient:
     async def stream(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:
         """Send audio (16-bit mono PCM, 16 kHz); yields events until all of it is answered.
 
-        Raises VoxtralError when the worker refuses or stays out of reach, and what `chunks` raises.
+        Raises VoxtralError if the worker refuses the audio or cannot be reached again, and what
+        `chunks` raises.
         """
         self._asked_before_end = None
         feeding = asyncio.create_task(self._feed(chunks))
@@ -154,7 +163,8 @@ class VoxtralClient:
                 async for event in events:
                     if not isinstance(event, Stats):
                         yield event
-                    # What was asked before the end may not know of the last turn.
+                    # All is answered once the queue is empty. Statistics that were asked for
+                    # before the end of the audio may not include the last turn: skip those.
                     elif (
                         self._asked_before_end is not None
                         and self._line.stats_answered > self._asked_before_end
@@ -164,24 +174,26 @@ class VoxtralClient:
             if feeding.done():
                 feeding.result()
         except VoxtralError:
-            # What ended the audio while the connection was lost has nobody else to tell it.
+            # If the audio source failed too, raise its error: no one else would report it.
             if feeding.done():
                 feeding.result()
             raise
         finally:
+            # Also when the caller leaves the iterator early.
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
 
     async def session(self) -> dict[str, Any]:
-        """The worker's `GET /session/{id}`: status, options in force, statistics."""
+        """The worker's `GET /session/{id}`: status, current options, statistics."""
         return await self._rest.call("GET", f"/session/{self.session_id}")
 
     async def speak(
         self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
     ) -> bytes:
-        """A text as a file of speech: wav, pcm, mp3, opus or flac; needs no session.
+        """Turn a text into a file of speech: wav, pcm, mp3, opus or flac. Needs no session.
 
-        `voice` is one of `health()["voices"]`; None is the default one. Raises VoxtralError.
+        `voice` is one of `health()["voices"]`; None is the default voice. `speed` 1.0 is normal
+        speed. Raises VoxtralError.
         """
         return await self._rest.speak(text, voice, response_format, speed)
 
@@ -190,7 +202,7 @@ class VoxtralClient:
         return await self._rest.health()
 
     def _described(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Options as the worker takes them; functions among the tools are kept here."""
+        """The options as JSON for the worker. Keeps the functions among the tools to run them."""
         tools = config.get("tools")
         if tools is None:
             return config
@@ -202,7 +214,7 @@ class VoxtralClient:
     def _run_call(self, call: ToolCall) -> None:
         async def work() -> None:
             content, is_error = await run(self._functions[call.name], call.arguments)
-            # A session that is over by now needs no result.
+            # VoxtralError: the session is over, so the result is not needed.
             with contextlib.suppress(VoxtralError):
                 await self.send_tool_result(call, content, is_error=is_error)
 
@@ -214,7 +226,8 @@ class VoxtralClient:
         await self._line.send_message({"type": "control", "control_type": control_type})
 
     def _wake(self, feeding: "asyncio.Task[None]") -> None:
-        # The reader waits for the worker; a source of audio that failed must wake it.
+        # `stream` may be waiting for a message of the worker: wake it, so that it sees that the
+        # audio source has failed.
         if not feeding.cancelled():
             self._line.interrupt()
 
@@ -224,6 +237,7 @@ class VoxtralClient:
             await self._line.send_audio(chunk)
         await self.end_turn()
         self._asked_before_end = self._line.stats_asked
+        # `stream` cancels this task once the statistics show that all is answered.
         while True:
             await self._line.is_open.wait()
             await self.get_stats()

@@ -1,4 +1,4 @@
-"""The command `voxtral`: serves, talks with a worker, measures it, or asks how it is."""
+"""The command `voxtral`: serves a model, talks with a worker, measures it or shows its state."""
 
 import argparse
 import asyncio
@@ -34,13 +34,14 @@ DEFAULT_URL = "http://localhost:8000"
 INTERRUPTED = 130
 MOST_PAUSE_S = 60
 SPEECH_FORMATS = ("wav", "mp3", "opus", "flac", "pcm")
-# A loudspeaker that takes longer than the speech itself by this is gone.
+# If the loudspeaker takes so much longer than the speech itself, stop waiting for it.
 MOST_DELAY_S = 10.0
 
 
 def main(words: list[str] | None = None) -> NoReturn:
-    """Run one command. Exits 0 when it went well, 1 with one line when not, 2 for a wrong use."""
+    """Run one command. Exits 0 on success, 1 with one line on failure, 2 for wrong usage."""
     words = sys.argv[1:] if words is None else list(words)
+    # These two have parsers of their own, and need packages that a client does not have.
     if words[:1] == ["serve"]:
         from voxtral_worker.__main__ import main as serve
 
@@ -60,10 +61,11 @@ def main(words: list[str] | None = None) -> NoReturn:
     except VoxtralError as error:
         sys.exit(f"voxtral: {error}")
     except KeyboardInterrupt:
-        # For those who talk and write it is the way out.
+        # In `talk` and `chat`, Ctrl-C is the normal way to end.
         sys.exit(0 if arguments.run in (_talk, _chat) else INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the answers has had enough; what is buffered has nowhere to go.
+        # The program that read our output has ended. Drop the buffered rest: Python would try to
+        # write it at exit, and fail again.
         sys.stdout = None
         sys.exit(1)
 
@@ -85,29 +87,29 @@ def make_parser() -> argparse.ArgumentParser:
     reached.add_argument(
         "--token",
         type=_token,
-        help="an API key or a JWT, where the worker asks for one; others on this machine can see "
-        "it here, but not in a variable (default: VOXTRAL_API_KEY)",
+        help="API key or JWT, if the worker needs one; other users of this machine can see it on "
+        "the command line, but not in the variable (default: VOXTRAL_API_KEY)",
     )
     talking = argparse.ArgumentParser(add_help=False, parents=[reached])
     talking.add_argument(
         "--mode",
         choices=("chat", "transcribe"),
         default="chat",
-        help="answer, or write down what is said (default: %(default)s)",
+        help="answer, or transcribe what is said (default: %(default)s)",
     )
-    talking.add_argument("--language", help="what is spoken, like en (default: found out)")
+    talking.add_argument("--language", help="language of the speech, like en (default: detected)")
     talking.add_argument(
         "--retries",
         type=_whole,
         default=5,
-        help="after a refusal or a lost line (default: %(default)s)",
+        help="retries after a temporary refusal or a lost connection (default: %(default)s)",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    # `main` hands it on with all of its options.
+    # For the list of commands in the help only: `main` passes them on with all of their options.
     commands.add_parser("serve", help="serve a model: needs the extra `worker`", add_help=False)
     commands.add_parser(
         "tail-check",
-        help="say whether a model bears WINDOW_TAIL=sampled: needs the extra `worker`",
+        help="check whether WINDOW_TAIL=sampled suits a model: needs the extra `worker`",
         add_help=False,
     )
     send = commands.add_parser(
@@ -117,40 +119,49 @@ def make_parser() -> argparse.ArgumentParser:
         "file", help="wav, flac, mp3 or ogg of any rate and number of channels; -: standard input"
     )
     send.add_argument(
-        "--raw", action="store_true", help="it is 16-bit mono PCM at 16 kHz without a header"
+        "--raw", action="store_true", help="the file is 16-bit mono PCM at 16 kHz without a header"
     )
-    send.add_argument("--fast", action="store_true", help="faster than it was spoken")
+    send.add_argument("--fast", action="store_true", help="send it faster than it was spoken")
     send.set_defaults(run=_send)
     talk = commands.add_parser("talk", parents=[talking], help="talk by microphone; Ctrl-C ends")
     talk.add_argument(
-        "--voice", help="one of those that `health --json` names (default: the worker's, if any)"
+        "--voice", help="a voice that `health --json` lists (default: the worker's first, if any)"
     )
-    talk.add_argument("--mute", action="store_true", help="answers are written, not spoken")
+    talk.add_argument("--mute", action="store_true", help="print the answers, do not speak them")
     talk.add_argument(
         "--headset",
         action="store_true",
-        help="listen while it speaks, so that you can interrupt it; without a headset the "
-        "microphone would hear the loudspeaker",
+        help="keep listening while an answer is spoken, so that you can interrupt it; without a "
+        "headset the microphone would hear the loudspeaker",
     )
     talk.set_defaults(run=_talk)
-    speak = commands.add_parser("speak", parents=[reached], help="say a text by the worker's voice")
-    speak.add_argument("text", help="what is to be said; -: standard input")
-    speak.add_argument("-o", "--output", help="file to write (default: the loudspeaker)")
-    speak.add_argument("--voice", help="one of those that `health --json` names")
+    speak = commands.add_parser(
+        "speak", parents=[reached], help="speak a text with the worker's voice"
+    )
+    speak.add_argument("text", help="text to speak; -: standard input")
+    speak.add_argument("-o", "--output", help="file to write (default: play it)")
+    speak.add_argument("--voice", help="a voice that `health --json` lists")
     speak.add_argument(
-        "--format", choices=SPEECH_FORMATS, help="of the file (default: by its name, else wav)"
+        "--format",
+        choices=SPEECH_FORMATS,
+        help="format of the file (default: by its name, else wav)",
     )
     speak.set_defaults(run=_speak)
     chat = commands.add_parser(
-        "chat", parents=[reached], help="write instead, a line at a time; Ctrl-D ends"
+        "chat", parents=[reached], help="type instead of talking, line by line; Ctrl-D ends"
     )
     chat.set_defaults(run=_chat)
-    bench = commands.add_parser("bench", parents=[reached], help="measure it under many users")
+    bench = commands.add_parser(
+        "bench", parents=[reached], help="measure the worker with many users at once"
+    )
     bench.add_argument(
         "--sessions", type=_positive, default=4, help="users at once (default: %(default)s)"
     )
     bench.add_argument(
-        "--seconds", type=_positive, default=30, help="how long they speak (default: %(default)s)"
+        "--seconds",
+        type=_positive,
+        default=30,
+        help="how long the users speak (default: %(default)s)",
     )
     bench.add_argument(
         "--pause",
@@ -162,8 +173,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--clip", action="append", help="sound file to speak (default: the worker's clips)"
     )
     bench.set_defaults(run=_bench)
-    health = commands.add_parser("health", parents=[reached], help="say how the worker is")
-    health.add_argument("--json", action="store_true", help="all that it says of itself")
+    health = commands.add_parser("health", parents=[reached], help="show the worker's state")
+    health.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     health.set_defaults(run=_health)
     return top
 
@@ -171,7 +182,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _take_variables(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, variables: Mapping[str, str]
 ) -> None:
-    """Fill in what no option says; a variable that is empty counts as unset."""
+    """Fill in missing options from the environment. An empty variable counts as unset."""
     for name, variable, read in (
         ("url", "VOXTRAL_URL", _url),
         ("token", "VOXTRAL_API_KEY", _token),
@@ -201,7 +212,7 @@ def _token(text: str) -> str:
 
 def _whole(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
@@ -228,7 +239,7 @@ def _send(arguments: argparse.Namespace) -> int:
 async def _send_all(arguments: argparse.Namespace, samples: bytes) -> int:
     seconds = len(samples) / BYTES_PER_SECOND
     form = "{desc} {percentage:3.0f}% {bar} {n:.1f}/{total:.1f} s"
-    # On standard error, and only where somebody sees it.
+    # The bar goes to standard error. `disable=None` hides it if that is not a terminal.
     with tqdm(total=seconds, desc="sending", bar_format=form, leave=False, disable=None) as bar:
         backlog = Backlog()
         speed = backlog.speed if arguments.fast else as_spoken
@@ -280,7 +291,7 @@ async def _talk_on(arguments: argparse.Namespace) -> int:
 async def _unless_playing(
     chunks: AsyncIterable[bytes], loudspeaker: Loudspeaker
 ) -> AsyncIterator[bytes]:
-    """Silence in the place of what the microphone hears of the loudspeaker."""
+    """Replace the microphone's sound by silence while the loudspeaker plays."""
     async for chunk in chunks:
         yield bytes(len(chunk)) if loudspeaker.is_playing else chunk
 
@@ -292,7 +303,10 @@ async def _conversation(
     barge_in: bool,
     speech: Options | None = None,
 ) -> AsyncIterator[Event]:
-    """What the worker says to audio; a recording, unlike a person, wants all of its answers."""
+    """Yield the worker's events for audio.
+
+    `barge_in` is off for a recording: its next sentence must not stop the answer to the last one.
+    """
     config: Options = {
         "mode": arguments.mode,
         "language": arguments.language,
@@ -300,7 +314,7 @@ async def _conversation(
         **(speech or Options()),
     }
     retry = Retry(most=arguments.retries)
-    # A worker that is not there, or wants other credentials, is told at once.
+    # Ask once without retries, so that a wrong address or token is reported at once.
     await Rest(arguments.url, arguments.token).health()
     client = VoxtralClient(arguments.url, token=arguments.token, retry=retry, **config)
     async with client as voxtral:
@@ -341,7 +355,7 @@ def _chat(arguments: argparse.Namespace) -> int:
                 print(piece, end="", flush=True)
             print(flush=True)
         except VoxtralError as error:
-            # What was refused may be asked again, or put otherwise.
+            # Do not end: you may ask again, or ask something else.
             print(f"voxtral: {error}", file=sys.stderr)
             exit_code = 1
     return exit_code
@@ -351,7 +365,7 @@ def _typed() -> Iterator[str]:
     """Lines with words in them, until the end of standard input."""
     is_person = sys.stdin.isatty()
     if is_person:
-        # Imported, it lets `input` edit a line and bring back those before.
+        # Importing it gives `input` line editing and a history.
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401
     with contextlib.suppress(EOFError):
@@ -373,7 +387,7 @@ async def _measure(arguments: argparse.Namespace) -> int:
     try:
         await load.run(arguments.url, arguments.token)
     finally:
-        # Also what was measured until Ctrl-C.
+        # In `finally`, so that Ctrl-C shows what was measured until then.
         print("\n".join(load.table()), flush=True)
     return 1 if load.errors or not load.turns else 0
 
@@ -390,7 +404,7 @@ def _health(arguments: argparse.Namespace) -> int:
 
 
 def _in_words(health: dict[str, Any]) -> Iterator[str]:
-    """What somebody who looks after a worker asks first."""
+    """The health of a worker in a few lines."""
     uptime = timedelta(seconds=round(health["uptime_seconds"]))
     yield f"{health['status']}, version {health['version']}, up for {uptime}"
     model, capacity = health["model"], health["capacity"]

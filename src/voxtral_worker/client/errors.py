@@ -1,11 +1,11 @@
-"""What a caller of the client can be told."""
+"""The error that the client raises."""
 
 
 class VoxtralError(Exception):
-    """The worker refused, or cannot be reached.
+    """The worker has refused something, or cannot be reached.
 
-    `code` is the worker's, empty where it said none; `may_pass` says whether the same may go
-    well later, and `retry_after_s` when the worker expects that.
+    `code`: the worker's error code, or empty. `may_pass`: whether trying again may help.
+    `retry_after_s`: how long the worker asks you to wait before that; None: it does not say.
     """
 
     def __init__(

@@ -1,43 +1,45 @@
-"""What the worker says, as typed events."""
+"""The worker's messages as typed events."""
 
 from dataclasses import dataclass
 from typing import Any
 
-# Under this key a message of speech carries the frame that came behind it.
+# The sound of a speech message comes in a binary frame of its own, right after it. The client puts
+# it into the message under this key.
 SOUND = "sound"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One message of the worker; `message` is the whole of it, as it came."""
+    """One message of the worker; `message` is the whole JSON object as it came."""
 
     message: dict[str, Any]
 
     @property
     def turn_id(self) -> str | None:
-        """The turn it belongs to, if it belongs to one."""
+        """The turn that the event belongs to; None if it belongs to none."""
         turn_id = self.message.get("turn_id")
         return None if turn_id is None else str(turn_id)
 
     @property
     def request_id(self) -> str | None:
-        """The text that it answers or refuses, as `send_text` named it."""
+        """The `request_id` of the text that it answers or refuses; None if it is about none."""
         request_id = self.message.get("request_id")
         return None if request_id is None else str(request_id)
 
 
 @dataclass(frozen=True)
 class Delta(Event):
-    """A piece of a response; the pieces of a turn joined are its text."""
+    """A piece of a response; all pieces of a turn joined are its text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Speech(Event):
-    """A piece of a response's speech; `text` is the sentence that begins with it, or empty.
+    """A piece of the speech of a response.
 
-    `sound` is in the format that the options say; empty where a lost connection took it along.
+    `text`: the sentence that begins with this piece; empty within a sentence. `sound`: audio in
+    the format of the options; empty if a lost connection took it.
     """
 
     text: str
@@ -49,9 +51,9 @@ class Speech(Event):
 
 @dataclass(frozen=True)
 class Response(Event):
-    """A whole response, the last event of its turn; `metrics` is in ms.
+    """A whole response, the last event of its turn; `metrics` are in ms.
 
-    With `finish_reason` `tool_calls` the turn goes on, and another Response comes.
+    After `finish_reason` `tool_calls` the turn continues, and another Response comes.
     """
 
     text: str
@@ -63,7 +65,7 @@ class Response(Event):
 
 @dataclass(frozen=True)
 class ToolCall(Event):
-    """The model calls a tool; its turn goes on once all of its calls have their results."""
+    """The model calls a tool. The turn continues once all of its calls have their results."""
 
     call_id: str
     name: str
@@ -72,7 +74,7 @@ class ToolCall(Event):
 
 @dataclass(frozen=True)
 class Partial(Event):
-    """What the user seems to be saying; the first `stable_chars` characters stay."""
+    """A transcript of the speech so far; its first `stable_chars` characters will not change."""
 
     text: str
     stable_chars: int
@@ -80,7 +82,7 @@ class Partial(Event):
 
 @dataclass(frozen=True)
 class Transcript(Event):
-    """The words of a spoken turn; with an `error` they could not be found out."""
+    """The words of a spoken turn; with an `error` there are none, because transcribing failed."""
 
     text: str
     error: str | None
@@ -95,14 +97,14 @@ class Status(Event):
 
 @dataclass(frozen=True)
 class Stats(Event):
-    """The session's statistics, as asked for with `get_stats`."""
+    """The session's statistics, which answer `get_stats`."""
 
     stats: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Heartbeat(Event):
-    """The connection lives; `seq` is the number of the last message of the conversation."""
+    """A sign that the connection works; `seq` is the number of the worker's last message."""
 
     seq: int
 
@@ -114,7 +116,7 @@ class Pong(Event):
 
 @dataclass(frozen=True)
 class Failure(Event):
-    """Something was not taken, or a turn failed."""
+    """The worker refused something that you sent, or a turn failed."""
 
     error: str
     code: str
@@ -122,7 +124,7 @@ class Failure(Event):
 
 
 def read_event(message: dict[str, Any]) -> Event:
-    """The event a message tells; a kind this client does not know is a plain Event."""
+    """The event of a message. A message of an unknown kind becomes a plain Event."""
     match message:
         case {"type": "text_delta", "text": text}:
             return Delta(message, text)
@@ -150,7 +152,7 @@ def read_event(message: dict[str, Any]) -> Event:
 
 
 def _speech(message: dict[str, Any], text: str) -> Speech:
-    # It came in a frame of its own.
+    # The sound came in a frame of its own, so it is not part of the message.
     told = {key: value for key, value in message.items() if key != SOUND}
     return Speech(
         told,
@@ -163,7 +165,7 @@ def _speech(message: dict[str, Any], text: str) -> Speech:
 
 
 def _response(message: dict[str, Any], text: str) -> Response:
-    # A server of the bare documented API says the text alone.
+    # Other servers of the documented API may send the text alone.
     return Response(
         message,
         text,

@@ -1,4 +1,4 @@
-"""Plain Python functions as tools: their schema from annotations and docstring, and their calls."""
+"""Turns Python functions into tools, with a schema from their annotations and docstrings."""
 
 import asyncio
 import dataclasses
@@ -29,22 +29,22 @@ _ARGUMENT = re.compile(r"^\s*(?::param\s+)?(\w+)(?:\s*\([^)]*\))?\s*:\s*(.+)$")
 
 @dataclasses.dataclass(frozen=True)
 class CallableTool:
-    """A function that the model may call, and how it is offered to the model."""
+    """A function that the model may call, and its definition for the model."""
 
     function: Function
     definition: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """The name under which it is called."""
+        """The name by which the model calls it."""
         return str(self.definition["name"])
 
 
 def tool_of(function: Function) -> CallableTool:
-    """A function as a tool. Raises VoxtralError that names what cannot be told of it."""
+    """A function as a tool. Raises VoxtralError that says what cannot be described."""
     name = getattr(function, "__name__", "")
     if not _NAME.fullmatch(name):
-        raise VoxtralError(f"{function!r} has no name of 1 to 64 letters, digits or _")
+        raise VoxtralError(f"{function!r} needs a name of 1 to 64 letters, digits or _")
     try:
         hints = get_type_hints(function)
         parameters = inspect.signature(function).parameters.values()
@@ -79,20 +79,21 @@ def tool_of(function: Function) -> CallableTool:
 
 
 async def run(tool: CallableTool, arguments: Mapping[str, Any]) -> tuple[Any, bool]:
-    """What a call comes to, and whether it failed; a function that is not async runs aside.
+    """Run a call. Returns its result, and whether it failed.
 
-    What a function raises is told to the model, which may say so or try again.
+    A function that is not async runs in a thread. If the function raises, the model gets the
+    error as the result: it may then explain it or try again.
     """
     try:
         if inspect.iscoroutinefunction(tool.function):
             value = await tool.function(**arguments)
         else:
             value = await asyncio.to_thread(tool.function, **arguments)
-        # What cannot be written as JSON is told by its text.
+        # Values that JSON cannot hold become their `str`.
         return json.loads(json.dumps(value, default=str)), False
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a function of the caller's raises
+    except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
         return f"{type(error).__name__}: {error}", True
 
 
@@ -103,6 +104,7 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return {"enum": list(arguments)}
+    # `Union[int, str]` and `int | str` have different origins.
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(each, where) for each in arguments]}
     if hint in (list, tuple) or origin in (list, Sequence):
@@ -113,13 +115,13 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return {"enum": [each.value for each in hint]}
     raise VoxtralError(
-        f"the tool {where}: {hint!r} has no JSON; it may be str, int, float, bool, None, Literal, "
+        f"the tool {where}: {hint!r} has no JSON form; use str, int, float, bool, None, Literal, "
         "list, dict, an Enum, or a union of these"
     )
 
 
 def _documentation(text: str) -> tuple[str, dict[str, str]]:
-    """What a docstring says of the function, and of each parameter."""
+    """The summary of a docstring, and its description of each parameter."""
     paragraphs = re.split(
         r"\n\s*\n|\n(?=\s*(?:Args|Arguments|Parameters|:param)\b)", text, maxsplit=1
     )

@@ -1,4 +1,4 @@
-"""What was sent and may have to be sent again after a lost connection."""
+"""Holds what was sent and may have to be sent again after a lost connection."""
 
 import json
 from collections import deque
@@ -7,13 +7,15 @@ from typing import Any
 
 from voxtral_worker.client.errors import VoxtralError
 
+# Four minutes of 16-bit audio at 16 kHz.
 MOST_HELD_BYTES = 8 << 20
-# The worker takes 600 messages in 10 s: the oldest of so many controls has arrived, or the
-# connection is known to be lost. Texts are never left out.
+# The worker takes 600 messages in 10 s. So when this many controls are held, the oldest has
+# arrived long ago, or the connection is known to be lost. Texts are held in any case.
 MOST_HELD_MESSAGES = 1024
-# What is larger is refused without its request_id.
+# The worker refuses a larger message before it reads its request_id, so the client would not know
+# which message was refused.
 MOST_MESSAGE_BYTES = 1 << 20
-# What the worker says once it has done each of these.
+# The status with which the worker confirms each of these messages.
 ANSWERS = {
     "config_updated": "config_update",
     "history_cleared": "clear_history",
@@ -21,15 +23,15 @@ ANSWERS = {
 }
 
 
-# Of a turn, what is said once it has all its results.
+# Messages of a turn that show that the worker has all results of its tool calls.
 GOES_ON = ("text_delta", "text_response", "error")
 
 
 @dataclass
 class SentMessage:
-    """A message and how many bytes of audio were sent before it.
+    """A message, and the bytes of audio that were sent before it.
 
-    One that was given while there was no connection is not sent yet.
+    `is_sent` is False for a message that was given while there was no connection.
     """
 
     wire: str
@@ -37,26 +39,29 @@ class SentMessage:
     audio_bytes: int
     request_id: str | None
     is_sent: bool
-    # Of the result of a tool: the turn that goes on with it.
+    # For the result of a tool call: the turn that continues with it.
     turn_id: str | None = None
 
 
 class Journal:
     """Audio and messages in the order in which they were sent.
 
-    The worker takes them in this order. A resumed session tells how much audio was taken, and
-    whatever stands before audio that was taken was taken too. A text is held until a message with
-    its request_id comes back, since the worker may have refused it.
+    The worker takes them in this order. When a session is resumed, the worker says how many bytes
+    of audio it has taken; so it has also taken each message that was sent before those bytes. A
+    text is held until a message with its request_id comes back, because the worker may have taken
+    it from the socket and then refused it.
     """
 
     def __init__(self) -> None:
+        # The latest audio, oldest first, and its size.
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
+        # All audio since the session began.
         self._sent_bytes = 0
         self._messages: list[SentMessage] = []
 
     def add_audio(self, chunk: bytes) -> None:
-        """Hold one frame of audio; the oldest frames beyond 8 MiB are no longer held."""
+        """Hold one frame of audio, and drop the oldest frames beyond 8 MiB."""
         self._chunks.append(chunk)
         self._sent_bytes += len(chunk)
         self._held_bytes += len(chunk)
@@ -66,12 +71,12 @@ class Journal:
     def add_message(
         self, message: dict[str, Any], *, is_sent: bool, turn_id: str | None = None
     ) -> str:
-        """Hold a message; returns its wire form. Raises VoxtralError where it cannot be held."""
+        """Hold a message; returns its JSON. Raises VoxtralError if it cannot be held."""
         kind = message.get("control_type", message["type"])
         request_id = message.get("request_id")
         waiting = self.unanswered_texts()
         if request_id in waiting:
-            raise VoxtralError(f"request_id {request_id!r} is the one of a text under way")
+            raise VoxtralError(f"request_id {request_id!r} is in use: its text has no answer yet")
         if len(waiting) >= MOST_HELD_MESSAGES:
             raise VoxtralError(f"{MOST_HELD_MESSAGES} texts wait for the worker already")
         wire = json.dumps(message)
@@ -87,17 +92,21 @@ class Journal:
         return sent.wire
 
     def unanswered_texts(self) -> list[str]:
-        """The request_ids of the texts of which nothing came back yet."""
+        """The request_ids of the texts to which no answer has come yet."""
         return [held.request_id for held in self._messages if held.request_id is not None]
 
     def give_up_texts(self) -> list[str]:
-        """Hold none of the texts that were sent any more; returns their request_ids."""
+        """Drop the texts that were sent; returns their request_ids.
+
+        Their answers may be among the messages that the worker no longer holds, so sending them
+        again might ask the same question twice.
+        """
         lost = [held.request_id for held in self._messages if held.is_sent and held.request_id]
         self._messages = [held for held in self._messages if held.request_id not in lost]
         return lost
 
     def take(self, message: dict[str, Any]) -> None:
-        """Let go of what a message of the worker answers, and of what was taken before that."""
+        """Drop what a message of the worker answers, and what was taken before that."""
         request_id = message.get("request_id")
         if "turn_id" in message and message.get("finish_reason") != "tool_calls":
             self._go_on(message)
@@ -107,20 +116,21 @@ class Journal:
             if is_text or (answered is not None and held.kind == answered):
                 earlier = self._messages[:number]
                 if message["type"] != "error":
-                    # An error may overtake what was sent before it; all else keeps the order.
+                    # All other messages come in order, so earlier controls were taken too. An
+                    # error may come before the answers to what was sent earlier: keep those.
                     earlier = [each for each in earlier if each.request_id is not None]
                 self._messages[: number + 1] = earlier
                 return
 
     def _go_on(self, message: dict[str, Any]) -> None:
-        """A turn goes on: the worker has the results that it waited for."""
+        """Drop the tool results of a turn that continues: the worker has them."""
         if message["type"] in GOES_ON and (turn_id := message["turn_id"]) is not None:
             self._messages = [held for held in self._messages if held.turn_id != turn_id]
 
     def missing(self, received_bytes: int) -> list[bytes | str]:
-        """What is to be sent again, in order, to a worker that has taken so many bytes of audio.
+        """What to send again, in order, to a worker that has taken `received_bytes` of audio.
 
-        Raises VoxtralError where more audio is missing than is held.
+        Raises VoxtralError if it lacks more audio than is held.
         """
         if self._sent_bytes - received_bytes > self._held_bytes:
             raise VoxtralError("more audio was lost than the client holds")
@@ -134,6 +144,8 @@ class Journal:
         messages = deque(self._messages)
         frames: list[bytes | str] = []
         start = self._sent_bytes - self._held_bytes
+        # Messages go back between the chunks where they were. A chunk of which the worker has
+        # taken a part is cut.
         for chunk in self._chunks:
             if start + len(chunk) > received_bytes:
                 while messages and messages[0].audio_bytes <= start:

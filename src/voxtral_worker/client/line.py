@@ -1,4 +1,4 @@
-"""The connection of one session, which comes back after it was lost."""
+"""The connection of one session, which is opened again after it was lost."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,14 @@ from voxtral_worker.client.retry import Retry
 RESUME_TIMEOUT_S = 30.0
 # The largest frame of audio that the worker takes.
 MOST_CHUNK_BYTES = 1 << 20
-# A socket opens its own session, on the worker that it reaches; a config that its address has no
-# room for goes by a call before it, which another worker of several may answer.
+# The config goes in the address of the socket, so that the session is made on the worker that the
+# socket reaches. A config too long for an address goes by a REST call before it; behind a load
+# balancer, another worker may get that call.
 LONGEST_PATH = 4096
-# The close codes after which the worker has nothing more to say to this session.
+# The close codes after which the session cannot be resumed.
 FINAL_CODES = {
     1000: "the session was ended",
-    1008: "the client did not read",
+    1008: "the client did not read its messages in time",
     4404: "the session is not known",
     4408: "the session expired",
     4409: "another connection took the session over",
@@ -36,9 +37,9 @@ FINAL_CODES = {
 
 
 class Line:
-    """Neither audio nor messages are lost or doubled, in either direction, when it is cut.
+    """Sends and receives for one session. A lost connection loses and repeats nothing.
 
-    Whoever reads `messages` opens it again; what is sent meanwhile is held until then.
+    Reading `messages` opens a lost connection again. What is sent before that is held until then.
     """
 
     def __init__(self, rest: Rest, retry: Retry, config: dict[str, Any]) -> None:
@@ -47,29 +48,31 @@ class Line:
         self._retry = retry
         self._config = config
         self._path = "/ws/audio?" + urlencode({"config": json.dumps(config)})
-        # What a new connection brought and nobody has read yet.
+        # Messages that came while a connection was being opened, and were not read yet.
         self._early: deque[dict[str, Any]] = deque()
-        # A message of speech whose sound comes next, and messages that are whole.
+        # A speech message whose sound comes in the next frame, and complete messages.
         self._spoken: dict[str, Any] | None = None
         self._whole: deque[dict[str, Any]] = deque()
         self._socket: ClientConnection | None = None
-        # Whether there is a connection.
+        # Set while there is a connection that has been resumed.
         self.is_open = asyncio.Event()
+        # Held while anything is sent or a connection is opened: the journal must have the same
+        # order as the socket, and nothing may be sent before the session is resumed.
         self._sending = asyncio.Lock()
         self._journal = Journal()
+        # The number of the last message that was read: a resume continues after it.
         self._last_seq = 0
-        # How often statistics were asked for, and how many of these have their answer or will never
-        # have one.
+        # Requests for statistics, and how many of them were answered or never will be.
         self.stats_asked = self.stats_answered = 0
-        # Audio that was given while the connection was lost.
+        # Audio that was given while there was no connection.
         self._waiting_bytes = 0
         self._is_closed = False
         self._is_interrupted = False
-        # Why it is over for good.
+        # Why the session is over for good; None: it is not.
         self._end: VoxtralError | None = None
 
     async def open(self) -> None:
-        """Open the session. Raises VoxtralError when the worker refuses it or stays away."""
+        """Open the session. Raises VoxtralError if the worker refuses it or cannot be reached."""
         if len(self._path) > LONGEST_PATH:
             body = {"config": self._config}
             call = partial(self._rest.call, "POST", "/session/create", body)
@@ -86,15 +89,15 @@ class Line:
                 await self._rest.call("DELETE", f"/session/{self.session_id}")
 
     def interrupt(self) -> None:
-        """End `messages`, though not the session; the next reader goes on where it stopped."""
+        """End `messages` but not the session; the next reader continues where it stopped."""
         self._is_interrupted = True
         if self._socket is not None:
             self._socket.transport.abort()
 
     async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
-        """What the worker says, across lost connections, until `close` or `interrupt`.
+        """Yield the worker's messages, across lost connections, until `close` or `interrupt`.
 
-        Raises VoxtralError where the session is over, or the worker stays out of reach.
+        Raises VoxtralError if the session is over or the worker cannot be reached again.
         """
         self._is_interrupted = False
         while True:
@@ -109,7 +112,7 @@ class Line:
                 yield self._noted(message)
 
     async def send_audio(self, chunk: bytes) -> None:
-        """Send one frame of audio. Raises VoxtralError where it can be neither sent nor held."""
+        """Send one frame of audio. Raises VoxtralError if it can be neither sent nor held."""
         if len(chunk) > MOST_CHUNK_BYTES:
             raise VoxtralError(
                 f"a chunk of audio has {len(chunk)} bytes, but may have {MOST_CHUNK_BYTES}"
@@ -123,13 +126,14 @@ class Line:
                         "which opens it again"
                     )
                 self._waiting_bytes += len(chunk)
+            # First the journal: if the connection is lost during the send, the chunk is sent again.
             self._journal.add_audio(chunk)
             await self._send(chunk)
 
     async def send_message(self, message: dict[str, Any], turn_id: str | None = None) -> None:
-        """Send a message; once more after a lost connection that did not bring it there.
+        """Send a message, and send it again if a lost connection took it.
 
-        `turn_id`: the turn that goes on with it. Raises VoxtralError where it can be neither sent
+        `turn_id`: the turn that continues with it. Raises VoxtralError if it can be neither sent
         nor held.
         """
         async with self._sending:
@@ -140,7 +144,7 @@ class Line:
             await self._send(wire)
 
     async def ask(self, control_type: str) -> None:
-        """Send a control that changes nothing; one that a lost connection took is not repeated."""
+        """Send a control that changes nothing. It is not sent again after a lost connection."""
         async with self._sending:
             self._require_alive()
             self.stats_asked += control_type == "get_stats"
@@ -161,13 +165,17 @@ class Line:
             self.is_open.clear()
 
     async def _receive(self) -> dict[str, Any] | None:
-        """The next message, None where the connection was lost. Raises where it is for good."""
+        """The next message; None if the connection was lost.
+
+        Raises VoxtralError if the session is over for good, or events are read in two places.
+        """
         socket = self._socket
         assert socket is not None
         try:
             while not self._whole:
                 self._take(await socket.recv())
         except websockets.ConnectionClosed as closed:
+            # Another task may have opened a new connection while this one waited.
             if socket is self._socket:
                 self.is_open.clear()
             code = closed.rcvd.code if closed.rcvd else 1006
@@ -183,14 +191,14 @@ class Line:
         return message
 
     def _take(self, frame: str | bytes) -> None:
-        """One frame of the worker's. Sound belongs to the message right before it."""
+        """Take one frame. A frame of sound belongs to the message right before it."""
         spoken, self._spoken = self._spoken, None
         if isinstance(frame, bytes):
             if spoken is not None:
                 self._whole.append({**spoken, SOUND: frame})
             return
         if spoken is not None:
-            # One that is repeated after a lost connection has no sound.
+            # Speech messages that are repeated after a lost connection come without sound.
             self._whole.append(spoken)
         message: dict[str, Any] = json.loads(frame)
         if message.get("type") == "audio":
@@ -203,7 +211,8 @@ class Line:
             self._last_seq = max(self._last_seq, message.get("seq", 0))
         is_of_one = "turn_id" in message or "request_id" in message
         if message.get("code") == "RATE_LIMITED" and not is_of_one:
-            # What was over the limit is gone, and with it the count that a resume relies on.
+            # The worker has dropped audio that was over its limit. Its count of received bytes no
+            # longer matches the journal, so a resume would send the wrong audio.
             self._end = VoxtralError(message["error"], code="RATE_LIMITED")
             raise self._end
         return message
@@ -212,19 +221,22 @@ class Line:
         try:
             self._early.extend(await self._retry.run(self._reopen))
         except VoxtralError:
-            # One that was closed meanwhile has no need of it.
+            # If the line was closed at the same time, no connection is needed.
             if not self._is_closed:
                 raise
 
     def _know(self, session: dict[str, Any]) -> None:
-        """Remember what the worker says of the session that it has opened."""
+        """Remember the id and the address of the session that the worker has opened."""
         self.session_id, self._path = session["session_id"], session["websocket_url"]
 
     async def _reopen(self) -> list[dict[str, Any]]:
-        """Open a connection once; what came until it was resumed. Raises VoxtralError."""
+        """Try once to open a connection; returns the messages up to `resumed`.
+
+        Raises VoxtralError.
+        """
         try:
             async with self._sending:
-                # Two readers may have found it lost.
+                # Two readers may have seen the loss; the first one has opened it again.
                 return [] if self.is_open.is_set() else await self._open()
         except websockets.InvalidStatus as refused:
             answer = refused.response
@@ -235,16 +247,18 @@ class Line:
     async def _open(self) -> list[dict[str, Any]]:
         address = self._rest.url.replace("http", "ws", 1) + self._path
         address += f"{'&' if '?' in address else '?'}last_seq={self._last_seq}"
+        # Again, because it may have been closed while this waited for the lock.
         self._require_alive()
         if self._socket is not None:
             self._socket.transport.abort()
-        # What nobody has read of the lost connection comes again.
+        # Drop what was received and not read: its numbers are above `_last_seq`, so it comes again.
         self._spoken = None
         self._whole.clear()
         self._socket = await connect(address, additional_headers=self._rest.headers)
         try:
             return await self._resume(self._socket)
         except BaseException:
+            # Also when it is cancelled: a connection that is not resumed must not stay open.
             self._socket.transport.abort()
             raise
 
@@ -272,11 +286,16 @@ class Line:
     async def _go_on(
         self, socket: ClientConnection, resumed: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Send what was not taken; failures of the texts of which that is not known."""
+        """Send again what the worker has not taken.
+
+        Returns an error message for each text of which the worker no longer knows whether it took
+        it: `missed` says that it no longer holds all of its own messages.
+        """
         lost = self._journal.give_up_texts() if resumed.get("missed") else []
         for frame in self._journal.missing(resumed["audio_bytes_received"]):
             await socket.send(frame)
         self._waiting_bytes = 0
+        # Statistics that were asked for on the lost connection are not sent again.
         self.stats_answered = self.stats_asked
         self.is_open.set()
         return [_unknown(request_id) for request_id in lost]
@@ -285,8 +304,8 @@ class Line:
 def _unknown(request_id: str) -> dict[str, Any]:
     return {
         "type": "error",
-        "error": "the worker no longer holds what it said while the connection was lost, so it is "
-        "not known whether it took this text",
+        "error": "the worker no longer holds all messages from while the connection was lost, so "
+        "it is not known whether it took this text",
         "code": "MESSAGES_MISSED",
         "request_id": request_id,
     }

@@ -1,4 +1,4 @@
-"""Users who speak in real time, and how soon they are answered."""
+"""Simulates users who speak in real time, and measures how soon they are answered."""
 
 import asyncio
 import time
@@ -15,14 +15,14 @@ from voxtral_worker.client.events import Delta, Failure, Response
 from voxtral_worker.client.retry import Retry
 from voxtral_worker.client.sound import BYTES_PER_SECOND, paced
 
-# What is still unanswered so long after the last word counts as an error.
+# A user whose turns are not all answered so long after the end counts as an error.
 PATIENCE_S = 30.0
 PERCENTS = (50, 95, 99)
 
 
 @dataclass
 class Load:
-    """What so many sessions said, and what came of it; times in ms."""
+    """`sessions` users who speak for `seconds`, and what was measured; times in ms."""
 
     sessions: int
     seconds: float
@@ -31,19 +31,21 @@ class Load:
     spoken: int = 0
     turns: int = 0
     errors: list[str] = field(default_factory=list)
+    # Times to the first delta: from the end of speech and from the end of the turn, both measured
+    # by the worker; and from the end of the clip, measured here with the network's time.
     heard_ms: list[float] = field(default_factory=list)
     decided_ms: list[float] = field(default_factory=list)
     here_ms: list[float] = field(default_factory=list)
 
     async def run(self, url: str, token: str | None) -> None:
-        """Speak for the given time and wait for the last answers; ends in bounded time."""
+        """Speak for the given time, then wait for the last answers, at most `PATIENCE_S`."""
         users = [self._user(number, url, token) for number in range(self.sessions)]
         await asyncio.gather(*users)
 
     async def _user(self, number: int, url: str, token: str | None) -> None:
         try:
             async with asyncio.timeout(self.seconds + PATIENCE_S):
-                # Only a session that exists is tried again: a refused one is a finding.
+                # No retries when opening: a refused session is a result of the measurement.
                 client = VoxtralClient(url, token=token, retry=Retry(most=0), barge_in=False)
                 async with client as voxtral:
                     await self._talk(number, voxtral)
@@ -53,6 +55,8 @@ class Load:
             self.errors.append(f"not answered within {PATIENCE_S:.0f} s")
 
     async def _talk(self, number: int, voxtral: VoxtralClient) -> None:
+        # When the last clip was sent. The first delta after it takes it out, so each clip is
+        # measured once.
         ends: deque[float] = deque(maxlen=1)
         async for event in voxtral.stream(self._speech(number, ends)):
             match event:
@@ -70,9 +74,9 @@ class Load:
         self.heard_ms.append(metrics["endpoint_ms"] + first_ms)
 
     async def _speech(self, number: int, ends: "deque[float]") -> AsyncIterator[bytes]:
-        """Clip, pause, clip, pause…, as a microphone gives them; each user begins elsewhere."""
+        """Clip, pause, clip, pause…, at a microphone's speed. Each user begins another clip."""
         pause = bytes(int(self.pause_s * BYTES_PER_SECOND / 2) * 2)
-        # They do not speak in unison.
+        # Users start at different times, so that their turns do not all end at once.
         first = bytes(int(number / self.sessions * self.pause_s * BYTES_PER_SECOND / 2) * 2)
         deadline_s = time.monotonic() + self.seconds
         async for chunk in paced(first):
@@ -87,7 +91,7 @@ class Load:
                 yield chunk
 
     def table(self) -> Iterator[str]:
-        """What was found, line by line."""
+        """The results, line by line."""
         yield f"sessions {self.sessions}, sentences spoken {self.spoken}"
         yield f"turns answered {self.turns}, errors {len(self.errors)}"
         yield f"{'ms':42} " + " ".join(f"{f'p{percent}':>8}" for percent in PERCENTS)

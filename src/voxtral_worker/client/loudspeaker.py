@@ -1,4 +1,4 @@
-"""The loudspeaker: plays speech as it comes, and stops at once."""
+"""Plays speech on the loudspeaker as it comes, and can stop at once."""
 
 import threading
 from types import TracebackType
@@ -11,12 +11,12 @@ BYTES_PER_SAMPLE = 2
 
 
 class Loudspeaker:
-    """Plays 16-bit mono PCM at 24 kHz; what waits is as much as was given and not cut."""
+    """Plays 16-bit mono PCM at 24 kHz. It holds all that was given until it is played or cut."""
 
     def __init__(self, library: Any) -> None:
-        """`library` is the module `sounddevice`. Raises VoxtralError."""
+        """Open the default device; `library` is the module `sounddevice`. Raises VoxtralError."""
         self._waiting = bytearray()
-        # PortAudio asks for sound on a thread of its own.
+        # Guards `_waiting`: PortAudio calls `_fill` on a thread of its own.
         self._changed = threading.Condition()
         try:
             self._stream = library.RawOutputStream(
@@ -36,23 +36,23 @@ class Loudspeaker:
 
     @property
     def is_playing(self) -> bool:
-        """Whether something is still to be heard."""
+        """Whether some sound is not played yet."""
         with self._changed:
             return bool(self._waiting)
 
     def play(self, pcm: bytes) -> None:
-        """Play behind what is being played."""
+        """Play this after what is waiting."""
         with self._changed:
             self._waiting += pcm
 
     def cut(self) -> None:
-        """Play nothing more of what was given."""
+        """Drop all that is not played yet."""
         with self._changed:
             self._waiting.clear()
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all was played; False when it took longer."""
+        """Wait until all is played. False: that took longer than `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 

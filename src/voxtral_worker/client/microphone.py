@@ -1,4 +1,4 @@
-"""The microphone, as chunks of audio."""
+"""Reads the microphone in chunks of audio."""
 
 import asyncio
 import contextlib
@@ -9,12 +9,12 @@ from typing import Any
 from voxtral_worker.client.errors import VoxtralError
 from voxtral_worker.client.sound import CHUNK_MS, RATE
 
-# A minute of speech may wait while a lost connection comes back.
+# Chunks that may wait while a lost connection is opened again: one minute of speech.
 MOST_WAITING = 60_000 // CHUNK_MS
 NO_LIBRARY = "sound devices need the library sounddevice: pip install sounddevice"
 NO_PORTAUDIO = "sound devices need PortAudio: apt-get install libportaudio2"
 TOO_SLOW = "the audio cannot be sent as fast as it is spoken"
-GONE = "the microphone was taken away"
+GONE = "the microphone was disconnected"
 
 
 def open_library(load: Callable[[str], Any] = importlib.import_module) -> Any:
@@ -24,14 +24,17 @@ def open_library(load: Callable[[str], Any] = importlib.import_module) -> Any:
     except ImportError as error:
         raise VoxtralError(NO_LIBRARY) from error
     except OSError as error:
-        # The library finds PortAudio when it is imported.
+        # `sounddevice` looks for PortAudio when it is imported, and raises OSError without it.
         raise VoxtralError(NO_PORTAUDIO) from error
 
 
 async def listen(library: Any) -> AsyncIterator[bytes]:
-    """16-bit mono PCM at 16 kHz from the default microphone, without end. Raises VoxtralError."""
+    """Yield 16-bit mono PCM at 16 kHz from the default microphone, without end.
+
+    Raises VoxtralError if it cannot be opened, is disconnected, or is not read fast enough.
+    """
     loop = asyncio.get_running_loop()
-    # The place beyond the last is for the reason why nothing more comes.
+    # One place more than chunks may wait: for the error that ends the stream.
     waiting: asyncio.Queue[bytes | VoxtralError] = asyncio.Queue(MOST_WAITING + 1)
 
     def put(item: bytes | VoxtralError) -> None:
@@ -41,7 +44,7 @@ async def listen(library: Any) -> AsyncIterator[bytes]:
             waiting.put_nowait(VoxtralError(TOO_SLOW))
 
     def hear(item: bytes | VoxtralError) -> None:
-        # Called by PortAudio's thread, also once more while the loop ends.
+        # PortAudio's thread calls this. RuntimeError: the loop is already closed.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(put, item)
 

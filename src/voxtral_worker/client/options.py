@@ -1,11 +1,11 @@
-"""The options of a session, typed, so that a type checker finds a wrong name or kind of value."""
+"""The options of a session, typed, so that a type checker finds a wrong name or type."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 
 class Options(TypedDict, total=False):
-    """Each may be left out. docs/protocol.md says what each does, its limits and its default."""
+    """All are optional. docs/protocol.md describes each one, with its limits and its default."""
 
     vad_sensitivity: int
     temperature: float

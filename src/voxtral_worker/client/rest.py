@@ -1,4 +1,4 @@
-"""The worker's REST calls, as the client makes them."""
+"""The client's REST calls."""
 
 import functools
 import json
@@ -12,9 +12,9 @@ import httpx2
 from voxtral_worker.client.errors import VoxtralError
 
 TIMEOUT_S = 30.0
-# What these say may be otherwise in a moment.
+# The statuses after which trying again may help.
 PASSING = {429, 502, 503, 504}
-# What a call raises that gets no answer.
+# The exceptions of a call that got no answer.
 UNREACHABLE = (httpx2.RequestError, httpx2.InvalidURL)
 
 
@@ -26,12 +26,12 @@ def checked_url(url: str) -> str:
     except ValueError:
         is_good = False
     if not is_good or any(character.isspace() for character in url):
-        raise VoxtralError(f"{url!r} is no address of a worker, like http://localhost:8000")
+        raise VoxtralError(f"{url!r} is not the address of a worker, such as http://localhost:8000")
     return url.rstrip("/")
 
 
 def checked_token(token: str) -> str:
-    """A credential that fits in a header. Raises VoxtralError, without the credential in it."""
+    """A credential that fits in a header. Raises VoxtralError, which does not quote it."""
     if not (token.isascii() and token.isprintable()):
         raise VoxtralError("the token must be printable ASCII characters")
     return token
@@ -39,14 +39,15 @@ def checked_token(token: str) -> str:
 
 @functools.cache
 def tls() -> ssl.SSLContext:
-    """Whom a client trusts: made once, as reading the system's certificates takes long."""
+    """The trusted certificates. Made once, because reading the system's certificates is slow."""
     return httpx2.create_ssl_context()
 
 
 class Rest:
-    """The calls of one worker, with one caller's credentials.
+    """Calls one worker with one credential.
 
-    Each call has a connection of its own: calls are few, and come from several event loops.
+    Each call opens a connection of its own: calls are few, and they come from several event
+    loops, which cannot share a connection.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -67,12 +68,12 @@ class Rest:
     async def speak(
         self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
     ) -> bytes:
-        """A text as a file of speech: wav, pcm, mp3, opus or flac. Raises VoxtralError."""
+        """Turn a text into a file of speech: wav, pcm, mp3, opus or flac. Raises VoxtralError."""
         asked = {"input": text, "response_format": response_format, "speed": speed}
         return await self.fetch("POST", "/v1/audio/speech", {**asked, "voice": voice})
 
     async def health(self) -> dict[str, Any]:
-        """The worker's `GET /health`, also of one that is not healthy."""
+        """The answer to `GET /health`, also from a worker that is not healthy (status 503)."""
         response = await self._exchange("GET", "/health", None)
         answer = read_object(response.content)
         if "status" not in answer:
@@ -90,13 +91,13 @@ class Rest:
 
 
 def unreachable(error: Exception) -> VoxtralError:
-    """What a call or a connection that got no answer is told."""
+    """The error for a call or a connection that got no answer."""
     reason = str(error) or type(error).__name__
     return VoxtralError(f"the worker cannot be reached: {reason}", may_pass=True)
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes | bytearray) -> VoxtralError:
-    """A refusal in the worker's own words, where it has some."""
+    """The error for a refusal, in the worker's own words if the body has some."""
     told = read_object(body)
     if isinstance(told.get("error"), dict):
         # Under /v1 an error is an object, as OpenAI has it.
@@ -111,7 +112,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes | bytearray) ->
 
 
 def read_object(body: bytes | bytearray) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none."""
+    """Read a JSON object; an empty one if the body is something else."""
     try:
         answer = json.loads(body)
     except ValueError:

@@ -16,9 +16,9 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Retry:
-    """Waits min(first_ms · 2^attempt, longest_ms), at most `most` times.
+    """Tries again at most `most` times, and waits min(first_ms · 2^attempt, longest_ms) before.
 
-    A worker that says when to come back is not asked before.
+    If the worker asks for a longer wait (`Retry-After`), it waits that long.
     """
 
     most: int = 5
@@ -26,14 +26,14 @@ class Retry:
     longest_ms: float = 30_000.0
 
     def delay_s(self, attempt: int, retry_after_s: float | None = None) -> float:
-        """The wait after a failed attempt; the first one is attempt 1."""
+        """Seconds to wait after a failed attempt; the first attempt has number 1."""
         advised_s: float = min(self.first_ms * 2.0**attempt, self.longest_ms) / 1000
         return max(advised_s, retry_after_s or 0.0)
 
     async def run(self, action: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What the action returns, as soon as it goes well.
+        """Call the action until it succeeds, and return its result.
 
-        Raises its VoxtralError when that will not pass, or did not after the last attempt.
+        Raises its VoxtralError if trying again cannot help, or if the last attempt failed.
         """
         for attempt in range(1, self.most + 1):
             try:
@@ -43,8 +43,10 @@ class Retry:
                     raise
                 delay_s = self.delay_s(attempt, error.retry_after_s)
                 log.warning("%s; retry %d of %d in %.0f s", error, attempt, self.most, delay_s)
-            # Up to a tenth more, so that clients cut off together do not all come back together.
+            # Up to 10 % longer, so that clients that lost a worker at the same moment do not all
+            # return at the same moment.
             await asyncio.sleep(delay_s * random.uniform(1.0, 1.1))
+        # The last attempt: there is no wait after it.
         try:
             return await action()
         except VoxtralError as error:

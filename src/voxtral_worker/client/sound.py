@@ -1,4 +1,4 @@
-"""A sound file of any common kind, as the audio that a session takes."""
+"""Reads common sound files as the audio that a session takes, and sends it at a given speed."""
 
 import asyncio
 import io
@@ -15,17 +15,18 @@ from voxtral_worker.client.errors import VoxtralError
 RATE = 16_000
 BYTES_PER_SECOND = 2 * RATE
 CHUNK_MS = 100
-# What was late by more is not made up for: so much at once would be over the worker's limits.
+# After a delay, chunks follow faster until they are on time again. Of a longer delay only so much
+# is made up: more audio at once would exceed the worker's limits.
 MOST_LATE_S = 0.4
-# Nobody knows how long standard input is before its end: nine hours of raw samples.
+# The length of standard input is not known before its end. This is nine hours of raw samples.
 MOST_INPUT_BYTES = 1 << 30
 CHUNK_BYTES = BYTES_PER_SECOND * CHUNK_MS // 1000
 
 
 def read_sound(path: str, *, is_raw: bool = False) -> bytes:
-    """16-bit mono PCM at 16 kHz of a wav, flac, mp3 or ogg file. Raises VoxtralError.
+    """Read a wav, flac, mp3 or ogg file as 16-bit mono PCM at 16 kHz. Raises VoxtralError.
 
-    `-` is standard input. What is raw holds such samples alone, with nothing before them.
+    `path` `-` is standard input. With `is_raw` the data is such PCM already, without a header.
     """
     name = "standard input" if path == "-" else path
     try:
@@ -40,7 +41,7 @@ def read_sound(path: str, *, is_raw: bool = False) -> bytes:
 
 def _standard_input() -> bytes:
     if sys.stdin.isatty():
-        raise VoxtralError("standard input is a terminal: let a program write a sound to it")
+        raise VoxtralError("standard input is a terminal: pipe a sound file into it")
     data = sys.stdin.buffer.read(MOST_INPUT_BYTES + 1)
     if len(data) > MOST_INPUT_BYTES:
         raise VoxtralError(f"standard input: more than {MOST_INPUT_BYTES:,} bytes")
@@ -49,29 +50,29 @@ def _standard_input() -> bytes:
 
 def _whole_samples(data: bytes) -> bytes:
     if not data or len(data) % 2:
-        raise VoxtralError(f"{len(data)} bytes are no samples of two bytes each")
+        raise VoxtralError(f"{len(data)} bytes are not samples of two bytes each")
     return data
 
 
 def decode(data: bytes) -> bytes:
-    """What `read_sound` makes of a file's bytes. Raises VoxtralError."""
+    """Decode a file's bytes to 16-bit mono PCM at 16 kHz. Raises VoxtralError."""
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError) as error:
-        # A file without a known beginning is taken for raw samples: TypeError.
-        raise VoxtralError("no sound that can be read (wav, flac, mp3 or ogg)") from error
+        # soundfile takes a file of an unknown kind for raw samples, and raises TypeError.
+        raise VoxtralError("not a readable sound file (wav, flac, mp3 or ogg)") from error
     mono = soxr.resample(samples.mean(axis=1), rate, RATE)
     pcm: bytes = (np.clip(mono, -1.0, 1.0) * 32767).round().astype("<i2").tobytes()
     return pcm
 
 
 def as_spoken() -> float:
-    """The speed of a microphone."""
+    """The speed of speech."""
     return 1.0
 
 
 async def paced(samples: bytes, speed: Callable[[], float] = as_spoken) -> AsyncIterator[bytes]:
-    """The audio in chunks; `speed` says before each how many times as fast as it was spoken."""
+    """Yield PCM in chunks of 100 ms, at the speed of speech times `speed()`."""
     clock = asyncio.get_running_loop().time
     due_s = clock()
     for start in range(0, len(samples), CHUNK_BYTES):

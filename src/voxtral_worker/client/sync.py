@@ -1,4 +1,4 @@
-"""The client for programs that do not use asyncio."""
+"""The client for programs without asyncio."""
 
 import asyncio
 import threading
@@ -14,9 +14,9 @@ Answer = TypeVar("Answer")
 
 
 class Voxtral:
-    """A VoxtralClient whose loop runs in a thread of its own, between `with` and its end.
+    """A VoxtralClient whose event loop runs in a thread of its own, for the `with` block.
 
-    It sends and stays connected while the caller is busy with an event. Any thread may send.
+    It stays connected and sends while your program is busy with an event. Any thread may send.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Voxtral:
         """As VoxtralClient."""
         self._client = VoxtralClient(url, token=token, retry=retry, **config)
         self._loop = asyncio.new_event_loop()
-        # A daemon, as a program that ends in the middle must not wait for its own thread.
+        # A daemon, because a program that exits within the `with` block must not hang on it.
         self._thread = threading.Thread(target=self._loop.run_forever, name="voxtral", daemon=True)
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class Voxtral:
         return self._walk(self._client.events())
 
     def stream(self, chunks: Iterable[bytes]) -> Iterator[Event]:
-        """As VoxtralClient.stream; `chunks` is read in a thread, and may wait."""
+        """As VoxtralClient.stream; `chunks` is read in a thread, so it may block."""
         return self._walk(self._client.stream(_read(chunks)))
 
     def session(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Voxtral:
             while (event := self._run(walk.advance())) is not None:
                 yield event
         finally:
-            # The loop is gone when the caller has left `with` before it let go of the events.
+            # If the caller left `with` before it closed this iterator, the loop is gone already.
             if self._thread.is_alive():
                 self._run(walk.close())
 
@@ -129,6 +129,7 @@ class Voxtral:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _stop(self) -> None:
+        # The threads that read `chunks` belong to the loop: end them before it stops.
         self._run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -136,7 +137,7 @@ class Voxtral:
 
 
 class _Walk:
-    """The walk of one caller through events."""
+    """One caller's iteration over the events."""
 
     def __init__(self, events: Any) -> None:
         self._events = events
@@ -148,7 +149,8 @@ class _Walk:
         return event
 
     async def close(self) -> None:
-        # A caller that was interrupted has left a step behind, which holds the generator.
+        # If the caller was interrupted (Ctrl-C) while it waited, the task of its last step still
+        # runs the generator, which cannot be closed before that task has ended.
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -1,1 +1,1 @@
-"""RunPod's floor: job input becomes requests, tokens become output."""
+"""RunPod's jobs: turns a job's input into requests, and the answers into its output."""

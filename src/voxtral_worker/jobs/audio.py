@@ -1,4 +1,4 @@
-"""Writes down, or answers questions about, the recording of a job."""
+"""Transcribes the recording of a job, or answers a question about it."""
 
 import threading
 from functools import partial
@@ -28,9 +28,9 @@ Samples: TypeAlias = NDArray[np.float32]
 
 
 def read_source(source: AudioSource, is_over: threading.Event) -> Samples:
-    """Samples, float32 [n], 16 kHz, of a job's recording. Blocks.
+    """Samples of a job's recording, float32 [n], 16 kHz. Blocks.
 
-    Raises BadInput that names the field, and what the decoder reports.
+    Raises BadInput that names the field; AtCapacity or EngineFailure of the decoder.
     """
     try:
         is_elsewhere = source.field == "audio_url" and not is_data_address(source.value)
@@ -47,9 +47,9 @@ async def transcribe(
     recordings: Recordings,
     find_speech: FindSpeech,
 ) -> None:
-    """Write the speech of a recording down, window by window, and hand out one text.
+    """Transcribe the speech of a recording, window by window, and hand out one text.
 
-    Raises the first error; the other windows are then let go.
+    Raises the first error; the other windows are then cancelled.
     """
     field, options = job.source.field, job.options
     async with recordings.opened(field, partial(read_source, job.source)) as samples:
@@ -70,7 +70,7 @@ async def answer_about_audio(
 ) -> None:
     """Hand out the answer to a question about the whole recording.
 
-    Raises TooLarge when recording and question do not fit the context.
+    Raises TooLarge if the recording and the question do not fit into the model's context.
     """
     field, options = job.source.field, job.options
     async with recordings.opened(field, partial(read_source, job.source)) as samples:
@@ -83,8 +83,9 @@ async def answer_about_audio(
         )
         say = partial(outlet.add_delta, 0) if job.stream else _say_nothing
         made = await answer(engine, conversation, options.sampling, field, say)
+    # The recording's place is free again here: speaking does not need it.
     outlet.add(await speaker.with_speech(piece_of(0, made)))
 
 
 def _say_nothing(_: str) -> None:
-    """The words are handed out once they are whole."""
+    """Drop a delta: the job does not stream."""

@@ -1,8 +1,8 @@
-"""Fetches the audio that a job's address points to.
+"""Fetches the audio at the address in a job.
 
-The address comes from a stranger: its name is resolved once, whatever is not public is refused,
-and the connection goes to the very addresses that were checked. All of this is done again for
-each redirect.
+The address is untrusted: it must not reach the worker's own network. Its name is resolved once,
+addresses that are not public are refused, and the connection goes to exactly the addresses that
+were checked. The same is done again for each redirect.
 """
 
 import asyncio
@@ -25,32 +25,35 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 50 * 1024 * 1024
 MAX_SECONDS = 60.0
+# A server that sends nothing for so long is given up.
 SILENCE_S = 10
 MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-# The bytes are counted as they come, so they must not come compressed.
+# `MAX_BYTES` is compared with the bytes that arrive, so they must not be compressed.
 _HEADERS = {"Accept-Encoding": "identity"}
-# Public by the books, but they lead to whatever address is written within, or to what is near:
-# 6to4 and its relays (RFC 7526), site-local addresses (RFC 3879).
+# Python counts these as public, but they may lead into a private network: 6to4 addresses contain
+# any IPv4 address, and go through relays (RFC 7526); site-local addresses stay near (RFC 3879).
 _DISGUISES: "tuple[Network, ...]" = tuple(
     ipaddress.ip_network(text) for text in ("2002::/16", "192.88.99.0/24", "fec0::/10")
 )
 
 
 class _NotPublic(BadInput):
-    """An address inside somebody's network, or none."""
+    """The address is in a private network, or cannot be resolved.
+
+    One sentence for both: the caller must not learn which names exist in the worker's network.
+    """
 
     def __init__(self) -> None:
         super().__init__("the address is not a public one, or cannot be resolved")
 
 
 def fetch(url: str, is_over: threading.Event) -> bytes:
-    """The bytes behind an address; blocks for up to a minute.
+    """The bytes at an address. Blocks for up to a minute, or until `is_over` is set.
 
-    Gives up early once `is_over` is set. Raises BadInput or TooLarge with a reason that
-    does not tell what is inside the worker's network.
+    Raises BadInput or TooLarge, with a reason that shows nothing of the worker's network.
     """
-    # A loop of its own: everything on it, headers included, ends at one deadline.
+    # A loop of its own, so that one deadline ends everything, headers included.
     return asyncio.run(_in_time(url, is_over))
 
 
@@ -60,7 +63,7 @@ async def _in_time(url: str, is_over: threading.Event) -> bytes:
         async with deadline:
             return await _follow(url, is_over)
     except (OSError, ValueError, ClientError) as error:
-        # Names that are no names are ValueErrors; a silence is a TimeoutError, which is an OSError.
+        # A malformed name is a ValueError. A silent server is a TimeoutError, which is an OSError.
         if deadline.expired():
             raise _late() from error
         raise BadInput("the address cannot be fetched") from None
@@ -79,7 +82,7 @@ async def _follow(url: str, is_over: threading.Event) -> bytes:
 
 @contextlib.asynccontextmanager
 async def _asked(at: URL) -> AsyncIterator[ClientResponse]:
-    """The answer of one address, whose body has not been read."""
+    """The response of one address, before its body is read."""
     if at.scheme not in ("http", "https") or at.host is None or at.port is None:
         raise _NotPublic
     connector = TCPConnector(resolver=_Checked(_addresses(at.host, at.port)), force_close=True)
@@ -113,7 +116,7 @@ def _late() -> BadInput:
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """All addresses of a host, each of them public. Raises _NotPublic."""
+    """All addresses of a host. Raises _NotPublic if one of them is not public."""
     # Imported here: the SDK takes 1.4 s, and most processes never fetch anything.
     from runpod.serverless.utils.rp_ssrf import SSRFError, resolve_and_validate
 
@@ -129,7 +132,10 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 class _Checked(AbstractResolver):
-    """Knows the addresses of one host, and asks nobody."""
+    """Returns the addresses that were checked. It makes no DNS query of its own.
+
+    With a second query, an attacker's DNS server could answer with a private address.
+    """
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -151,4 +157,4 @@ class _Checked(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: it holds nothing open."""

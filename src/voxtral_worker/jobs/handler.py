@@ -1,9 +1,9 @@
-"""What RunPod's SDK calls for each job.
+"""The handler that RunPod's SDK calls for each job.
 
-The SDK wants a real async generator function, runs it on its own loop, and posts each
-piece with one awaited call; see `run.py` for what follows from that. An error leaves as
-`{"error": "<sentence> (CODE)"}`: the SDK then fails the job with that sentence, while an
-exception would take a traceback along.
+The SDK needs a real async generator function. It runs it on its own loop, and posts each piece
+with one awaited call; `run.py` describes what follows from that. An error leaves as the piece
+`{"error": "<sentence> (CODE)"}`: the SDK then fails the job with that sentence. An exception
+would add a traceback to it.
 """
 
 import asyncio
@@ -41,20 +41,21 @@ from voxtral_worker.turns.recording import FindSpeech, take_all_as_speech
 
 log = logging.getLogger(__name__)
 
-# A job that was taken waits for others' recordings, rather than to be failed for them.
+# A job that was taken waits for the recordings of other jobs. It does not fail because of them.
 PLACE_TIMEOUT_S = 30 * 60.0
 MOST_JOBS_WAITING = 1_024
 
-# The SDK tries a call three times, with pauses of 2 and 5 s between.
+# If the SDK does not ask for the next piece within this time, it has given up the job. Its own
+# three attempts at a call, with pauses of 2 and 5 s, are well within it.
 STALL_S = 30.0
-# Stops of jobs that have not begun, and jobs that are over whose stop may still come.
+# Limit for stops of jobs that have not begun, and for finished jobs whose stop may still come.
 STOPS_REMEMBERED = 256
 
 
 class JobHandler:
-    """Every job handed in is answered once: with its pieces, or with one error.
+    """Answers every job once: with its pieces, or with one error.
 
-    It belongs to the loop that runs the jobs.
+    Owned by the loop that runs the jobs.
     """
 
     def __init__(
@@ -76,21 +77,24 @@ class JobHandler:
         self._speech = speech
         self._stall_s = stall_s
         self._recordings = Recordings(PLACE_TIMEOUT_S, MOST_JOBS_WAITING)
+        # The jobs whose work is under way.
         self._runs: set[JobRun] = set()
-        # The SDK's task of each job, and the job's id.
+        # The SDK's task of each job, with the job's id.
         self._readers: dict[asyncio.Task[Any], str] = {}
+        # Jobs that were stopped before they began, and jobs that are over.
         self._early_stops: deque[str] = deque(maxlen=STOPS_REMEMBERED)
         self._over: deque[str] = deque(maxlen=STOPS_REMEMBERED)
         self._is_draining = False
+        # The error for all jobs that are still open when the drain's time is over.
         self._stopping: NotReady | None = None
 
     @property
     def open_jobs(self) -> int:
-        """Jobs whose last answer the SDK has not delivered yet."""
+        """Number of jobs whose last piece the SDK has not delivered yet."""
         return len(self._readers)
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        """Pieces of a job's output. Never raises: an error is the last piece."""
+        """Yield the pieces of a job's output. It never raises: an error is the last piece."""
         job_id, value = str(job.get("id", "unknown")), job.get("input")
         self._remember_reader(job_id)
         outcome, code = "stopped", None
@@ -99,6 +103,8 @@ class JobHandler:
         try:
             await self._leave_if_stopped(job_id)
             run = self._begin(job_id, read_input(value))
+            # Between `hand_out` and `taken` the SDK delivers the piece. If it never comes back,
+            # the run ends by itself: this generator would not notice.
             while (piece := await run.outlet.take()) is not None:
                 run.hand_out()
                 yield piece
@@ -107,14 +113,16 @@ class JobHandler:
         except WorkerError as error:
             outcome = "refused" if isinstance(error, BadInput) else "failed"
             code = error.code
-            # Its sentence may quote the input.
+            # At DEBUG level, because the sentence may quote the input, which is private.
             log.debug("job not done: %s", error.message, extra={"job_id": job_id})
             metrics.errors_sent.labels(error.code).inc()
             if run is not None and run.streams:
-                # The SDK streams no errors, so who reads the stream only is told here.
+                # The SDK does not put errors into the stream. This piece is for callers who read
+                # only the stream.
                 yield {"failed": error.message, "code": error.code}
             yield {"error": f"{error.message} ({error.code})"}
         finally:
+            # Also when the SDK closes the generator or cancels its task: the outcome is `stopped`.
             metrics.jobs_total.labels(_kind(value), outcome).inc()
             fields = {"job_id": job_id, "job_type": _kind(value), "outcome": outcome, "code": code}
             seconds = round(time.monotonic() - started_s, 3)
@@ -124,16 +132,16 @@ class JobHandler:
                 run.stop()
 
     def stops_arrived(self, job_ids: Sequence[str]) -> list[str]:
-        """The platform stops these jobs. Returns those that have begun: the SDK ends them.
+        """Take the platform's stops. Returns those of jobs that have begun: the SDK ends these.
 
-        One that is still on its way, or in the SDK's queue, ends here as it begins.
+        A job that is still on its way, or in the SDK's queue, is ended here when it begins.
         """
         begun = {*self._readers.values(), *self._over}
         self._early_stops.extend(job_id for job_id in job_ids if job_id not in begun)
         return [job_id for job_id in job_ids if job_id in begun]
 
     def drain(self, timeout_s: float) -> None:
-        """The worker goes away: what is not finished after `timeout_s` fails, and says so."""
+        """Shut down: jobs that are not finished after `timeout_s` fail with an error."""
         if self._is_draining:
             return
         self._is_draining = True
@@ -143,7 +151,7 @@ class JobHandler:
         asyncio.get_running_loop().call_later(timeout_s, self._give_up, stopping)
 
     def give_up(self) -> None:
-        """The worker goes away now: what is not finished fails, and says so."""
+        """Shut down now: jobs that are not finished fail with an error."""
         self._give_up(NotReady("the worker is stopping at once"))
 
     async def _leave_if_stopped(self, job_id: str) -> None:
@@ -153,13 +161,15 @@ class JobHandler:
         log.info("job stopped before it began", extra={"job_id": job_id})
         reader = asyncio.current_task()
         if reader is not None:
-            # What the SDK itself does to a job that it stops.
+            # The SDK stops a job by cancelling its task. Do the same, so that it counts the job as
+            # stopped. The cancel takes effect at the next await.
             reader.cancel()
             await asyncio.sleep(0)
 
     def _begin(self, job_id: str, job: Job) -> JobRun:
         if self._stopping is not None:
             raise self._stopping
+        # A lease holds no place in the engine, so it may wait for a slow SDK without end.
         holds_engine = not isinstance(job, SessionJob)
         run = JobRun(
             job_id,

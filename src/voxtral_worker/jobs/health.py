@@ -7,5 +7,5 @@ from voxtral_worker.jobs.outlet import Outlet
 
 
 async def report_health(health: Callable[[], dict[str, Any]], outlet: Outlet) -> None:
-    """Hand out what `GET /health` says."""
+    """Hand out the answer of `GET /health`."""
     outlet.add(health())

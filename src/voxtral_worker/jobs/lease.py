@@ -1,6 +1,6 @@
-"""Keeps a worker up while people talk: a job that lasts as long as its session.
+"""Keeps a worker running while people talk, by a job that lasts as long as its session.
 
-RunPod scales down by jobs alone; an open socket keeps nothing alive.
+RunPod counts only jobs when it scales down: it stops a worker with open sockets but no job.
 """
 
 import asyncio
@@ -15,12 +15,14 @@ from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.leased import LeasedSession
 from voxtral_worker.settings import Settings
 
+# How often the job reports its open connections.
 REPORT_S = 10.0
+# How often it looks whether the session still exists and is in use.
 LOOK_S = 0.25
 
 
 class Leases(Protocol):
-    """What a lease uses of the server's sessions; called from the loop that runs the jobs."""
+    """What a lease needs of the server's sessions. Called on the loop that runs the jobs."""
 
     async def create(self, config: SessionConfig) -> LeasedSession:
         """A new session. Raises AtCapacity or NotReady."""
@@ -29,10 +31,10 @@ class Leases(Protocol):
         """Whether the session has not been deleted and has not expired."""
 
     async def open_connections(self, session_id: str) -> int:
-        """How many of the session's sockets are open; 0 when there is no such session."""
+        """Number of open sockets of a session; 0 if there is no such session."""
 
     async def close(self, session_id: str, code: int) -> None:
-        """End the session and close its sockets; nothing happens when there is none."""
+        """End a session and close its sockets; do nothing if there is no such session."""
 
 
 async def hold_lease(
@@ -43,10 +45,10 @@ async def hold_lease(
     is_draining: Callable[[], bool],
     report_s: float = REPORT_S,
 ) -> None:
-    """Make a session, say where it is, and last until it is over.
+    """Create a session, hand out its addresses, and wait until it is over.
 
-    However this ends, the session is over too. Raises NotReady when the worker goes away
-    and nobody is connected any more.
+    The session is ended on every way out. Raises NotReady if the worker is shutting down and no
+    client is connected any more.
     """
     leased = await leases.create(job.config)
     code: int = CloseCode.DONE
@@ -65,7 +67,7 @@ async def _watch(
     is_draining: Callable[[], bool],
     report_every_s: float,
 ) -> int:
-    """Wait for the end of a lease; returns the code its sockets are closed with."""
+    """Wait for the end of a lease; returns the code with which its sockets are closed."""
     now_s = asyncio.get_running_loop().time
     expires_s, last_open_s, report_s = now_s() + job.ttl_s, now_s(), now_s() + report_every_s
     while await leases.exists(session_id):
@@ -73,6 +75,8 @@ async def _watch(
         if connections:
             last_open_s = now_s()
         elif is_draining():
+            # While a client is connected, the lease continues: the server's drain lets its turn
+            # finish and then closes the session.
             break
         if now_s() >= expires_s or now_s() - last_open_s >= job.idle_s:
             return CloseCode.EXPIRED
@@ -86,7 +90,7 @@ async def _watch(
 
 
 def addresses(leased: LeasedSession, settings: Settings) -> Piece:
-    """Where the sockets of a session are, as callers outside the worker see it."""
+    """The addresses of a session's sockets, as clients outside the worker can reach them."""
     audio, control = f"/ws/audio/{leased.session_id}", f"/ws/control/{leased.session_id}"
     plain = "wss" if settings.tls_cert_file else "ws"
     base = f"{plain}://localhost:{settings.port}"

@@ -1,7 +1,7 @@
 """Runs one job on this machine, to its end, without RunPod.
 
-The SDK's own local run calls an async generator handler without iterating it, says that
-it went well and exits 0.
+The SDK's own local run does not work here: it calls an async generator handler without iterating
+over it, reports success and exits with 0.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ TEST_INPUT = "test_input.json"
 
 
 def run_local(handler: JobHandler, argv: Sequence[str]) -> int:
-    """Run the job of `--test_input` or `test_input.json`; print its output as JSON.
+    """Run the job of `--test_input` or of `test_input.json`, and print its output as JSON.
 
-    Returns the exit code: 1 when the job failed, or there is none to run.
+    Returns the exit code: 1 if the job failed or cannot be read.
     """
     try:
         job = _read_job(read_flags(argv).test_input)
@@ -44,7 +44,7 @@ async def _collect(handler: JobHandler, job: dict[str, Any]) -> list[Piece]:
 
 
 def _read_job(text: str | None) -> dict[str, Any]:
-    """The job given as text, or the one in the file of this folder or of the repository.
+    """The job in a JSON text; None: in the file of this folder, else of the repository.
 
     Raises OSError or ValueError with a reason.
     """

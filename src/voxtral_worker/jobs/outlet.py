@@ -1,7 +1,7 @@
-"""Pieces of a job's output on their way to the caller.
+"""The pieces of a job's output on their way to the SDK.
 
-Every piece costs the SDK one awaited call, so the words of an answer are gathered: a delta
-waits up to 100 ms for more of its kind, and for as long as the caller is busy.
+Each piece costs the SDK one awaited call. So the deltas of an answer are gathered: one waits up to
+100 ms for more text, and longer while the SDK is busy with the piece before it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ GATHER_S = 0.1
 
 
 def piece_of(index: int, answer: Answer) -> Piece:
-    """A finished answer as the caller sees it, with its calls of tools in OpenAI's shape."""
+    """A finished answer as the caller gets it, with its tool calls in OpenAI's shape."""
     usage = {
         "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens,
@@ -35,22 +35,24 @@ def piece_of(index: int, answer: Answer) -> Piece:
 
 
 class Outlet:
-    """Holds at most one open delta of each answer, so it is bounded by what is asked for.
+    """Holds at most one open delta for each answer, so the job's input bounds its size.
 
-    Owned by one event loop; one task adds, one generator takes.
+    Owned by one event loop. One task adds pieces and one generator takes them.
     """
 
     def __init__(self, gather_s: float = GATHER_S) -> None:
         self._gather_s = gather_s
         self._loop = asyncio.get_running_loop()
+        # Pieces in order, each with the time until which it waits for more text.
         self._pieces: deque[tuple[float, Piece]] = deque()
+        # The delta of each answer to which more text can still be added.
         self._open_deltas: dict[int, Piece] = {}
         self._has_ended = False
         self._error: WorkerError | None = None
         self._changed = asyncio.Event()
 
     def add_delta(self, index: int, text: str) -> None:
-        """More words of the answer `index`."""
+        """Add text to the answer with this index."""
         open_delta = self._open_deltas.get(index)
         if open_delta is not None:
             open_delta["delta"] += text
@@ -60,13 +62,13 @@ class Outlet:
         self._changed.set()
 
     def add(self, piece: Piece) -> None:
-        """A piece that is whole; nothing is gathered past it."""
+        """Add a complete piece. Deltas before it are closed, so that pieces keep their order."""
         self._open_deltas.clear()
         self._pieces.append((0.0, piece))
         self._changed.set()
 
     def end(self, error: WorkerError | None = None) -> None:
-        """Nothing follows; an error is told at once. Only the first end counts."""
+        """End the output. An error is raised at once by `take`. Only the first end counts."""
         if self._has_ended:
             return
         self._has_ended = True
@@ -74,8 +76,9 @@ class Outlet:
         self._changed.set()
 
     async def take(self) -> Piece | None:
-        """The next piece, or None after the last one. Raises the error the job ended with."""
+        """Wait for the next piece; None: there are no more. Raises the error of `end`."""
         while True:
+            # Before the pieces that still wait: a job that has failed should end at once.
             if self._error is not None:
                 raise self._error
             wait_s = self._wait_s()
@@ -89,9 +92,10 @@ class Outlet:
                     await self._changed.wait()
 
     def _wait_s(self) -> float | None:
-        """Seconds until the head may go; None when there is none."""
+        """Seconds until the first piece is ready; None: there is no piece."""
         if not self._pieces:
             return None
+        # A delta waits only while more text may be added to it, and not after the end.
         ready_s, head = self._pieces[0]
         is_open = any(piece is head for piece in self._open_deltas.values())
         return 0.0 if self._has_ended or not is_open else ready_s - self._loop.time()

@@ -1,8 +1,8 @@
-"""One job under way: the task that does its work, and the outlet its pieces leave by.
+"""One job under way: the task that does its work, and the outlet for its pieces.
 
-The SDK may stop reading at any piece and say so late or never. So the work belongs to a
-task of its own, which three things can end early: the generator is closed, the SDK's own
-task for the job is over, or a piece is not followed by a call for the next one in time.
+The SDK may stop reading at any piece, and report it late or never. So the work has a task of its
+own. Three things end it early: the generator is closed, the SDK's task for the job is over, or the
+SDK does not ask for the next piece in time.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class JobRun:
-    """Its work is over once the run is stopped, failed or done; its outlet then ends."""
+    """Runs the work of one job until it is done, failed or stopped; then its outlet ends."""
 
     def __init__(
         self,
@@ -27,13 +27,18 @@ class JobRun:
         streams: bool,
         stall_s: float | None,
     ) -> None:
-        """`stall_s`: how long a piece may be on its way; None: as long as it takes."""
+        """Start the work.
+
+        `streams`: whether the caller gets deltas. `stall_s`: how long the SDK may take until it
+        asks for the next piece; None: as long as it takes.
+        """
         self.job_id = job_id
         self.streams = streams
         self.outlet = Outlet()
         self._stall_s = stall_s
         self._loop = asyncio.get_running_loop()
         self._watchdog: asyncio.TimerHandle | None = None
+        # The SDK's task, which iterates over the generator.
         self._reader = asyncio.current_task()
         if self._reader is not None:
             self._reader.add_done_callback(self._reader_is_gone)
@@ -43,16 +48,16 @@ class JobRun:
 
     @property
     def is_working(self) -> bool:
-        """Whether the work is still under way."""
+        """Whether the work is not over."""
         return not self._owner.done()
 
     def hand_out(self) -> None:
-        """A piece goes to the SDK; if nobody comes back for the next, the work ends."""
+        """Give a piece to the SDK. If it does not ask for the next one in time, the work ends."""
         if self._stall_s is not None:
             self._watchdog = self._loop.call_later(self._stall_s, self._stalled)
 
     def taken(self) -> None:
-        """The SDK came back."""
+        """Note that the SDK asks for the next piece."""
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
@@ -64,14 +69,14 @@ class JobRun:
             self._cancel()
 
     def stop(self) -> None:
-        """End the work; nobody reads any more."""
+        """End the work: its pieces are no longer read."""
         self.taken()
         if self._reader is not None:
             self._reader.remove_done_callback(self._reader_is_gone)
         self._cancel()
 
     def _cancel(self) -> None:
-        # Once only: a second one would interrupt the work's own way out.
+        # Cancel once only: a second cancel would interrupt the clean-up of the work.
         if not self._owner.cancelling():
             self._owner.cancel()
 
@@ -81,7 +86,7 @@ class JobRun:
             await work(self.outlet)
         except WorkerError as told:
             error = told
-        except Exception:  # noqa: BLE001 - the job boundary: one of the named places
+        except Exception:  # noqa: BLE001 - the edge of a job: a bug must not go unanswered
             log.exception("a job failed")
             error = EngineFailure("the worker failed on this job")
         self.outlet.end(error)

@@ -1,8 +1,8 @@
-"""RunPod's SDK: its job loop, its local job API, and the only file that knows their insides.
+"""Runs RunPod's SDK: its job loop and its local job API. Only this file knows its internals.
 
-The SDK is imported where it is needed, because that takes 1.4 s which a Pod, a test job
-and its own heartbeat process need not wait for. What it offers no setting for is replaced on
-its scaler, the object that asks for jobs and for stops: see `JobLoop`.
+The SDK is imported inside functions, because the import takes 1.4 s, and a Pod, a test job and the
+SDK's own heartbeat process do not need it. Some of its behaviour has no setting. `JobLoop` changes
+it by replacing methods of the SDK's scaler, the object that asks for jobs and for stops.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class JobLoop:
-    """Stands between the SDK's job loop and the worker, on the loop that runs the jobs.
+    """Connects the SDK's job loop with the worker, on the loop that runs the jobs.
 
-    It goes before the SDK's handlers of SIGTERM and SIGINT, so that the loop is left in the
-    order that `Shutdown` says. `on_terminate` is told how many seconds the drain may take: none,
-    when it is called for a second signal. `exit_code` is 1 once the engine was lost, and 128 and
-    the signal's number after a second signal.
+    **Signals.** It takes SIGTERM and SIGINT before the SDK's handlers do, so that the loop ends
+    in the order of `Shutdown`. `on_terminate` gets the seconds that the drain may take; 0 for a
+    second signal. `exit_code` is 1 if the engine was lost, and 128 plus the signal's number
+    after a second signal.
 
-    It also reads the stops of jobs before the SDK does. The SDK forgets the stop of a job that
-    is still on its way or in its queue: the job then runs to its end for nobody. And a task that
-    it cancels before the task's first step never leaves the SDK's count of jobs: the worker takes
-    one job fewer from then on. So the SDK hears only of stops of jobs that have begun; the handler
-    keeps the others.
+    **Stops.** It reads the stops of jobs before the SDK does, and passes on only those of jobs
+    that have begun; the handler keeps the others. The SDK has two faults here. It forgets the
+    stop of a job that is still on its way or in its queue, and the job runs to its end for
+    nothing. And if it cancels a task before the task's first step, that job is never taken off
+    its count, so that the worker takes one job fewer from then on.
     """
 
     def __init__(
@@ -51,24 +51,36 @@ class JobLoop:
         self._drain_timeout_s = drain_timeout_s
         self._is_healthy = is_healthy
         self._shutdown = Shutdown(drain_timeout_s)
-        # The SDK's own, once it has asked for a job: its signal handler is a method of it.
+        # The SDK's scaler, found by its signal handler, which is one of its methods. None before
+        # the SDK first asks for jobs.
         self._scaler: Any = None
+        # The SDK's signal handlers by signal, which are called later.
         self._sdk_handlers: dict[int, Any] = {}
+        # The tasks of the SDK itself, which are cancelled at the very end.
         self._sdk_tasks: set[asyncio.Task[Any]] = set()
+        # The method of the scaler that `_stops_of_begun` replaces.
         self._ask_for_stops: Callable[[Any], Awaitable[list[str]]] | None = None
+        # The task that runs the shutdown; held here, or it might be garbage-collected.
         self._leaving: asyncio.Task[None] | None = None
 
     def before_question(self) -> None:
-        """Called before the SDK asks for jobs, which a worker that cannot do any must not."""
+        """Do what is due each time before the SDK asks for jobs.
+
+        A worker whose engine is lost begins to shut down: it must not take jobs that it would
+        fail.
+        """
         if not self._sdk_tasks:
             self._attach()
         if self._shutdown.phase is Phase.RUNNING and not self._is_healthy():
-            log.critical("runpod: the engine is lost, leaving so that another worker is started")
+            log.critical("runpod: the engine is lost: shutting down, so that RunPod replaces it")
             self.exit_code = 1
             self._hear(signal.SIGTERM)
 
     def _attach(self) -> None:
-        """Take the signals and the stops; the SDK's tasks are those that run now."""
+        """Replace the SDK's signal handlers and its method for stops.
+
+        All tasks that run now are the SDK's: no job has been taken yet.
+        """
         loop = asyncio.get_running_loop()
         self._sdk_tasks = asyncio.all_tasks(loop)
 
@@ -84,19 +96,19 @@ class JobLoop:
             self._ask_for_stops = self._scaler.stop_signals_fetcher
             self._scaler.stop_signals_fetcher = self._stops_of_begun
         else:
-            log.warning("runpod: this SDK has another way to stop jobs, early stops may be lost")
+            log.warning("runpod: this SDK stops jobs in another way, so early stops may be lost")
 
     async def _stops_of_begun(self, connection: Any) -> list[str]:
         assert self._ask_for_stops is not None
         return self._handler.stops_arrived(await self._ask_for_stops(connection))
 
     async def _ask_nobody(self, *_: object) -> None:
-        """Takes the place of the SDK's question for jobs."""
+        """Replaces the SDK's request for jobs during a shutdown, and asks for none."""
         self._shutdown.question_is_over = True
         await asyncio.sleep(LOOK_S)
 
     def _hear(self, number: int) -> None:
-        """A signal has come, or is due."""
+        """Act on a signal, or as if one had come."""
         if self._shutdown.phase is Phase.RUNNING:
             self._begin(number)
         elif not self._shutdown.is_hurried:
@@ -107,9 +119,12 @@ class JobLoop:
         log.info("runpod: %s with %d jobs open", name, open_jobs)
         self._shutdown.begin(time.monotonic())
         self._handler.drain(self._drain_timeout_s)
+        # The SDK calls `jobs_fetcher` for each request. A request that is already open is not
+        # affected: its jobs are still taken.
         if hasattr(self._scaler, "jobs_fetcher"):
             self._scaler.jobs_fetcher = self._ask_nobody
         else:
+            # Another SDK, whose requests cannot be stopped: do not wait for the open one.
             self._shutdown.question_is_over = True
         self._leaving = asyncio.create_task(self._leave(number), name="shutdown")
         self._on_terminate(self._drain_timeout_s)
@@ -127,12 +142,14 @@ class JobLoop:
         while True:
             phase = self._shutdown.look(time.monotonic(), self._handler.open_jobs)
             if phase is Phase.TELLING and not sdk_knows:
+                # Pass the signal on to the SDK's own handler.
                 self._sdk_handlers[number](number, None)
                 sdk_knows = True
             if phase is Phase.LEAVING:
                 break
             await asyncio.sleep(LOOK_S)
         log.info("runpod: leaving with %d jobs open", self._handler.open_jobs)
+        # The SDK's loop may still wait for a request or a job: this makes `run_queue` return.
         for task in self._sdk_tasks:
             task.cancel()
 
@@ -147,28 +164,30 @@ def run_queue(
     is_healthy: Callable[[], bool] = lambda: True,
     argv: Sequence[str] = (),
 ) -> int:
-    """Take jobs until SIGTERM or SIGINT; blocks, and wants the main thread.
+    """Take jobs until SIGTERM or SIGINT. Blocks, and must run on the main thread.
 
-    `fitness_check` runs before the first job is taken; when it raises, the SDK reports the
-    worker unhealthy and ends the process with code 1. `on_terminate` is called on the
-    loop that runs the jobs, as soon as the signal is there, with the seconds that a drain may
-    take, and for a second signal again, with none. A worker that is no longer healthy leaves
-    as if told to, rather than fail one job after the other. Returns the exit code: 1 in that
-    case, 128 and its number after a second signal.
+    `fitness_check` runs before the first job is taken; if it raises, the SDK reports the worker
+    as unhealthy and ends the process with code 1. `on_terminate` is called on the loop that runs
+    the jobs as soon as a signal comes, with the seconds that a drain may take; for a second
+    signal again, with 0. A worker that is no longer healthy shuts down by itself, because it
+    would fail one job after the other. Returns the exit code: 1 in that case, 128 plus the
+    signal's number after a second signal, else 0.
     """
     import runpod
 
+    # The SDK shows the function's name if the check fails.
     def engine_answers() -> None:
         fitness_check()
 
     job_loop = JobLoop(handler, on_terminate, settings.drain_timeout_seconds, is_healthy)
 
     def concurrency(_: int) -> int:
-        # The SDK asks how many jobs it may take each time before it asks for them.
+        # The SDK calls this each time before it asks for jobs. It has no other such hook.
         job_loop.before_question()
         return max_concurrency
 
-    # A forked heartbeat would hold the listening socket and outlive a killed worker.
+    # The SDK starts a process for its heartbeat. If it were forked, it would hold the listening
+    # socket, and keep it after the worker was killed.
     multiprocessing.set_start_method("spawn", force=True)
     runpod.serverless.register_fitness_check(engine_answers)
     _set_arguments(argv, settings)
@@ -181,7 +200,7 @@ def run_queue(
             }
         )
     except asyncio.CancelledError:
-        # How a shutdown leaves questions that nobody will answer.
+        # `_leave` cancelled the SDK's tasks, of which one may still wait for RunPod's answer.
         log.info("runpod: the job loop was left")
     return job_loop.exit_code
 
@@ -197,7 +216,8 @@ def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) 
         sys.stderr.write("--rp_api_port is taken by the streaming server; name another one\n")
         return 1
     multiprocessing.set_start_method("spawn", force=True)
-    # The API's server raises the signal again when it has closed, which must not kill us.
+    # After its own shutdown, the API's server raises the signal again. That must not kill the
+    # worker, which still has to stop.
     signal.signal(signal.SIGTERM, lambda *_: None)
     _set_arguments([*argv, "--rp_api_port", str(port)], settings)
     try:
@@ -208,10 +228,10 @@ def run_serve_api(handler: JobHandler, argv: Sequence[str], settings: Settings) 
 
 
 def _set_arguments(argv: Sequence[str], settings: Settings) -> None:
-    """The SDK reads `sys.argv`; the log level is said for it if nobody did."""
+    """Set `sys.argv`, which the SDK reads, with a log level if none was given."""
     arguments = list(argv)
     if read_flags(argv).rp_log_level is None:
-        # Its own default, DEBUG, writes what people say into the log.
+        # The SDK's default level, DEBUG, logs what people say.
         levels = {"DEBUG": "INFO", "WARNING": "WARN"}
         arguments += ["--rp_log_level", levels.get(settings.log_level, settings.log_level)]
     sys.argv = [sys.argv[0], *arguments]

@@ -11,20 +11,20 @@ from voxtral_worker.jobs.schema import SpokenAnswer
 from voxtral_worker.speech.files import SpeechFile
 from voxtral_worker.speech.speech import IS_OFF, Speech
 
-# In base64 five megabytes of mp3; what is longer is cut, and says so.
+# Ten minutes: 5 MB of mp3 in base64. Longer speech is cut, and `is_whole` is then false.
 MAX_MS = 600_000
 
 
 @dataclass(frozen=True)
 class AnswerSpeaker:
-    """How the answers of one job are spoken; without a wish, they are not."""
+    """Speaks the answers of one job, if the job asks for it with a `wish`."""
 
     speech: Speech | None
     wish: SpokenAnswer | None
     language: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises BadInput for a voice that there is not."""
+        """Raises BadInput if the worker has no such voice, or none at all."""
         if self.wish is None:
             return
         if self.speech is None:
@@ -32,7 +32,7 @@ class AnswerSpeaker:
         self.speech.voice_named(self.wish.voice)
 
     async def with_speech(self, piece: Piece) -> Piece:
-        """A final piece with its text as speech, or with why there is none: the text stays."""
+        """Add the speech to a final piece; if the voice fails, the error takes its place."""
         if self.speech is None or self.wish is None:
             return piece
         try:

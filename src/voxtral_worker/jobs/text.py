@@ -1,4 +1,4 @@
-"""Answers the texts of a job side by side."""
+"""Answers the prompts of a job in parallel."""
 
 import asyncio
 
@@ -11,16 +11,16 @@ from voxtral_worker.jobs.speech import AnswerSpeaker
 async def answer_texts(
     job: TextJob, engine: Engine, outlet: Outlet, at_once: int, speaker: AnswerSpeaker
 ) -> None:
-    """Submit the prompts together, at most `at_once`, and hand out the answers in order.
+    """Answer at most `at_once` prompts at a time, and hand out the answers in order.
 
-    Raises the first error; the other generations are then let go.
+    Raises the first error; the other generations are then cancelled.
     """
     waiting = iter(enumerate(job.prompts))
     loop = asyncio.get_running_loop()
     answers: list[asyncio.Future[Answer]] = [loop.create_future() for _ in job.prompts]
 
     async def work() -> None:
-        # One iterator for all workers: each takes the next prompt as soon as it is free.
+        # All of these tasks share one iterator: each takes the next prompt as soon as it is free.
         for index, prompt in waiting:
             answers[index].set_result(await one(index, prompt))
 
@@ -35,7 +35,9 @@ async def answer_texts(
         async with asyncio.TaskGroup() as group:
             for number in range(min(at_once, len(job.prompts))):
                 group.create_task(work(), name=f"texts {number}")
+            # In order: a finished answer waits for the ones before it.
             for index, answered in enumerate(answers):
                 outlet.add(await speaker.with_speech(piece_of(index, await answered)))
     except ExceptionGroup as errors:
+        # The group has cancelled all other tasks. Callers expect the error itself.
         raise errors.exceptions[0] from None

@@ -1,4 +1,4 @@
-"""The access log: one line for every call, refusal and socket, and the id each goes by."""
+"""The access log: one line for each call, refusal and socket, with the id of the request."""
 
 import logging
 import re
@@ -20,15 +20,19 @@ CONNECTION = web.RequestKey("connection", Connection)
 _REQUEST_ID = web.RequestKey("request_id", str)
 _SESSION = web.RequestKey("session_mark", str)
 
-# What a client may call its request: nothing that could be taken for more than an id.
+# A request id that a client may choose: no character that could forge a log line or a header.
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+# Longest path that is logged.
 _MOST_CHARACTERS = 200
-# Asked for every few seconds by machines.
+# Machines call these every few seconds. They are logged at DEBUG level.
 _QUIET_PATHS = frozenset({"/ping", "/metrics"})
 
 
 def request_id_of(request: web.Request) -> str:
-    """The client's own id of a request if it is sane, or one made here; always the same."""
+    """The id of a request: the client's own if it is a sane one, else a new one.
+
+    Each call of this function returns the same id for the same request.
+    """
     if _REQUEST_ID not in request:
         given = request.headers.get(REQUEST_ID_HEADER, "")
         request[_REQUEST_ID] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
@@ -37,7 +41,7 @@ def request_id_of(request: web.Request) -> str:
 
 @web.middleware
 async def name_lines(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lines logged on behalf of a request carry its id, and the session's it asks for."""
+    """Add the request's id, and the mark of the session in its path, to all its log lines."""
     session_id = request.match_info.get("session_id")
     if session_id is not None:
         request[_SESSION] = session_mark(session_id)
@@ -46,23 +50,23 @@ async def name_lines(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 async def tell_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer names the request it belongs to."""
+    """Put the request's id into the headers of the answer."""
     response.headers[REQUEST_ID_HEADER] = request_id_of(request)
 
 
 def log_opening(request: web.Request) -> None:
-    """One line for a socket that is open now; its access line comes when it is closed."""
+    """Log that a socket was opened. Its access line comes only when it is closed."""
     log.info("socket opened", extra={"path": shown_path(request), "client": request[ADDRESS]})
 
 
 class AccessLog(AbstractAccessLogger):
-    """Told by the library of every answer, also of what never was a request.
+    """Logs each answer. aiohttp calls it, also for data that is not a valid request.
 
-    Queries are not logged: they may carry a token.
+    The query of an address is not logged: it may contain a token.
     """
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """One line."""
+        """Log one answer; `time` is how long it took, in seconds."""
         fields: dict[str, object] = {"method": request.method[:20], "path": shown_path(request)}
         if isinstance(request, web.Request):
             fields |= _ids(request)
@@ -82,12 +86,15 @@ class AccessLog(AbstractAccessLogger):
 
     @property
     def enabled(self) -> bool:
-        """Asked once, when a client connects."""
+        """Whether to log at all. aiohttp asks once for each connection."""
         return log.isEnabledFor(logging.INFO)
 
 
 def is_no_noise(record: logging.LogRecord) -> bool:
-    """A filter for aiohttp's own lines: what is no HTTP has its access line, not a traceback."""
+    """A filter for aiohttp's own log: drops tracebacks of data that is not HTTP.
+
+    Such data has its access line already.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
 
@@ -98,5 +105,5 @@ def _ids(request: web.Request) -> dict[str, str]:
 
 
 def shown_path(request: web.BaseRequest) -> str:
-    """The path as the log shows it: never the whole of a long one, nor the id of a session."""
+    """The path as the log shows it: cut to 200 characters, with session ids hidden."""
     return hide_session_ids(request.path)[:_MOST_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The routes of the server, and what runs beside them."""
+"""The routes of the server, and its background tasks."""
 
 import asyncio
 import contextlib
@@ -29,28 +29,32 @@ from voxtral_worker.supervision import supervised
 
 MAX_BODY_BYTES = 1 << 20
 CONSOLE_HEADERS = {
-    # A browser that kept yesterday's modules would run them with today's page.
+    # After an update, a browser must not run old cached modules with the new page.
     "Cache-Control": "no-cache",
-    # The page asks for a key and a microphone: no other page may show it as its own. What it may
-    # load it says itself.
+    # The page asks for a key and for the microphone, so no other page may embed it. The page's own
+    # meta tag limits what it may load.
     "Content-Security-Policy": "frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# How often the delay of the event loop is measured.
 WATCH_S = 0.25
-# A session cannot be called "create": with another verb than POST that path is 405.
+# The pattern excludes "create", so that GET /session/create is 405 and not an unknown session.
 SESSION_PATH = "/session/{session_id:(?!create$)[^{}/]+}"
 CONSOLE = Path(__file__).parents[1] / "console"
-# The JavaScript client: the console's own, and open to pages of other origins.
+# The JavaScript client. The console uses it, and pages of allowed origins may load it.
 BROWSER_CLIENT = Path(__file__).parents[1] / "browser"
-# For those without a microphone; not there where the package is installed without its folder.
+# Recordings for users without a microphone. A package that is installed without the repository
+# does not have this folder.
 CLIPS = EMBEDDED_MODEL / "clips"
 
 
 def make_app(service: Service) -> web.Application:
-    """The whole API on one application."""
+    """The whole API as one application."""
     app = web.Application(
+        # The first one is outermost. `allow_origins` is outside `tell_errors`, so that pages can
+        # read errors too; `tell_on_socket` is inside, and takes the errors of sockets first.
         middlewares=[
             note_first_request,
             name_lines,
@@ -94,7 +98,7 @@ def make_app(service: Service) -> web.Application:
 
 
 def make_ping_app(service: Service) -> web.Application:
-    """`GET /ping` alone, for a health port of its own."""
+    """`GET /ping` alone, for a separate health port."""
     app = web.Application()
     app[SERVICE] = service
     app.add_routes([web.get("/ping", rest.ping)])
@@ -116,7 +120,7 @@ async def _guard_console(request: web.Request, response: web.StreamResponse) -> 
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    # The library's own header names versions, which helps only whoever looks for holes in them.
+    # aiohttp's own header names its version, which helps only attackers.
     response.headers[hdrs.SERVER] = "voxtral-worker"
 
 
@@ -136,7 +140,7 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _watch_loop() -> None:
-    """Measure how late the event loop is, and count its tasks; runs until cancelled."""
+    """Measure the delay of the event loop and count its tasks, until cancelled."""
     while True:
         before_s = time.monotonic()
         await asyncio.sleep(WATCH_S)

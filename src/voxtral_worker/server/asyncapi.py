@@ -110,4 +110,3 @@ def sockets() -> dict[str, Any]:
         "operations": operations,
         "components": {"messages": messages, "schemas": parts},
     }
-

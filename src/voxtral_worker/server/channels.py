@@ -1,16 +1,19 @@
-"""The connections of one session, each under the name of the channel that it is open on."""
+"""The connections of one session, by the name of their channel."""
 
 from collections.abc import Iterator
 
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.server.connection import Connection
 
-# Audio comes by this channel in every dialect; what is told to no other one is told here.
+# In every dialect audio comes over this channel. Events without a channel of their own go to it.
 AUDIO = "audio"
 
 
 class Channels:
-    """A channel has at most one connection, which may wait for what it missed before."""
+    """Holds at most one connection for each channel: an open one, or one that waits.
+
+    A connection waits while it has not yet got the messages that it missed.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, Connection] = {}
@@ -20,13 +23,13 @@ class Channels:
         return len({**self._open, **self._waiting})
 
     def __iter__(self) -> Iterator[tuple[str, Connection]]:
-        """Every connection with its channel."""
+        """Iterate over all connections with their channels."""
         return iter({**self._open, **self._waiting}.items())
 
     def attach(self, channel: str, connection: Connection, *, waits: bool = False) -> None:
-        """Make a connection the one of its channel; the older one is closed.
+        """Make this the channel's connection, and close an older one.
 
-        One that `waits` is not open until `open` says so.
+        With `waits` it is not open before `open` is called.
         """
         for older in (self._open.pop(channel, None), self._waiting.pop(channel, None)):
             if older is not None:
@@ -34,29 +37,29 @@ class Channels:
         (self._waiting if waits else self._open)[channel] = connection
 
     def open(self, channel: str, connection: Connection) -> bool:
-        """A connection has waited long enough; False when it is no longer there."""
+        """Open a connection that has waited. False: it was replaced or has gone."""
         if self._waiting.get(channel) is not connection:
             return False
         self._open[channel] = self._waiting.pop(channel)
         return True
 
     def detach(self, channel: str, connection: Connection) -> None:
-        """The connection is gone."""
+        """Forget a connection that has gone."""
         for connections in (self._open, self._waiting):
             if connections.get(channel) is connection:
                 del connections[channel]
 
     def is_attached(self, channel: str, connection: Connection) -> bool:
-        """Whether the connection still is the one of its channel."""
+        """Whether this still is the channel's connection."""
         return connection in (self._open.get(channel), self._waiting.get(channel))
 
     def find(self, channel: str, *, may_wait: bool = False) -> Connection | None:
-        """The connection that is open on a channel, or with `may_wait` the one that waits."""
+        """The open connection of a channel; with `may_wait` also one that waits."""
         waiting = self._waiting.get(channel) if may_wait else None
         return self._open.get(channel) or waiting
 
     def close(self, code: int, reason: str) -> None:
-        """Close and forget all."""
+        """Close and forget all connections."""
         for _, connection in self:
             connection.close(code, reason)
         self._open.clear()

@@ -1,4 +1,4 @@
-"""One WebSocket from open to close: a bounded outbox that its own task empties."""
+"""One WebSocket from open to close, with a bounded outbox that a task of its own sends."""
 
 import asyncio
 import itertools
@@ -12,20 +12,22 @@ from voxtral_worker.close_codes import CloseCode
 
 log = logging.getLogger(__name__)
 
+# A client that lets so many messages wait does not read, or reads too slowly.
 OUTBOX_MESSAGES = 4096
-# Messages may be long: their number alone does not bound what waits.
+# Messages may be long, so their number alone does not limit the memory of the outbox.
 OUTBOX_BYTES = 64 << 20
 SEND_TIMEOUT_S = 30.0
-# Time for a client to read what is queued and answer a close.
+# How long a client may take to read what is queued and to answer a close.
 CLOSE_TIMEOUT_S = 10.0
 
 _numbers = itertools.count(1)
 
 
 class Connection:
-    """Messages go out in the order of `send`; a client that does not read is cut off.
+    """Sends messages in the order of `send`, and cuts off a client that does not read.
 
-    Owned by the event loop; `_write` is the one task that writes to the socket.
+    Owned by the event loop. Only the task `_write` writes to the socket, so no caller of `send`
+    ever waits for a client.
     """
 
     def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
@@ -33,27 +35,29 @@ class Connection:
         self.opened_s = time.monotonic()
         self._socket = socket
         self._transport = transport
+        # Frames with their sizes; None: close the socket.
         self._outbox: asyncio.Queue[tuple[str | bytes, int] | None] = asyncio.Queue(OUTBOX_MESSAGES)
         self._queued_bytes = 0
         self.received_bytes = 0
         self.sent_bytes = 0
+        # Code and reason, once it has been decided to close.
         self._close_with: tuple[int, str] | None = None
         self._writer = asyncio.create_task(self._write(), name=f"writer {self.client_id}")
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing more will be sent or taken."""
+        """Whether it no longer sends or takes anything."""
         return self._close_with is not None
 
     @property
     def close_code(self) -> int:
-        """How it ended: the code that closed it here, or the client's, or 1006 without any."""
+        """The code with which the worker closed it, else the client's code, else 1006."""
         if self._close_with is not None:
             return self._close_with[0]
         return self._socket.close_code or CloseCode.LOST
 
     def send(self, data: str | bytes) -> None:
-        """Queue one frame, of text or of bytes; never waits."""
+        """Queue one text or binary frame; never waits."""
         if self._close_with is not None:
             return
         size = len(data.encode() if isinstance(data, str) else data)
@@ -67,7 +71,7 @@ class Connection:
             self._cut_off(CloseCode.POLICY.reason)
 
     def close(self, code: int, reason: str) -> None:
-        """Close after what is queued has been sent; never waits."""
+        """Close once all that is queued has been sent; never waits."""
         if self._close_with is not None:
             return
         self._close_with = (code, reason)
@@ -77,8 +81,9 @@ class Connection:
             self._abort()
 
     async def finished(self) -> None:
-        """Wait until the writer has ended; the reader calls it last."""
+        """Wait until the writer has ended. The reader calls this last."""
         if self._close_with is None:
+            # The client closed it or has gone: what is queued cannot be sent.
             self._close_with = (self.close_code, "")
             self._writer.cancel()
         await asyncio.wait([self._writer], timeout=SEND_TIMEOUT_S + CLOSE_TIMEOUT_S)
@@ -100,7 +105,7 @@ class Connection:
         except TimeoutError:
             self._cut_off(CloseCode.POLICY.reason)
         except ConnectionError:
-            # The client is gone; the reader notices by itself.
+            # The client has gone. The reader sees it too, and ends the connection.
             self._close_with = self._close_with or (CloseCode.LOST, CloseCode.LOST.reason)
 
     def _cut_off(self, reason: str) -> None:

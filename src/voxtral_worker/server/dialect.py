@@ -1,4 +1,4 @@
-"""What a driver needs of the dialect that its clients speak."""
+"""The interface of a dialect: what a driver needs to talk with the clients of a session."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
@@ -9,26 +9,30 @@ from voxtral_worker.sessions.events import Event
 
 
 class Dialect(Protocol):
-    """Reads what clients of one session say, and tells them what happens in it.
+    """Reads the messages of one session's clients, and writes the session's events for them.
 
-    It is made with its driver, by which it asks things of the session.
+    A driver makes its dialect and passes itself to it; the dialect reaches the session through
+    the driver.
     """
 
     @property
     def seqs(self) -> Mapping[str, int]:
-        """The number of the last message on each channel that numbers its messages."""
+        """The number of the last message, for each channel that numbers its messages."""
 
     def read(self, channel: str, data: str | bytes, size: int, limits: SessionLimits) -> Any:
-        """One frame of `size` bytes as an item for `take`. Raises WorkerError for a bad one."""
+        """Make an item for `take` of a frame of `size` bytes, as soon as the frame arrives.
+
+        Raises WorkerError for a frame that is bad or over a limit.
+        """
 
     async def take(self, channel: str, item: Any) -> None:
-        """Do what an item asks, in its turn. Raises WorkerError."""
+        """Do what an item asks, once the items before it are done. Raises WorkerError."""
 
     def tell(self, event: Event, to: Channel) -> None:
-        """Say an event in the words of the dialect; never waits."""
+        """Send an event as a message of the dialect; never waits."""
 
     async def close(self) -> None:
-        """The session ends: stop what is under way, forget what is held."""
+        """End with the session: stop its own work and forget what it holds."""
 
 
 D = TypeVar("D", bound=Dialect)

@@ -1,7 +1,7 @@
 """Runs one session on the event loop: feeds it audio and messages, and carries out its effects.
 
-The session decides, the driver does: it performs effects in order and feeds back what
-comes of them. What its clients say and are told is its dialect's.
+The session decides and the driver acts: it performs the session's effects in order, and gives
+their results back to the session. The dialect reads and writes the clients' messages.
 """
 
 import asyncio
@@ -43,18 +43,22 @@ from voxtral_worker.speech.speaker import Speaker
 from voxtral_worker.speech.speech import Speech, require_voice
 
 if TYPE_CHECKING:
-    # The server listens before these bring PyTorch in.
+    # For types only: they import PyTorch, and the server must listen before that is loaded.
     from voxtral_worker.engine.engine import Engine
     from voxtral_worker.turns.completeness import Completeness
     from voxtral_worker.turns.vad import Vad
 
 log = logging.getLogger(__name__)
 
+# While the inbox is full, the session's sockets are not read, so a fast client is slowed down.
 INBOX_ITEMS = 32
 
 
 class Driver(Generic[D]):
-    """One task takes what all channels bring, in the order in which it came."""
+    """One task takes the items of all channels, in the order in which they came.
+
+    Everything here runs on the event loop, so the session needs no locks.
+    """
 
     def __init__(
         self,
@@ -66,20 +70,27 @@ class Driver(Generic[D]):
         speak: Callable[["Driver[D]"], D],
         speech: Speech | None = None,
     ) -> None:
-        """`scorer` scores pauses, `speak` makes the dialect, `speech` says the answers aloud."""
+        """Start the session's task.
+
+        `scorer` scores pauses, and `speech` speaks answers; None: the worker cannot do this.
+        `speak` makes the dialect.
+        """
         self.session = session
         self.engine = engine
-        # What the session does is logged as its own, whoever's call began it.
+        # The logging context of the session. Its work must not be logged under the id of the
+        # request that happened to start it.
         self.context = context_about(session=session_mark(session.session_id))
         self.channels = Channels()
         self._vad = vad
         self._observer = observer
         self._loop = asyncio.get_running_loop()
+        # The generations that the engine is making, by their ids.
         self._generations: dict[str, Generation] = {}
-        # What came by which channel, and its bytes.
+        # Channel, item and its bytes.
         self._inbox: asyncio.Queue[tuple[str, Any, int]] = asyncio.Queue(INBOX_ITEMS)
+        # Set when the inbox may have room again.
         self._has_room = asyncio.Event()
-        # When the session is to be woken up, if it is.
+        # The timer of the session's last WakeUp; None: there is none.
         self._alarm: asyncio.TimerHandle | None = None
         self.ears = Ears(
             session,
@@ -101,11 +112,12 @@ class Driver(Generic[D]):
     # What comes in.
 
     async def take(self, channel: str, connection: Connection, item: Any, size: int = 0) -> bool:
-        """Bring something of `size` bytes in; waits while the inbox is full.
+        """Put an item of `size` bytes into the inbox; waits while it is full.
 
-        False: no longer attached.
+        False: the connection is no longer the channel's, and the item is dropped.
         """
-        # A session that has ended never takes anything from its inbox again.
+        # Check in each round: when the session ends, `close` detaches all connections and sets
+        # `_has_room`. Otherwise a reader would wait here without end.
         while self._has_full_inbox(size) and self.channels.is_attached(channel, connection):
             self._has_room.clear()
             await self._has_room.wait()
@@ -116,13 +128,17 @@ class Driver(Generic[D]):
         return True
 
     def detach(self, channel: str, connection: Connection) -> None:
-        """The connection is gone; an open turn stays open while its client reconnects."""
+        """Forget a connection that has gone.
+
+        An open turn stays open until it stalls, so that the client can reconnect.
+        """
         self.channels.detach(channel, connection)
         if channel == AUDIO:
             self.ears.watch_for_stall()
 
     async def close(self, code: int, reason: str) -> None:
-        """End the session: stop its work, close its connections, forget what it heard."""
+        """End the session: stop its work, close its connections, forget its audio."""
+        # First end all that may still act on the session, and its sockets last.
         await self.dialect.close()
         self.perform(self.session.give_up())
         self._task.cancel()
@@ -139,6 +155,7 @@ class Driver(Generic[D]):
 
     def _has_full_inbox(self, size: int) -> bool:
         waiting = self.session.memory.inbox_bytes
+        # An empty inbox takes an item of any size, or a large one could never get in.
         return self._inbox.full() or bool(waiting and waiting + size > INBOX_BYTES)
 
     async def _run(self) -> None:
@@ -157,18 +174,18 @@ class Driver(Generic[D]):
     # What goes out.
 
     def refuse(self, channel: Channel, error: WorkerError) -> None:
-        """Tell a client that what it sent was not taken."""
+        """Send the client an error: its message was refused."""
         self.tell(events.Refused(error), channel)
 
     def tell(self, event: events.Event, to: Channel = None) -> None:
-        """Tell clients what has happened, and those who count it; never waits."""
+        """Send an event to the client, and show it to the observer; never waits."""
         if isinstance(event, events.Refused | events.Failed):
             self.session.error_count += 1
         self._observer.see(event, time.monotonic())
         self.dialect.tell(event, to)
 
     def perform(self, effects: list[Effect]) -> None:
-        """Do what the session asks, in order; never waits."""
+        """Perform the session's effects in order; never waits."""
         for effect in effects:
             match effect:
                 case Tell(event, to):
@@ -180,7 +197,7 @@ class Driver(Generic[D]):
                     if generation is not None:
                         generation.cancel()
                 case Commit(generation_id):
-                    # One that is finished already is no longer here.
+                    # A generation that is already finished is no longer in the table.
                     if generation_id in self._generations:
                         self._generations[generation_id].commit()
                 case WakeUp(at_s):
@@ -195,10 +212,10 @@ class Driver(Generic[D]):
                 case Speak() | EndSpeech() | Hush():
                     self._speak(effect)
 
-    # Speech. See Listener.
+    # Speech: the driver is the `Listener` of the session's speaker.
 
     def require_voice(self, voice: str | None) -> None:
-        """Raises BadInput unless answers can be spoken with a voice."""
+        """Raises BadInput if answers cannot be spoken with this voice."""
         require_voice(self._speech, voice)
 
     def spoke(self, piece: SpokenPiece) -> None:
@@ -206,7 +223,7 @@ class Driver(Generic[D]):
         self.perform(self.session.spoke(piece, time.monotonic()))
 
     def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> None:
-        """Answers go on as text."""
+        """Continue an answer as text only."""
         self.perform(self.session.voice_failed(turn_id, error, is_news=is_news))
 
     def _is_listened_to(self) -> bool:
@@ -236,7 +253,8 @@ class Driver(Generic[D]):
 
     def _generate(self, generation_id: str, effect: Generate) -> None:
         def listener(event: GenerationEvent) -> None:
-            # The loop is closed when the worker stops while the engine still speaks.
+            # The engine's thread calls this. When the worker stops, the loop may already be closed
+            # while the engine still sends events.
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(
                     self._on_event, generation_id, event, context=self.context
@@ -245,11 +263,13 @@ class Driver(Generic[D]):
         try:
             self._generations[generation_id] = self.engine.submit(effect.request, listener)
         except WorkerError as error:
+            # Not at once: the effects after this one must be performed first.
             self._loop.call_soon(self._on_event, generation_id, Failed(error), context=self.context)
 
     def _on_event(self, generation_id: str, event: GenerationEvent) -> None:
         if isinstance(event, Finished | Failed):
             self._generations.pop(generation_id, None)
         elif isinstance(event, Delta) and generation_id not in self._generations:
+            # It was cancelled while this delta was on its way.
             return
         self.perform(self.session.on_event(generation_id, event, time.monotonic()))

@@ -1,6 +1,6 @@
-"""The ears of a session: its bytes of audio become frames that it hears.
+"""Turns a session's audio bytes into frames with speech probabilities, and feeds them to it.
 
-A stream of audio that stops in mid-turn is noticed too.
+It also notices when the stream of audio stops within a turn.
 """
 
 import asyncio
@@ -22,20 +22,22 @@ from voxtral_worker.sessions.session import Session
 from voxtral_worker.turns.detector import SpeechPaused
 
 if TYPE_CHECKING:
-    # The server listens before these bring PyTorch in.
+    # For types only: they import PyTorch, and the server must listen before that is loaded.
     from voxtral_worker.turns.completeness import Completeness
     from voxtral_worker.turns.vad import Vad
 
-# Frames the VAD is asked about at a time, so that a long chunk is no long wait for others.
+# The VAD gets at most so many frames of one session at a time, so that a long chunk does not make
+# other sessions wait.
 FRAMES_AT_ONCE = 64
-# A score that is not there by then is of no use: somebody may be going on to speak.
+# A pause is decided without its score if the score takes longer than this.
 SCORE_PATIENCE_S = 0.4
-# A timer of the event loop comes this late only when the machine is busy.
+# If a timer of the event loop is later than this, the loop is busy, and audio that has arrived may
+# not have been read yet.
 LATE_S = 0.1
 
 
 class Ears:
-    """One chunk is heard at a time; while it is, no stall is looked for."""
+    """Processes one chunk at a time. Meantime it does not watch for stalls."""
 
     def __init__(
         self,
@@ -48,11 +50,15 @@ class Ears:
         is_open: Callable[[], bool],
         is_behind: Callable[[], bool],
     ) -> None:
-        """`is_open`: whether audio can come; `is_behind`: whether some has come and waits."""
+        """`perform` performs the session's effects, in its logging `context`.
+
+        `is_open`: whether an audio connection is open. `is_behind`: whether items that have
+        arrived still wait to be processed.
+        """
         self._session = session
         self._vad = vad
         self._scorer = scorer
-        # The pause that is being scored, its score to be, and since when it is waited for.
+        # The pause that is being scored, its future score, and when that was asked for.
         self._asked: tuple[SpeechPaused, asyncio.Future[float | None], float] | None = None
         self._context = context
         self._perform = perform
@@ -65,20 +71,21 @@ class Ears:
         self._stall_timer: asyncio.TimerHandle | None = None
 
     def look_anew(self) -> None:
-        """Another stream of audio begins, which may look like something else."""
+        """Check the format again: another stream of audio begins."""
         self._watch = FormatWatch(self._session.config.encoding)
 
     def look(self, chunk: bytes, refuse: Callable[[WorkerError], None]) -> None:
-        """Tell once that a stream looks like something else; it is taken all the same."""
+        """Report once if a stream seems to have another format. Its audio is still used."""
         if (told := self._watch.look(chunk)) is not None:
             refuse(BadAudio(told))
 
     async def hear(self, chunk: bytes, refuse: Callable[[WorkerError], None]) -> None:
-        """Hear a chunk in the session's format; `refuse` is told of one that looks wrong.
+        """Process a chunk in the session's format. `refuse` gets the error of a wrong format.
 
         Raises RateLimited, BadAudio or EngineFailure.
         """
-        # While audio is being heard, it is the worker that is late.
+        # Audio has come and is being processed. If that takes long, the worker is late and not
+        # the client, so the stream has not stalled.
         self.stop_watching()
         try:
             self._use_format()
@@ -93,9 +100,9 @@ class Ears:
         metrics.audio_bytes.inc(len(chunk))
 
     def ask_for_score(self, pause: SpeechPaused, samples: NDArray[np.float32]) -> None:
-        """Have a pause scored; nobody waits until the score is due."""
+        """Ask for the score of a pause. No one waits for it before it is due."""
         if self._scorer is None:
-            # A session that was begun at another worker.
+            # The session began at another worker, which has a model for scores. This one has none.
             score: asyncio.Future[float | None] = self._loop.create_future()
             score.set_result(None)
         else:
@@ -104,13 +111,13 @@ class Ears:
         score.add_done_callback(partial(self._tell_score, pause), context=self._context)
 
     def watch_for_stall(self) -> None:
-        """Look whether audio goes on to come, as long as it should."""
+        """Start to watch whether audio keeps coming, if its end would end a turn."""
         self.stop_watching()
         if self._session.listening.may_stall and self._is_open():
             self._look_for_stall_in(self._session.listening.stall_s)
 
     def stop_watching(self) -> None:
-        """Look no longer."""
+        """Stop watching for a stall."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -121,7 +128,7 @@ class Ears:
         try:
             self._session.listening.require_room(frames.nbytes)
         except WorkerError:
-            # What was heard so far can be answered; that may make room.
+            # End the open turn here. Its answer frees its audio, and may so make room.
             self._perform(self._session.listening.stall(time.monotonic()))
             raise
         self.count(chunk)
@@ -140,6 +147,8 @@ class Ears:
     async def _hear_frames(self, frames: NDArray[np.float32], more_frames: int) -> None:
         listening = self._session.listening
         probabilities = (await self._vad.listen(self._session.session_id, frames)).tolist()
+        # `listening.hear` stops before a frame for which a score is due. Wait for the score, then
+        # continue with the rest.
         start = listening.detector.frames_heard
         while (heard := listening.detector.frames_heard - start) < len(frames):
             if listening.scoring.is_due:
@@ -150,8 +159,8 @@ class Ears:
             self._perform(effects)
 
     async def _wait_for_score(self) -> None:
-        """Hear on only when the pause has its score, or has waited for it long enough."""
-        # A config that was changed meanwhile may have asked for none.
+        """Wait until the pause has its score, at most `SCORE_PATIENCE_S` after it was asked for."""
+        # A score is due only after a Score effect, and that effect has set it.
         assert self._asked is not None
         pause, score, since_s = self._asked
         wait_s = since_s + SCORE_PATIENCE_S - time.monotonic()
@@ -167,7 +176,8 @@ class Ears:
         self._stall_timer = self._loop.call_at(due_s, self._stall, due_s, context=self._context)
 
     def _stall(self, due_s: float) -> None:
-        # A loop that is late has not yet read what came meanwhile.
+        # If the loop is late or items wait in the inbox, audio may have come that was not processed
+        # yet: look again a little later.
         is_late = self._loop.time() - due_s > LATE_S
         if is_late or self._is_behind():
             self._look_for_stall_in(LATE_S)

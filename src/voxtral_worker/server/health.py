@@ -1,4 +1,4 @@
-"""What `GET /health` and the health job say."""
+"""The answer of `GET /health` and of the health job."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ NO_GPU = {"gpu_count": 0, "gpu_memory": 0, "gpu_memory_allocated": 0, "gpu_memor
 
 
 def health(service: Service) -> dict[str, Any]:
-    """The documented fields, and what the contract adds."""
+    """The state of the worker, in the documented fields."""
     engine = service.parts.engine if service.parts else None
     return {
         "status": service.phase.value,
@@ -35,12 +35,12 @@ def health(service: Service) -> dict[str, Any]:
 
 
 def is_healthy(service: Service) -> bool:
-    """Whether `GET /health` answers 200."""
+    """Whether `GET /health` returns 200."""
     return service.phase is Phase.READY
 
 
 def _capacity(service: Service) -> dict[str, int]:
-    """How many sessions fit, and how many more."""
+    """How many sessions the worker may have, and how many more it would take now."""
     limit = service.sessions.registry.max_sessions
     available = max(0, limit - len(service.sessions))
     if service.parts is not None and service.parts.admission is not None:
@@ -49,16 +49,16 @@ def _capacity(service: Service) -> dict[str, int]:
 
 
 def _voices(service: Service) -> list[str]:
-    """The voices that answers can be spoken with, `default` first; none where SPEECH is off.
+    """The voices for answers, `default` first; none if SPEECH is off.
 
-    A speech server has others, which only it knows.
+    A remote speech server may have more voices, which the worker does not know.
     """
     speech = service.parts.speech if service.parts else None
     return list(speech.voices) if speech else []
 
 
 def _model(service: Service) -> dict[str, Any]:
-    """What is served, as far as it is loaded."""
+    """The model, as far as it is loaded."""
     loaded = service.parts.loaded if service.parts else None
     return {
         "id": loaded.model_id if loaded else None,

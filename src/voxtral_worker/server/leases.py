@@ -1,4 +1,4 @@
-"""Sessions for those who hold them from another loop, as RunPod's lease job does."""
+"""Gives sessions to callers on another event loop: RunPod's lease jobs."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class SessionLeases:
-    """Carries each call to the server's loop and its answer back."""
+    """Runs each call on the server's loop, which owns the sessions, and returns its result."""
 
     def __init__(self, server: ServerThread) -> None:
         self._server = server
@@ -26,12 +26,13 @@ class SessionLeases:
     async def create(self, config: SessionConfig) -> LeasedSession:
         """A new session. Raises AtCapacity, NotReady, or BadSchema for its tools.
 
-        Who is cancelled before they learn its name leaves no session behind.
+        If the caller is cancelled while it waits, the new session is ended again.
         """
         service = self._server.service
         made = self._server.begin(_create(service, config))
         try:
-            # Shielded: a cancel on its way to the other loop may come after the session.
+            # Shielded, so that the future stays alive and its callback can end the session. A
+            # cancel that is passed to the other loop might come after the session was made.
             return await asyncio.shield(asyncio.wrap_future(made))
         except asyncio.CancelledError:
             made.add_done_callback(self._end_unknown)
@@ -42,11 +43,11 @@ class SessionLeases:
         return await self._on_server(_exists(self._server.service, session_id))
 
     async def open_connections(self, session_id: str) -> int:
-        """How many of the session's sockets are open; 0 when there is no such session."""
+        """Number of open sockets of a session; 0 if there is no such session."""
         return await self._on_server(_open_connections(self._server.service, session_id))
 
     async def close(self, session_id: str, code: int) -> None:
-        """End the session and close its sockets; nothing happens when there is none."""
+        """End a session and close its sockets; do nothing if there is no such session."""
         await self._on_server(_close(self._server.service, session_id, code))
 
     def _end_unknown(self, made: "Future[LeasedSession]") -> None:
@@ -60,7 +61,7 @@ class SessionLeases:
 
 
 async def _create(service: Service, config: SessionConfig) -> LeasedSession:
-    # The operator's, as whoever may give jobs has the platform's key.
+    # `Caller()` has no owner and no limits: only holders of the platform's key can send jobs.
     await require_callable(service.require_ready().engine, config.toolbox)
     session_id = service.create(config, Caller()).session_id
     await service.shared.publish(session_id)

@@ -1,4 +1,4 @@
-"""The life of the worker: how far it is, what it is made of, and the calls that it serves now."""
+"""The phase of the worker, the parts that cold start has made, and the calls under way."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ from voxtral_worker.speech.speech import Speech
 from voxtral_worker.tracing import Tracing
 
 if TYPE_CHECKING:
-    # The server listens before these bring PyTorch in.
+    # For types only: they import PyTorch, and the server must listen before that is loaded.
     from voxtral_worker.engine.engine import Engine
     from voxtral_worker.engine.model import LoadedModel
     from voxtral_worker.turns.completeness import Completeness
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """Where the worker is in its life, as `GET /health` says it."""
+    """The phase of the worker; the values are the statuses of `GET /health`."""
 
     STARTING = "starting"
     READY = "healthy"
@@ -31,32 +31,34 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Parts:
-    """What cold start makes and the server needs."""
+    """What cold start makes and the server uses."""
 
     engine: "Engine"
     vad: "Vad"
     loaded: "LoadedModel"
     tracing: Tracing | None = None
     admission: Admission | None = None
-    # None: there is no file of a turn model.
+    # None: no turn model is installed.
     completeness: "Completeness | None" = None
-    # None where SPEECH is off.
+    # None: SPEECH is off.
     speech: Speech | None = None
 
 
 class Lifecycle:
-    """Goes from starting to ready and to draining, or fails. Owned by the server's loop."""
+    """Goes from starting to ready to draining, or to failed. Owned by the server's loop."""
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
         self.started_at = int(time.time())
+        # None: the worker is not ready yet.
         self.parts: Parts | None = None
+        # REST calls that a drain waits for.
         self.calls_under_way = 0
         self._phase = Phase.STARTING
 
     @property
     def phase(self) -> Phase:
-        """The phase now; a worker whose engine or VAD has died is not healthy."""
+        """The phase now. It is FAILED if the engine or the VAD has died."""
         parts = self.parts
         is_lost = parts is not None and not (parts.engine.is_healthy and parts.vad.is_alive)
         if self._phase is Phase.READY and is_lost:
@@ -64,29 +66,29 @@ class Lifecycle:
         return self._phase
 
     def become_ready(self, parts: Parts) -> None:
-        """The model is loaded and warm: sessions are welcome."""
+        """Take sessions from now on: the model is loaded and warm."""
         self.parts = parts
         self._phase = Phase.READY
 
     def fail(self) -> None:
-        """The model cannot be loaded; this worker will never be ready."""
+        """Refuse sessions for good: the model cannot be loaded."""
         self._phase = Phase.FAILED
 
     def begin_drain(self) -> bool:
-        """No more sessions and calls are welcome; False when that was so already."""
+        """Refuse new sessions and calls from now on. False: it was draining already."""
         was_draining = self._phase is Phase.DRAINING
         self._phase = Phase.DRAINING
         return not was_draining
 
     def require_ready(self) -> Parts:
-        """What serves a session. Raises NotReady unless the worker is ready."""
+        """The parts of the worker. Raises NotReady unless it is ready."""
         if self.phase is not Phase.READY or self.parts is None:
             raise NotReady(f"the worker is {self.phase.value}", retry_after_s=5)
         return self.parts
 
     @contextlib.contextmanager
     def call_under_way(self) -> Iterator[None]:
-        """A call that a drain waits for."""
+        """Count a call for the length of a `with` block: a drain waits for it."""
         self.calls_under_way += 1
         try:
             yield

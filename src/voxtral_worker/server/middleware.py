@@ -1,4 +1,4 @@
-"""What every call passes on its way in: errors, origins, addresses, credentials."""
+"""What every call passes on its way in: error bodies, CORS, addresses and credentials."""
 
 import dataclasses
 import json
@@ -33,23 +33,23 @@ log = logging.getLogger(__name__)
 SERVICE = web.AppKey("service", Service)
 LIMITS = web.RequestKey("limit_headers", dict[str, str])
 CALLER = web.RequestKey("caller", Caller)
-# Whether it comes from this machine itself.
+# Whether the call comes from this machine itself.
 IS_LOCAL = web.RequestKey("is_local", bool)
-# The session of the path; of one that is another's, a name that no session has, so that every
-# handler answers as if there were none.
+# The session in the path. If it belongs to another caller, `NO_SESSION`, which is the id of no
+# session: every handler then answers as if the session did not exist.
 SESSION_ID = web.RequestKey("asked_session_id", str)
 NO_SESSION = ""
 
-# No status of HTTP's own, but the one that others log for this (nginx).
+# Not a status of HTTP. nginx logs this one when a client leaves before the answer.
 CLIENT_HAS_LEFT = 499
 
-# Open without credentials; /metrics only by setting.
+# These need no credentials. /metrics needs none if METRICS_PUBLIC is set.
 _OPEN_PATHS = frozenset({"/", "/docs", "/ping", "/openapi.json", "/asyncapi.json"})
 _OPEN_FOLDERS = ("/console/", "/client/")
 
 
 def limit_headers(verdict: Verdict) -> dict[str, str]:
-    """The documented headers of a limited call."""
+    """The documented headers of a call that has a limit."""
     return {
         "X-RateLimit-Limit": str(verdict.limit),
         "X-RateLimit-Remaining": str(verdict.remaining),
@@ -58,7 +58,10 @@ def limit_headers(verdict: Verdict) -> dict[str, str]:
 
 
 async def count_call(request: web.Request) -> dict[str, str]:
-    """Count a limited call; its headers. Raises RateLimited when it is one too many."""
+    """Count a call against the limits of its path. Returns the headers of the last limit.
+
+    Raises RateLimited if it is over a limit.
+    """
     for limit in request.app[SERVICE].address_limits.of_path(request.path):
         is_spared = limit.spares_this_machine and request[IS_LOCAL]
         verdict = await (limit.look if is_spared else limit.take)(request[ADDRESS])
@@ -73,14 +76,14 @@ async def count_call(request: web.Request) -> dict[str, str]:
 
 
 def is_openai(request: web.Request) -> bool:
-    """Whether the caller expects OpenAI's shapes."""
+    """Whether the path is one of OpenAI's API, whose errors have another shape."""
     return request.path == "/v1" or request.path.startswith("/v1/")
 
 
 def error_response(
     request: web.Request, error: WorkerError, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """The body and status of the contract, or of OpenAI's."""
+    """The response for an error: in the documented shape, or in OpenAI's under /v1."""
     body = {"error": error.message, "code": error.code}
     response = web.Response(
         text=json.dumps({"error": error_object(error)} if is_openai(request) else body),
@@ -97,7 +100,7 @@ def error_response(
 
 @web.middleware
 async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Translate every failure into the contract's body, once."""
+    """Turn every exception into an error response. No other place does this for REST."""
     try:
         return await handler(request)
     except WorkerError as error:
@@ -111,9 +114,9 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         allowed = error.headers.get(hdrs.ALLOW)
         headers = await limits_of(request) | ({hdrs.ALLOW: allowed} if allowed else {})
         return error_response(request, told, headers)
-    except Exception as error:  # the REST middleware: one of the named places
+    except Exception as error:  # the REST edge: a bug must not end as a bare 500
         if isinstance(error, ConnectionError) and _has_left(request):
-            # Nobody is there to be told; the access line says so.
+            # The client has left, so no one reads this answer. The access log shows its status.
             return web.Response(status=CLIENT_HAS_LEFT)
         log.exception(
             "a call failed", extra={"method": request.method, "path": shown_path(request)}
@@ -122,7 +125,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 
 
 async def limits_of(request: web.Request) -> dict[str, str]:
-    """The headers of a limited call that is refused for another reason, and does not count."""
+    """The limit headers of a call that was refused for another reason, and is not counted."""
     limits = request.app[SERVICE].address_limits.of_path(request.path)
     if limits and LIMITS not in request and ADDRESS in request:
         request[LIMITS] = limit_headers(await limits[-1].look(request[ADDRESS]))
@@ -149,7 +152,7 @@ def _translate(error: web.HTTPException, request: web.Request) -> WorkerError:
 
 
 def _calls(app: web.Application) -> list[str]:
-    """What there is of OpenAI's calls."""
+    """The calls of OpenAI's API that this worker has."""
     routes = [route for route in app.router.routes() if route.method != hdrs.METH_HEAD]
     named = [(route.method, route.resource.canonical) for route in routes if route.resource]
     return [f"{method} {path}" for method, path in named if path.startswith("/v1/")]
@@ -157,7 +160,7 @@ def _calls(app: web.Application) -> list[str]:
 
 @web.middleware
 async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """CORS: pages of allowed origins may read the answers."""
+    """CORS: let pages of allowed origins read the answers."""
     if hdrs.ORIGIN not in request.headers:
         return await handler(request)
     is_preflight = (
@@ -180,7 +183,10 @@ async def allow_origins(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def origin_headers(request: web.Request) -> dict[str, str]:
-    """What lets the page that calls read the answer; empty where none calls, or may."""
+    """The CORS headers that let a page read the answer.
+
+    Empty if the caller is not a page, or a page of an origin that is not allowed.
+    """
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or not is_allowed_origin(request, request.app[SERVICE].settings):
         return {}
@@ -198,13 +204,13 @@ def _allowed_headers(request: web.Request) -> str:
     allowed = "Content-Type, Authorization, X-API-Key, " + REQUEST_ID_HEADER
     if not is_openai(request):
         return allowed
-    # OpenAI's library sends headers about itself, other ones with each release.
+    # OpenAI's libraries send headers about themselves, and new ones with each release: allow all.
     return request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, allowed)
 
 
 @web.middleware
 async def refuse_compressed(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse bodies whose size says nothing about what they become."""
+    """Refuse compressed bodies: a small one may become very large."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
         raise UnsupportedEncoding("bodies must not be compressed: send no Content-Encoding")
     return await handler(request)
@@ -212,7 +218,7 @@ async def refuse_compressed(request: web.Request, handler: Handler) -> web.Strea
 
 @web.middleware
 async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Addresses first, then origins of sockets, then credentials, then whose session it is."""
+    """Check the address, then a socket's origin, then credentials, then the session's owner."""
     service = request.app[SERVICE]
     settings = service.settings
     address = service.client_addresses.of(request)
@@ -235,11 +241,12 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 def _caller_of(request: web.Request) -> Caller:
-    """Who calls. Raises Unauthorized, Forbidden, or RateLimited after too many guesses."""
+    """The caller. Raises Unauthorized, Forbidden, or RateLimited after too many guesses."""
     service = request.app[SERVICE]
     session_id = request.match_info.get("session_id")
     if not service.credentials.are_needed or request[IS_LOCAL]:
         return service.credentials.check(request, session_id)
+    # Before the check, so that an attacker who is over the limit learns nothing about its guess.
     service.address_limits.require_few_failures(request[ADDRESS])
     try:
         return service.credentials.check(request, session_id)
@@ -249,7 +256,7 @@ def _caller_of(request: web.Request) -> Caller:
 
 
 def _holder_of(request: web.Request, caller: Caller) -> str | None:
-    """Whom sessions that this call makes count for."""
+    """The name under which sessions of this call are counted; None: they are not counted."""
     if caller.subject is not None:
         return f"subject {caller.subject}"
     return None if request[IS_LOCAL] else counted_as(request[ADDRESS])

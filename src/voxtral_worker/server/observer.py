@@ -1,4 +1,4 @@
-"""Shows what happens in a session to those who count it: metrics, log, traces, admission, store."""
+"""Passes the events of a session on to metrics, log, traces, admission and the session store."""
 
 import logging
 import time
@@ -12,13 +12,14 @@ from voxtral_worker.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-# Turns that may wait for their first sound, and those whose answers are never spoken.
+# Turns whose first sound is waited for. Turns that are never spoken stay in the table until newer
+# ones push them out.
 MOST_UNHEARD = 64
 STAGES = ("endpoint", "queue", "encode", "prefill", "first_token", "total")
 
 
 class Observer:
-    """Sees every event of one session, in order, before its client is told."""
+    """Sees every event of one session, in order, before it is sent to the client."""
 
     def __init__(
         self,
@@ -27,18 +28,18 @@ class Observer:
         admission: Admission | None = None,
         note_change: Callable[[str], None] | None = None,
     ) -> None:
-        """`note_change` is told the session's id when what another worker needs has changed."""
+        """`note_change` gets the session's id when its record in the store is out of date."""
         self._note_change = note_change
         self._session_id = session_id
         self._tracing = tracing
         self._admission = admission
-        # When turns were over that have no answer yet; at most as many as may wait.
+        # For turns without an answer yet: when each was over. The session bounds how many wait.
         self._decided_s: dict[str, float] = {}
-        # When the latest turns were over of which nothing was heard yet.
+        # For the latest turns without sound yet: when each was over.
         self._unheard_s: dict[str, float] = {}
 
     def see(self, event: events.Event, now_s: float) -> None:
-        """Take an event that happens at `now_s` of the monotonic clock."""
+        """Take an event; `now_s` is the time of the monotonic clock."""
         if self._note_change is not None and isinstance(event, _CHANGES_RECORD):
             self._note_change(self._session_id)
         match event:
@@ -87,6 +88,7 @@ class Observer:
                 "metrics": answered.metrics,
             }
             self._tracing.answered(session_mark(self._session_id), turn, time.time_ns())
+        # An answer with tool calls is logged too: a turn has one line for each response.
         _log_turn(answered)
 
     def _failed(self, failed: events.Failed, now_s: float) -> None:
@@ -101,7 +103,7 @@ class Observer:
             )
 
 
-# What another worker needs to know of.
+# The events after which the session's record in the store is out of date.
 _CHANGES_RECORD = (
     events.Answered,
     events.ConfigChanged,
@@ -124,5 +126,5 @@ def _log_turn(answered: events.Answered) -> None:
             "total_ms": answered.metrics["total_ms"],
         },
     )
-    # What people say is for the eyes of whoever asks for this level.
+    # What people say is private: it is logged only at DEBUG level.
     log.debug("text answered", extra={"turn_id": answered.turn_id, "text": answered.text})

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of all REST calls."""
+"""The OpenAPI 3.1 description of all REST calls."""
 
 import copy
 from typing import Any
@@ -261,7 +261,7 @@ DESCRIPTION: dict[str, Any] = {
 
 
 def description(*, has_turn_model: bool, has_voices: bool) -> dict[str, Any]:
-    """What a worker can do: what it has no model or voice for is not among the values."""
+    """The description for one worker, without the values that it has no model or voice for."""
     told = copy.deepcopy(DESCRIPTION)
     options = told["components"]["schemas"]["SessionConfig"]["properties"]
     if not has_turn_model:

@@ -22,7 +22,7 @@ _PING_STATUS = {Phase.READY: 200, Phase.STARTING: 204}
 
 
 async def ping(request: web.Request) -> web.Response:
-    """200 ready, 204 loading, 503 draining or failed."""
+    """200 if ready, 204 while loading, 503 if draining or failed: RunPod's load balancer asks."""
     return web.Response(status=_PING_STATUS.get(request.app[SERVICE].phase, 503))
 
 
@@ -33,7 +33,7 @@ async def get_health(request: web.Request) -> web.Response:
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    """Prometheus' text format."""
+    """The metrics in Prometheus' text format."""
     request.app[SERVICE].sessions.count_bytes()
     return web.Response(
         body=metrics.exposition(), headers={"Content-Type": metrics.EXPOSITION_TYPE}
@@ -41,9 +41,9 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 
 async def get_openapi(request: web.Request) -> web.Response:
-    """OpenAPI 3.1 of these calls."""
+    """The OpenAPI 3.1 description of the REST calls."""
     parts = request.app[SERVICE].parts
-    # What is still loading may have both.
+    # While the worker is loading, it is not known what it will have. Describe all.
     has_turn_model = parts is None or parts.completeness is not None
     has_voices = parts is None or parts.speech is not None
     described = description(has_turn_model=has_turn_model, has_voices=has_voices)
@@ -56,10 +56,12 @@ async def get_asyncapi(_: web.Request) -> web.Response:
 
 
 async def create_session(request: web.Request) -> web.Response:
-    """A new session, with the config of the body if there is one."""
+    """Create a session, with the config of the body if there is one."""
     service = request.app[SERVICE]
     parts = service.require_ready()
     config = await _config_of(request)
+    # Cheap checks first: compiling the tools takes time. A call that is refused here is not counted
+    # against the limit. `create` checks the room again, as it may be gone by then.
     service.require_room(request[CALLER])
     await require_callable(parts.engine, config.toolbox)
     headers = await count_call(request)
@@ -104,7 +106,7 @@ async def delete_session(request: web.Request) -> web.Response:
 
 
 def _elsewhere(session_id: str, record: SessionRecord) -> dict[str, Any]:
-    """What is known of a session that another worker has, or had."""
+    """What the store knows of a session that lives on another worker, or did."""
     stats = {
         "message_count": record.message_count,
         "error_count": record.error_count,

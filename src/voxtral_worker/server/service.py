@@ -1,4 +1,4 @@
-"""What all calls share: the life of the worker, its sessions, and who may have them."""
+"""What all calls share: the worker's lifecycle, its sessions, and who may have them."""
 
 import asyncio
 import logging
@@ -28,11 +28,12 @@ from voxtral_worker.speech.speech import require_voice
 
 log = logging.getLogger(__name__)
 
+# How often the worker looks for sessions that have expired.
 SWEEP_S = 0.25
 
 
 class Service:
-    """Ends a session here and in the store alike. Owned by the server's event loop."""
+    """Creates and ends sessions, here and in the shared store. Owned by the server's loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -44,39 +45,41 @@ class Service:
         store = SessionStore(settings.session_store) if settings.session_store else None
         self.shared = Takeover(store, self.sessions, settings.session_idle_timeout_seconds)
 
-    # The worker's life.
+    # The lifecycle of the worker.
 
     @property
     def parts(self) -> Parts | None:
-        """What cold start has made; None before."""
+        """The parts that cold start has made; None: it is not done."""
         return self.life.parts
 
     @property
     def phase(self) -> Phase:
-        """How far the worker is."""
+        """The phase of the worker."""
         return self.life.phase
 
     @property
     def started_at(self) -> int:
-        """When the worker began, in Unix seconds."""
+        """When the worker started, in Unix seconds."""
         return self.life.started_at
 
     def require_ready(self) -> Parts:
-        """What serves a call. Raises NotReady unless the worker is ready."""
+        """The parts of the worker. Raises NotReady unless it is ready."""
         return self.life.require_ready()
 
     def call_under_way(self) -> AbstractContextManager[None]:
-        """A call that a drain waits for."""
+        """Count a call for the length of a `with` block: a drain waits for it."""
         return self.life.call_under_way()
 
     async def drain(self, timeout_s: float) -> None:
-        """Tell everybody, let turns in flight finish, close all with 1012."""
+        """Notify all clients, let turns finish for up to `timeout_s`, then close with 1012."""
         if self.life.begin_drain():
             for conversation in self.sessions.registry.everyone():
                 conversation.driver.tell(events.Draining())
         deadline_s = time.monotonic() + timeout_s
         while self._has_work() and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
+        # Write the records before the sockets close: clients reconnect at once, and the next
+        # worker must find the latest state.
         await self.shared.flush()
         for session_id in self.sessions.registry.ids():
             await self.sessions.close(session_id, CloseCode.GOING_AWAY, CloseCode.GOING_AWAY.reason)
@@ -85,18 +88,18 @@ class Service:
         return bool(self.life.calls_under_way) or self.sessions.have_work
 
     async def close(self) -> None:
-        """Let go of what is shared with other workers; the last thing the server does."""
+        """Close the links to the shared stores. This is the last thing the server does."""
         await self.address_limits.close()
         await self.shared.close()
 
     # Sessions.
 
     def require_room(self, caller: Caller) -> None:
-        """Raises NotReady, AtCapacity or RateLimited unless a caller may have one more session."""
+        """Raises NotReady, AtCapacity or RateLimited if the caller may have no more sessions."""
         self.sessions.require_room(caller)
 
     def create(self, config: SessionConfig, caller: Caller) -> Conversation[NativeDialect]:
-        """A new session in the documented dialect. Raises as `require_room` does."""
+        """Create a session in the documented dialect. Raises as `create_in` does."""
         return self.create_in(NativeDialect, config, caller, self.shared.note_change)
 
     def create_in(
@@ -106,9 +109,11 @@ class Service:
         caller: Caller,
         note_change: Callable[[str], None] | None = None,
     ) -> Conversation[D]:
-        """A new session in any dialect, which its caller's subject owns.
+        """Create a session in the dialect that `speak` makes. The caller's subject owns it.
 
-        One without `note_change` ends with its connection: nobody could take it over.
+        `note_change`: called when the session's record is out of date; None: the session is not
+        in the store, and no other worker can take it over. Raises as `require_room` does, and
+        BadInput if the worker cannot do what the config asks.
         """
         config.require_scorer(self.require_ready().completeness is not None)
         require_voice(self.require_ready().speech, config.voice)
@@ -119,7 +124,7 @@ class Service:
         return conversation
 
     def introduce(self, session_id: str) -> dict[str, Any]:
-        """What a client must know of its new session to speak to it."""
+        """What a client must know of its new session to connect to it."""
         token = {}
         if self.credentials.are_needed:
             token["token"] = self.credentials.issue(session_id)
@@ -132,17 +137,17 @@ class Service:
         }
 
     async def end(self, session_id: str, code: int, reason: str) -> None:
-        """End a session, with its connections, wherever it is. Raises SessionNotFound."""
+        """End a session and its connections, on whichever worker. Raises SessionNotFound."""
         if await self.sessions.close(session_id, code, reason):
-            # Who has expired here may have gone on at another worker.
+            # A session that has expired here may continue on another worker: do not end it there.
             self.shared.note_end(session_id, whoever_owns_it=code != CloseCode.EXPIRED)
         elif not await self.shared.end(session_id):
             raise SessionNotFound("session not found: create a new session")
 
     async def delete(self, session_id: str) -> None:
-        """End a session wherever it is, in the store as well.
+        """End a session on whichever worker, and delete its record in the store.
 
-        Raises SessionNotFound, or NotReady when the store cannot be told now.
+        Raises SessionNotFound, or NotReady if the store does not answer now.
         """
         done = CloseCode.DONE
         was_here = await self.sessions.close(session_id, done, done.reason)
@@ -153,11 +158,11 @@ class Service:
             raise SessionNotFound("session not found: create a new session")
 
     async def exists(self, session_id: str) -> bool:
-        """Whether there is such a session, here or elsewhere."""
+        """Whether there is such a session, here or on another worker."""
         return self.sessions.has(session_id) or await self.shared.look(session_id) is not None
 
     async def is_open_to(self, session_id: str, caller: Caller) -> bool:
-        """Whether a caller may know of a session. Of none it may, or may not: it is all one."""
+        """Whether a caller may know of a session. If there is no such session, either is right."""
         if not caller.is_by_jwt:
             return True
         conversation = self.sessions.registry.find(session_id)
@@ -167,7 +172,7 @@ class Service:
         return record is not None and caller.may_open(record.owner)
 
     async def sweep(self) -> None:
-        """End sessions that have been quiet for too long; runs until cancelled."""
+        """End sessions whose clients did nothing for too long; runs until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
             await self._end_expired()
@@ -177,7 +182,7 @@ class Service:
         # in memory until the next sweep.
         registry = self.sessions.registry
         for session_id in [each.session_id for each in registry.expired(time.monotonic())]:
-            # While one is ended, others may be deleted.
+            # `end` waits, and others of the list may have been deleted since.
             if self.sessions.has(session_id):
                 registry.get(session_id).driver.tell(events.Expired())
                 await self.end(session_id, CloseCode.EXPIRED, CloseCode.EXPIRED.reason)

@@ -1,4 +1,4 @@
-"""The sessions of this worker: their beginning, their end, and all that belongs to each."""
+"""Starts, finds and ends the sessions of this worker."""
 
 import logging
 import time
@@ -33,12 +33,12 @@ class Conversation(Generic[D]):
 
     @property
     def session(self) -> Session:
-        """The session, which its driver runs."""
+        """The session that the driver runs."""
         return self.driver.session
 
     @property
     def dialect(self) -> D:
-        """What its clients speak."""
+        """The dialect of its clients."""
         return self.driver.dialect
 
     @property
@@ -52,12 +52,12 @@ class Conversation(Generic[D]):
         return self.session.last_activity_s
 
     def record(self) -> SessionRecord:
-        """What another worker would go on from."""
+        """The state from which another worker can continue."""
         return self.session.record(self.dialect.seqs)
 
 
 class Sessions:
-    """Each session has one record here, under its id. Owned by the server's event loop."""
+    """All sessions by their ids, each with what belongs to it. Owned by the server's loop."""
 
     def __init__(self, settings: Settings, life: Lifecycle) -> None:
         self._settings = settings
@@ -71,7 +71,7 @@ class Sessions:
         return len(self.registry)
 
     def require_room(self, caller: Caller) -> None:
-        """Raises NotReady, AtCapacity or RateLimited unless a caller may have one more session."""
+        """Raises NotReady, AtCapacity or RateLimited if the caller may have no more sessions."""
         parts = self._life.require_ready()
         self.registry.require_room()
         self._places.require_room(caller.holder)
@@ -86,9 +86,9 @@ class Sessions:
         speak: Callable[[Driver[D]], D],
         note_change: Callable[[str], None] | None = None,
     ) -> Conversation[D]:
-        """A new session in the dialect that `speak` makes. Raises as `require_room` does.
+        """Start a session in the dialect that `speak` makes. Raises as `require_room` does.
 
-        `note_change` is told its id when what another worker needs of it has changed.
+        `note_change` gets its id when its record in the store is out of date.
         """
         parts = self._life.require_ready()
         settings = self._settings
@@ -97,11 +97,12 @@ class Sessions:
             config,
             time.monotonic(),
             settings.max_turn_seconds,
-            # With a single place a guess would stand in everybody's way.
+            # If the engine runs one sequence at a time, a speculation would block all real turns.
             speculates=settings.speculation and settings.max_batch_size > 1,
             has_scorer=parts.completeness is not None,
             max_bytes=settings.max_session_bytes,
         )
+        # From here to `add` and `take` nothing awaits, so no other caller can take this room.
         self.require_room(caller)
         admission = parts.admission
         if admission is not None:
@@ -124,20 +125,21 @@ class Sessions:
         return conversation
 
     def has(self, session_id: str) -> bool:
-        """Whether there is such a session."""
+        """Whether this worker has such a session."""
         return self.registry.find(session_id) is not None
 
     def speaking(self, session_id: str, dialect: type[D]) -> Conversation[D]:
-        """A session whose clients speak a dialect. Raises SessionNotFound."""
+        """The session of an id, if its clients speak this dialect. Raises SessionNotFound."""
         conversation = self.registry.get(session_id)
         if not isinstance(conversation.dialect, dialect):
             raise SessionNotFound("session not found: it is spoken to in another dialect")
         return cast(Conversation[D], conversation)
 
     async def close(self, session_id: str, code: int, reason: str) -> bool:
-        """Close a session; its record elsewhere, if it has one, stays. False: it is not here."""
+        """Close a session. Its record in the store stays. False: this worker does not have it."""
         if not self.has(session_id):
             return False
+        # Remove it before the first await, so that no one finds a session that is half closed.
         conversation = self.registry.remove(session_id)
         self._places.leave(session_id)
         parts = self._life.parts
@@ -154,6 +156,6 @@ class Sessions:
         return any(each.session.queue_size for each in self.registry.everyone())
 
     def count_bytes(self) -> None:
-        """Publish what all sessions hold."""
+        """Set the metric of the memory that all sessions hold."""
         held = sum(each.session.memory.bytes for each in self.registry.everyone())
         metrics.session_bytes.set(held)

@@ -1,4 +1,4 @@
-"""WebSockets in every dialect: refusals before the upgrade, then frames until close."""
+"""WebSockets of all dialects: refusals before the upgrade, then frames until the close."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +13,7 @@ from voxtral_worker.server.connection import CLOSE_TIMEOUT_S, Connection
 from voxtral_worker.server.middleware import CALLER, SERVICE, SESSION_ID, count_call
 from voxtral_worker.server.sessions import Conversation
 
-# Beyond this the protocol layer closes with 1009 before anybody sees the frame.
+# aiohttp closes the socket with 1009 on a larger frame, before the worker sees it.
 MAX_PROTOCOL_BYTES = 4 << 20
 PROTOCOL_PING_S = 20.0
 
@@ -23,7 +23,7 @@ async def serve_socket(
     converse: Callable[[web.WebSocketResponse, Connection], Awaitable[None]],
     protocols: tuple[str, ...] = (),
 ) -> web.WebSocketResponse:
-    """One WebSocket from its refusals to its close. Raises what refuses it."""
+    """Serve one WebSocket until it is closed. Raises WorkerError to refuse it with a status."""
     service = request.app[SERVICE]
     socket = web.WebSocketResponse(
         max_msg_size=MAX_PROTOCOL_BYTES,
@@ -33,6 +33,7 @@ async def serve_socket(
     )
     if not socket.can_prepare(request).ok:
         raise BadInput("this path is a WebSocket: send an upgrade request")
+    # All that may refuse the client comes before `prepare`, while it can still get a status.
     service.require_ready()
     socket.headers.update(await count_call(request))
     if SESSION_ID in request:
@@ -56,7 +57,7 @@ async def read(
     socket: web.WebSocketResponse,
     connection: Connection,
 ) -> None:
-    """Frames until close; the conversation's dialect reads each one, or says what is wrong."""
+    """Read frames until the close; the session's dialect takes each one or refuses it."""
     driver, limits = conversation.driver, conversation.limits
     async for frame in socket:
         if frame.type not in (WSMsgType.TEXT, WSMsgType.BINARY) or connection.is_closing:
@@ -67,7 +68,9 @@ async def read(
         metrics.messages_received.inc()
         try:
             item = driver.dialect.read(channel, frame.data, size, limits)
+            # `take` waits while the inbox is full; meantime nothing is read from the socket.
             if not await driver.take(channel, connection, item, size):
+                # A newer connection has taken the channel, or the session has ended.
                 await read_until_closed(socket)
                 return
         except WorkerError as error:
@@ -75,9 +78,9 @@ async def read(
             if limits.is_ignored():
                 ignored = CloseCode.LIMITS_IGNORED
                 connection.close(ignored, ignored.reason)
-                # The library reads on until the client has answered the close, unless somebody
-                # else reads; a socket closed over what it has not read is reset, and the
-                # client might never see why.
+                # Stop reading here: aiohttp itself then reads until the client has answered the
+                # close. A socket that is closed with unread data is reset by the kernel, and the
+                # client might never see the close code.
                 return
 
 
@@ -86,7 +89,7 @@ def _bytes_of(data: str | bytes) -> int:
 
 
 async def read_until_closed(socket: web.WebSocketResponse) -> None:
-    """Take no notice of what still comes."""
-    # Only while reading does the library see the client's answer to a close.
+    """Read and ignore all frames until the socket is closed."""
+    # aiohttp sees the client's answer to a close only while something reads.
     async for _ in socket:
         pass

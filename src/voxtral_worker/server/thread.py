@@ -1,7 +1,7 @@
 """The server's own thread and event loop.
 
-RunPod's loop keeps the main thread for itself, and the model takes a while to load: so the
-server starts first, in a daemon thread, and says at `/ping` how far the worker is.
+RunPod's SDK needs the main thread, and the model takes a while to load. So the server starts
+first, in a daemon thread, and `/ping` shows how far the worker is.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# How long another thread waits for a call on the server's loop, before it counts as stuck.
 CALL_TIMEOUT_S = 60.0
 
 
@@ -47,24 +48,24 @@ class ServerThread:
         self._runners: list[web.AppRunner] = []
 
     def start(self) -> None:
-        """Listen. Raises OSError when a port cannot be had."""
+        """Start the thread and listen. Raises OSError if a port is taken."""
         self._thread.start()
         self.call(self._listen())
 
     def become_ready(self, parts: Parts) -> None:
-        """From now on sessions are welcome."""
+        """Take sessions from now on."""
         self._on_loop(lambda service: service.life.become_ready(parts))
 
     def fail(self) -> None:
-        """The worker will never be ready."""
+        """Report from now on that the worker is not healthy and never will be."""
         self._on_loop(lambda service: service.life.fail())
 
     def health(self) -> dict[str, Any]:
-        """What `GET /health` says."""
+        """The answer of `GET /health`."""
         return self._on_loop(health)
 
     def drain(self, timeout_s: float) -> None:
-        """Refuse what is new, finish what is under way, close everything with 1012."""
+        """Refuse new work, finish the work under way, close all sockets with 1012."""
         self.call(self.service.drain(timeout_s), timeout_s + CALL_TIMEOUT_S)
 
     def begin_drain(self, timeout_s: float) -> None:
@@ -72,7 +73,7 @@ class ServerThread:
         self.begin(self.service.drain(timeout_s))
 
     def stop(self) -> None:
-        """Close what is left and end the thread."""
+        """Close all that is still open and end the thread."""
         if not self._thread.is_alive():
             return
         self.call(self._close())
@@ -82,7 +83,7 @@ class ServerThread:
 
     @property
     def service(self) -> Service:
-        """Owned by the server's loop: touch it only there."""
+        """The service. The server's loop owns it: use it only there."""
         if self._service is None:
             raise RuntimeError("the server has not started")
         return self._service
@@ -114,14 +115,15 @@ class ServerThread:
         connections = Connections(settings, most, self._first_request_s)
         await GuardedSite(runner, settings.host, settings.port, _tls(settings), connections).start()
         if settings.port_health not in (None, settings.port):
-            # Not counted: who asks whether the worker lives is answered when all else is full.
+            # A plain site, which does not count connections: health checks must get an answer
+            # even if all other connections are taken.
             runner = await self._runner(make_ping_app(service))
             await web.TCPSite(runner, settings.host, settings.port_health).start()
         log.info("listening", extra={"host": settings.host, "port": settings.port})
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
         logging.getLogger("aiohttp.server").addFilter(is_no_noise)
-        # Whoever shuts a worker down has drained it first: what is left is not waited for.
+        # A shutdown drains the worker first, so nothing should be left: wait a short time only.
         runner = web.AppRunner(
             app, handle_signals=False, access_log_class=AccessLog, shutdown_timeout=10.0
         )
@@ -131,6 +133,7 @@ class ServerThread:
 
     async def _close(self) -> None:
         if self._service is not None:
+            # Without waiting: closes the sessions that are left, if the worker was not drained.
             await self._service.drain(0.0)
         for runner in self._runners:
             await runner.cleanup()

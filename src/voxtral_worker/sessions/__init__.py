@@ -1,1 +1,1 @@
-"""The conversation floor: pure, told the time, asks for effects."""
+"""Conversations: events, turns and history. Pure: it gets the time and returns effects."""

@@ -53,13 +53,15 @@ from voxtral_worker.sessions.speaking import Speaking
 from voxtral_worker.sessions.speculation import Speculation
 from voxtral_worker.sessions.turn import Turn
 
+# Turns that may wait behind the one being answered; a client that sends more gets RateLimited.
 MAX_WAITING = 64
 
 
 class Answers:
-    """A turn waits, is being answered, or is over.
+    """The queue of turns: each one waits, is being answered, or is over.
 
-    An answered turn is in the history with exactly the tokens that were delivered.
+    At most one turn is being answered. An answered turn is in the history with exactly the
+    tokens that were delivered, so that the next prompt continues the engine's kept prefix.
     """
 
     def __init__(
@@ -71,17 +73,22 @@ class Answers:
         self.speaking = Speaking()
         # Audio up to here belongs to turns that are over and answered.
         self.settled_bytes = 0
+        # The session's id. The engine reuses work among the requests of one owner only.
         self._owner = owner
+        # Counts how often the history was cleared. A turn whose answer began in an earlier epoch
+        # is not recorded: it belongs to a conversation that was forgotten.
         self._epoch = 0
-        # What called tools and was told so, where its client says when it goes on.
+        # The exchange whose last response called tools, if the client itself asks for the next
+        # response once it has the results. None: no such exchange.
         self.open: OpenExchange | None = None
+        # Turns behind the current one, oldest first, and the turn being answered.
         self._waiting: deque[Turn] = deque()
         self._current: Turn | None = None
         self.memory.hold(lambda: self.bytes)
 
     @property
     def bytes(self) -> int:
-        """What the history takes, the turns, and the answers to them; the system prompt too."""
+        """Size of the history, the turns, their answers, the system prompt and the tools."""
         turns = sum(turn.bytes for turn in self._waiting)
         if self._current is not None:
             turns += self._current.bytes
@@ -92,12 +99,12 @@ class Answers:
 
     @property
     def is_idle(self) -> bool:
-        """Whether a turn that ends now is answered at once."""
+        """Whether no turn waits or is being answered."""
         return self._current is None and not self._waiting
 
     @property
     def queue_size(self) -> int:
-        """Turns waiting or being answered."""
+        """Number of turns that wait or are being answered."""
         return len(self._waiting) + (self._current is not None)
 
     def require_room(self) -> None:
@@ -106,7 +113,7 @@ class Answers:
             raise RateLimited(f"{MAX_WAITING} turns wait already", retry_after_s=1.0)
 
     def bytes_to_answer(self, samples: int = 0, config: SessionConfig | None = None) -> int:
-        """What the answer to so much sound, or to a text, may take."""
+        """Most bytes that an answer may take: to `samples` of sound, or to a text."""
         config = config or self.config
         transcribes = config.mode == "transcribe" and samples > 0
         windows = max(1, -(-samples // WINDOW_SAMPLES))
@@ -114,7 +121,9 @@ class Answers:
         return most_tokens * TOKEN_BYTES
 
     def use_config(self, config: SessionConfig) -> None:
-        """Change the options. Raises RateLimited when answers that wait could get too long."""
+        """Change the options. Raises RateLimited when the longer answers have no room."""
+        # Turns that wait are answered with the new options, so the room that is set aside for
+        # their answers changes. The turn being answered keeps what it was asked with.
         answers = [self._answer_bytes(turn, config) for turn in self._waiting]
         before = sum(turn.answer_bytes for turn in self._waiting)
         prompts = [
@@ -129,7 +138,10 @@ class Answers:
             turn.answer_bytes = size
 
     def add(self, turn: Turn, now_s: float) -> list[Effect]:
-        """Answer a turn when those before it are over; one without room is refused."""
+        """Queue a turn; it is answered once those before it are over.
+
+        A turn that finds no room gets a Failed event in place of an answer.
+        """
         turn.answer_bytes = self._answer_bytes(turn, self.config)
         try:
             self.require_room()
@@ -140,7 +152,11 @@ class Answers:
         return self._answer_next(now_s)
 
     def adopt(self, turn: Turn, speculation: Speculation, now_s: float) -> list[Effect]:
-        """Answer a turn with what was asked ahead of time; nothing may be waiting."""
+        """Answer a turn with a generation that was asked for before the turn was over.
+
+        No other turn may wait or be answered. The events that were withheld are replayed as if
+        they came now.
+        """
         closed = self._begin(turn)
         turn.answer_bytes = speculation.answer_bytes
         turn.asked_s, turn.was_asked_ahead = speculation.asked_s, True
@@ -160,7 +176,11 @@ class Answers:
         history: tuple[Exchange, ...] | None = None,
         rounds: tuple[Round, ...] = (),
     ) -> GenerationRequest:
-        """What the engine would be asked if a turn were answered now."""
+        """The engine request that would answer this turn now.
+
+        `config`, `history` and `rounds` replace the session's; without them the request is for
+        the conversation so far.
+        """
         config = config or self.config
         transcribes = config.mode == "transcribe" and is_audio
         said = self.said() if history is None else history
@@ -178,7 +198,7 @@ class Answers:
         return GenerationRequest(conversation, sampling, urgency, self._owner)
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
-        """Take what the engine says; a generation that was cancelled says nothing."""
+        """Take an event of a generation; events of cancelled ones are ignored."""
         turn = self._current
         if turn is None or turn.generation_id != generation_id:
             return []
@@ -201,6 +221,8 @@ class Answers:
             case Finished("tool_calls"):
                 return self._wait_for_results(turn, event, now_s)
             case HistoryTrimmed(exchanges):
+                # The engine counted in the history it was given. It still is that history only
+                # if it was not cleared since, and if the turn had no history of its own.
                 if turn.epoch == self._epoch and turn.history is None:
                     self.history.forget_oldest(exchanges)
                 return [Tell(events.HistoryTrimmed(turn.turn_id, exchanges), turn.to)]
@@ -214,9 +236,9 @@ class Answers:
         return self._finish(turn, event, now_s)
 
     def stop(self, why: events.Why, now_s: float) -> list[Effect]:
-        """Stop the response being made, and all speech; the next response begins.
+        """Stop the response being made and all speech, then answer the next turn.
 
-        Empty where none is made, and nothing is being heard.
+        No effects if no response is being made and no speech is being played.
         """
         turn = self._current
         effects, heard = self._hush(why, now_s, None if turn is None else turn.turn_id)
@@ -225,9 +247,10 @@ class Answers:
         return effects + self._stop(turn, why, now_s, heard.get(turn.turn_id))
 
     def played(self, turn_id: str, played_ms: float, now_s: float, *, is_all: bool) -> str | None:
-        """A client has played so much of a turn's speech; the words, None for one long past.
+        """Note that a client has played `played_ms` of a turn's speech. Returns those words.
 
-        It plays no more of one that was interrupted; `is_all` says so of any other.
+        None if no speech of the turn is known. If the turn was interrupted, or with `is_all`,
+        the client will play no more of it, and the history keeps these words alone.
         """
         heard = self.speaking.playback.played(turn_id, played_ms, now_s)
         if heard is None:
@@ -241,15 +264,15 @@ class Answers:
         return self._find(turn_id) is not None or self.history.has(turn_id)
 
     def withdraw(self, turn_id: str, start_bytes: int, now_s: float) -> list[Effect]:
-        """A turn goes on: what was answered counts as not said.
+        """Take back a turn that continues: its answer counts as not given.
 
-        Of its audio, which began after `start_bytes`, nothing is settled.
+        Its audio began after `start_bytes` of the stream, and is no longer settled.
         """
         effects: list[Effect] = []
         heard: dict[str, str] = {}
         if self.speaking.is_heard(turn_id, now_s):
             effects, heard = self._hush(events.Why.SPOKEN_OVER, now_s, turn_id)
-        # Its next answer has speech of its own.
+        # The turn will be answered again, under the same id, with speech of its own.
         self.speaking.forget(turn_id)
         turn = self._find(turn_id)
         if turn is None:
@@ -263,16 +286,18 @@ class Answers:
         return effects
 
     def set_words(self, turn_id: str, words: str) -> None:
-        """What a spoken turn said is known now."""
+        """Add the transcript of a spoken turn to it, wherever the turn is."""
         turn = self._find(turn_id)
         if turn is not None:
             turn.know_words(words)
         self.history.set_words(turn_id, words)
 
     def take_result(self, call_id: str, content: str, now_s: float) -> list[Effect]:
-        """The result of a call; with the last one its turn goes on, where that is for the session.
+        """Take the result of a tool call.
 
-        Raises CallNotFound for a call that does not wait, RateLimited when it has no room.
+        With the last result the turn continues, if it is the session that runs the rounds; an
+        `open` exchange continues when the client asks. Raises CallNotFound if no such call waits
+        for a result, RateLimited when the session's memory is full.
         """
         turn = self._current
         pending = turn.pending if turn is not None else None
@@ -287,23 +312,24 @@ class Answers:
         return self._go_on(turn, now_s, INTERRUPTED)
 
     def wake(self, now_s: float) -> list[Effect]:
-        """Go on without the results that are overdue."""
+        """Continue without the results that are overdue; a filler takes their place."""
         turn = self._current
         if turn is None or turn.pending is None or turn.results_due_s is None:
             return []
         if now_s < turn.results_due_s:
+            # This wake-up was for an earlier round.
             return [WakeUp(turn.results_due_s)]
         missing = len(turn.pending.missing)
         return [CountCalls("timed_out", missing), *self._go_on(turn, now_s, UNANSWERED)]
 
     def said(self) -> tuple[Exchange, ...]:
-        """The conversation so far, as it goes into the next prompt."""
+        """The exchanges so far, as they go into the next prompt."""
         if self.open is None:
             return tuple(self.history)
         return (*self.history, self.open.closed())
 
     def close_open(self, answer: AssistantTurn | None = None) -> list[Effect]:
-        """What waits to go on never will, or does by an answer from outside."""
+        """Move the open exchange, if there is one, into the history with this answer."""
         waiting, self.open = self.open, None
         if waiting is None:
             return []
@@ -323,8 +349,10 @@ class Answers:
         settled = _settled(turn, finished.timings)
         pending = turn.wait(now_s, due_s)
         if config.runs_rounds:
+            # The turn stays the current one: later turns wait until it has its final answer.
             wake = [] if due_s is None else [WakeUp(due_s)]
             return [*told, answered, *settled, *wake]
+        # The client decides when to continue, so later turns need not wait for it.
         self._current = None
         self._settle(turn)
         if turn.records_history and turn.epoch == self._epoch:
@@ -334,12 +362,12 @@ class Answers:
         return [*told, answered, *ended, *settled, *self._answer_next(now_s)]
 
     def _go_on(self, turn: Turn, now_s: float, filler: str) -> list[Effect]:
-        """Answer a turn whose calls have their results."""
+        """Generate the next response of a turn; `filler` is the result of calls without one."""
         turn.close_round(now_s, filler)
         return [Generate(turn.generation_id, self._request_of(turn))]
 
     def clear_history(self) -> None:
-        """Forget what was said; a response being made is not remembered either."""
+        """Forget the conversation. A response being made will not be remembered either."""
         self.history.clear()
         self.open = None
         self._epoch += 1
@@ -353,18 +381,22 @@ class Answers:
         return [*self.speaking.give_up(), *([] if turn is None else [Cancel(turn.generation_id)])]
 
     def _find(self, turn_id: str) -> Turn | None:
-        """A turn that waits or is being answered."""
+        """The turn of an id, if it waits or is being answered."""
         turns = [*self._waiting, *([self._current] if self._current else [])]
         return next((turn for turn in turns if turn.turn_id == turn_id), None)
 
     def _hush(
         self, why: events.Why, now_s: float, spared: str | None
     ) -> tuple[list[Effect], dict[str, str]]:
-        """Stop all speech, and tell it of each turn but one; with what was heard of all."""
+        """Stop all speech. Returns the effects, and the heard words by turn.
+
+        Each turn gets a Stopped event, but for the one that is `spared`: its caller reports it.
+        """
         effects, heard = self.speaking.cut(now_s)
         for turn_id, text in heard.items():
             if turn_id != spared:
-                # It is whole, and no more than its speech can be stopped.
+                # The text of this turn is complete and in the history; only its speech stops.
+                # The history keeps what the user heard, as the model should not build on the rest.
                 self.history.shorten(turn_id, text)
                 effects.append(Tell(events.Stopped(turn_id, why)))
         return effects, heard
@@ -372,10 +404,11 @@ class Answers:
     def _stop(
         self, turn: Turn, why: events.Why, now_s: float, heard: str | None = None
     ) -> list[Effect]:
-        """`heard` is what of its speech was heard, where it is spoken."""
+        """Stop one turn. `heard`: the words of its speech that were heard; None: not spoken."""
         said = Finished("interrupted", Usage(0, len(turn.token_ids)), Timings())
         stopped: list[Effect] = [Tell(events.Stopped(turn.turn_id, why), turn.to)]
         if turn is self._current:
+            # First of all effects, so that the engine stops computing as early as possible.
             stopped.insert(0, Cancel(turn.generation_id))
             self._current = None
             if turn.pending is not None:
@@ -394,7 +427,8 @@ class Answers:
     def _begin(self, turn: Turn) -> list[Effect]:
         self._current = turn
         turn.epoch = self._epoch
-        # Decided once a response: deltas joined are its whole text, or there are none.
+        # `stream` is read once for each response. A change in its middle would send some deltas
+        # but not all, and a client that joins deltas would get half a text.
         turn.streams = self.config.stream
         turn.speech = self.speaking.format_of(turn.config or self.config)
         transcribes = self.config.mode == "transcribe" and turn.source == "audio"
@@ -422,13 +456,13 @@ class Answers:
     def _finish(
         self, turn: Turn, finished: Finished, now_s: float, heard: str | None = None
     ) -> list[Effect]:
-        """`heard` is what of its speech was heard, where that is what the user knows of it."""
+        """Record and report an answer. `heard` replaces its text in the history, if given."""
         self._settle(turn)
         if turn.records_history and turn.epoch == self._epoch:
             answer = AssistantTurn(tuple(turn.token_ids), words=turn.text)
             if heard is not None:
                 answer = AssistantTurn(text=heard)
-            # What was asked for a context of its own was not said in the conversation.
+            # A context of its own is not part of the conversation; only the answer joins it.
             user = turn.user if turn.history is None else UserTurn(())
             self.history.append(Exchange(user, answer, turn.rounds), turn.turn_id)
         answered = self._answered(turn, finished, now_s)
@@ -454,14 +488,14 @@ class Answers:
 
 
 def answer_bytes(sampling: Sampling) -> int:
-    """What an answer may take."""
+    """Most bytes that an answer may take."""
     return sampling.max_tokens * TOKEN_BYTES
 
 
 def _sampling(config: SessionConfig, user: UserTurn, *, transcribes: bool) -> Sampling:
     temperature = config.temperature
     if transcribes and "temperature" not in config.given:
-        # The model card: 0.2 to chat, 0 to transcribe.
+        # The model card recommends temperature 0.2 for chat and 0 for transcription.
         temperature = 0.0
     windows = sum(part.windows for part in user.parts if isinstance(part, Audio))
     most_tokens = _most_tokens(config, windows, transcribes=transcribes)

@@ -1,4 +1,4 @@
-"""Calls of tools that wait for their results, and what becomes of those that never get one."""
+"""Tool calls that wait for their results, and what happens to those that never get one."""
 
 from collections.abc import Iterable
 
@@ -13,15 +13,16 @@ from voxtral_worker.engine.tools import (
 from voxtral_worker.errors import CallNotFound
 from voxtral_worker.sessions.memory import bytes_of_round, bytes_of_turn
 
-# So many times a turn may call; then it has to answer with what it knows.
+# Rounds of tool calls in one turn. Then the model has to answer with what it knows: a model that
+# calls again and again would otherwise never answer.
 MOST_ROUNDS = 4
 
 
 class PendingRound:
-    """Calls of one response, each of which takes one result."""
+    """The calls of one response; each takes one result."""
 
     def __init__(self, said: AssistantTurn, calls: Iterable[ToolCall], since_s: float) -> None:
-        """`said` is the text before the calls; `since_s` is when they were made."""
+        """`said`: the response's text before the calls. `since_s`: when they were made."""
         self.said = said
         self.calls = list(calls)
         self.since_s = since_s
@@ -43,7 +44,7 @@ class PendingRound:
         return [call for call in self.calls if call.call_id not in self._results]
 
     def take(self, call_id: str, content: str) -> None:
-        """The result of a call. Raises CallNotFound for one that does not wait for it."""
+        """Take the result of a call. Raises CallNotFound if that call waits for none."""
         if known_call_id(call_id) not in [call.call_id for call in self.missing]:
             raise not_found(call_id)
         result = ToolResult(known_call_id(call_id), content)
@@ -58,7 +59,7 @@ class PendingRound:
 
 
 class OpenExchange:
-    """An exchange whose answer is still to come, once somebody asks for it."""
+    """An exchange that called tools and has no answer yet. The client asks for that later."""
 
     def __init__(self, user: UserTurn, rounds: tuple[Round, ...], pending: PendingRound) -> None:
         self.user = user
@@ -67,12 +68,12 @@ class OpenExchange:
 
     @property
     def bytes(self) -> int:
-        """What it takes."""
+        """Its size."""
         rounds = (*self.rounds, self.pending.closed())
         return bytes_of_turn(self.user) + sum(bytes_of_round(each) for each in rounds)
 
     def all_rounds(self) -> tuple[Round, ...]:
-        """The rounds, the last of them included; a call without result was interrupted."""
+        """All rounds with the last one; a call without result counts as interrupted."""
         return (*self.rounds, self.pending.closed())
 
     def closed(self, answer: AssistantTurn | None = None) -> Exchange:
@@ -81,14 +82,15 @@ class OpenExchange:
 
 
 def not_found(call_id: str) -> CallNotFound:
-    """The error for a result that nobody waits for."""
+    """The error for a result that no call waits for."""
     return CallNotFound(f"no call {call_id[:60]!a} waits for a result, or not any more")
 
 
 def toolbox_of_round(box: Toolbox, rounds: int) -> Toolbox:
-    """What is offered after so many rounds of a turn.
+    """The tools that a turn may call after so many rounds.
 
-    A choice holds for the first of them; after the last one there is nothing to call.
+    A forced choice applies to the first response only: otherwise the model could never answer.
+    After the last round no call is allowed.
     """
     if rounds == 0:
         return box

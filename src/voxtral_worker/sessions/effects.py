@@ -1,4 +1,4 @@
-"""What a session asks the world to do; it does nothing itself."""
+"""What a session asks its driver to do. A session does nothing itself: it returns effects."""
 
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -11,13 +11,13 @@ from voxtral_worker.sessions.events import Event
 from voxtral_worker.speech.pieces import SpeechFormat
 from voxtral_worker.turns.detector import SpeechPaused
 
-# A name that the dialect gives to one of its channels; None: the channel of those who speak.
+# The name of one of the dialect's channels. None: the channel over which audio comes.
 Channel: TypeAlias = str | None
 
 
 @dataclass(frozen=True)
 class Tell:
-    """Tell the client on a channel what has happened."""
+    """Send an event to the client on a channel."""
 
     event: Event
     to: Channel = None
@@ -25,7 +25,7 @@ class Tell:
 
 @dataclass(frozen=True)
 class Generate:
-    """Ask the engine; its events come back under `generation_id`."""
+    """Ask the engine for a response; its events come back under `generation_id`."""
 
     generation_id: str
     request: GenerationRequest
@@ -33,21 +33,25 @@ class Generate:
 
 @dataclass(frozen=True)
 class Cancel:
-    """The engine may stop; its later events are ignored."""
+    """Stop a generation; the session ignores its later events."""
 
     generation_id: str
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A generation that was asked for ahead of time is now what a user waits for."""
+    """Raise a speculative generation to the urgency of a turn: its turn is over now."""
 
     generation_id: str
 
 
 @dataclass(frozen=True)
 class Settle:
-    """Count a speculation: `committed`, `discarded` or `yielded`, and the tokens it wasted."""
+    """Count how a speculation ended, and the tokens that were computed for nothing.
+
+    `outcome`: `committed` (it became the answer), `discarded` (it was wrong), or `yielded` (the
+    engine had not begun it in time).
+    """
 
     outcome: str
     wasted_tokens: int = 0
@@ -55,7 +59,7 @@ class Settle:
 
 @dataclass(frozen=True)
 class Speak:
-    """Say words of a turn; its speech comes back in pieces."""
+    """Turn words of an answer into speech, which comes back in pieces."""
 
     turn_id: str
     text: str
@@ -64,14 +68,14 @@ class Speak:
 
 @dataclass(frozen=True)
 class EndSpeech:
-    """All words of a turn are said."""
+    """End the speech of an answer: no more words follow."""
 
     turn_id: str
 
 
 @dataclass(frozen=True)
 class Hush:
-    """Nothing more is said of any turn so far."""
+    """Stop the speech of all answers so far."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,14 @@ class Score:
 
 @dataclass(frozen=True)
 class WakeUp:
-    """Call the session's `wake` at this time; of several times the last one counts."""
+    """Call the session's `wake` at this time; a later WakeUp replaces it."""
 
     at_s: float
 
 
 @dataclass(frozen=True)
 class CountCalls:
-    """Count calls of tools: `answered`, `failed`, `timed_out` or `interrupted`."""
+    """Count tool calls by how they ended: `answered`, `failed`, `timed_out` or `interrupted`."""
 
     outcome: str
     calls: int = 1

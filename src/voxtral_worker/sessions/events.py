@@ -1,7 +1,7 @@
-"""What happens in a conversation; each dialect tells its clients in its own words.
+"""What happens in a conversation. Each dialect turns the events into messages of its own.
 
-A new event is a class here, a place in `Event`, and a case in each dialect: the type checker
-names the dialects that do not know it yet.
+For a new event, add a class here, a place in `Event`, and a case in each dialect. The type
+checker names the dialects in which the case is missing.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from voxtral_worker.engine.tools import ToolCall
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.sessions.config import SessionConfig
 
-# What a dialect wants to know again of a turn that it asked for. The session does not read it.
+# What a dialect attaches to a turn it asked for, and gets back with the turn's events. The session
+# does not read it.
 Tag: TypeAlias = object
 
 
@@ -31,7 +32,7 @@ class Why(Enum):
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """A turn has begun, so many ms after the session's audio began."""
+    """A spoken turn has begun, `start_ms` after the session's audio began."""
 
     turn_id: str
     start_ms: int
@@ -41,8 +42,9 @@ class SpeechStarted:
 class SpeechEnded:
     """A spoken turn is over.
 
-    `reason` is `silence`, `semantic`, `end_turn`, `stalled`, or `too_long` where it goes on as the
-    next one. `completeness`, from 0 to 1, is how complete its words sounded, if that was asked.
+    `reason` is `silence`, `semantic`, `end_turn`, `stalled`, or `too_long`: then the speech
+    continues as the next turn. `completeness`, from 0 to 1, is how complete its words sounded;
+    None if they were not scored.
     """
 
     turn_id: str
@@ -55,9 +57,9 @@ class SpeechEnded:
 
 @dataclass(frozen=True)
 class TurnReopened:
-    """The spoken turn that ended last goes on, and what was answered counts as not said.
+    """The spoken turn that ended last continues, and its answer counts as not given.
 
-    SpeechEnded comes once more, with the audio from the turn's first beginning.
+    SpeechEnded comes again later, with all audio since the turn first began.
     """
 
     turn_id: str
@@ -66,14 +68,14 @@ class TurnReopened:
 
 @dataclass(frozen=True)
 class NoSpeech:
-    """There was no turn to end, or too little speech for one."""
+    """No turn was open that could be ended, or there was too little speech for one."""
 
     turn_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Partial:
-    """What the user seems to be saying; the first `stable_chars` characters stay."""
+    """A transcript of the speech so far; its first `stable_chars` characters will not change."""
 
     turn_id: str
     text: str
@@ -82,15 +84,15 @@ class Partial:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of a spoken turn; with an `error` they could not be found out."""
+    """The words of a spoken turn; with an `error` there are none, because transcribing failed."""
 
     turn_id: str
     text: str
     error: WorkerError | None = None
 
 
-# A turn is answered. The last event of each that was accepted is Answered or Failed, until it is
-# reopened.
+# A turn is answered. Each accepted turn ends with Answered or Failed; a reopened turn is accepted
+# and answered again.
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class CallDelta:
 
 @dataclass(frozen=True)
 class CallMade:
-    """A call that is to be run. All of a response come before its Answered."""
+    """A complete call for the client to run. All calls of a response come before its Answered."""
 
     turn_id: str
     index: int
@@ -141,7 +143,7 @@ class CallMade:
 
 @dataclass(frozen=True)
 class HistoryTrimmed:
-    """The oldest exchanges do not fit the model's context and were forgotten."""
+    """The oldest exchanges were forgotten, because they do not fit the model's context."""
 
     turn_id: str
     exchanges: int
@@ -149,9 +151,9 @@ class HistoryTrimmed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A response ends early; without a turn there was none to stop.
+    """A response was stopped. `turn_id` None: no response was being made.
 
-    Answered comes next, unless the response is whole already and its speech alone is stopped.
+    Answered comes next, unless it has come before: then only the response's speech stops.
     """
 
     turn_id: str | None
@@ -162,7 +164,7 @@ class Stopped:
 class Answered:
     """The whole response; `metrics` has the stages of its turn in ms.
 
-    With `finish_reason` `tool_calls` the turn goes on when its calls have their results.
+    After `finish_reason` `tool_calls` the turn continues once its calls have their results.
     """
 
     turn_id: str
@@ -178,9 +180,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A piece of a turn's speech; `text` is the sentence that begins with it, or empty.
+    """A piece of the speech of an answer, encoded as the config says.
 
-    It begins `offset_ms` after the turn's speech began.
+    It begins `offset_ms` after the answer's speech began. `text` is the sentence that begins with
+    this piece; empty within a sentence.
     """
 
     turn_id: str
@@ -193,7 +196,7 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Failed:
-    """A turn has no response."""
+    """A turn gets no response, because of an error."""
 
     turn_id: str
     error: WorkerError
@@ -210,26 +213,26 @@ class HistoryCleared:
 
 @dataclass(frozen=True)
 class ConfigChanged:
-    """Other options are in force."""
+    """The options have changed to these."""
 
     config: SessionConfig
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that a client sent was not taken; `error.about` says which of its messages."""
+    """A client's message was refused; `error.about` names the message."""
 
     error: WorkerError
 
 
 @dataclass(frozen=True)
 class Draining:
-    """The worker is going away."""
+    """The worker is shutting down."""
 
 
 @dataclass(frozen=True)
 class Expired:
-    """The session was quiet for too long and ends."""
+    """The session ends, because its client did nothing for too long."""
 
 
 Event: TypeAlias = (

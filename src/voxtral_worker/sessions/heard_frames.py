@@ -1,4 +1,4 @@
-"""What a session has heard and may still need."""
+"""The latest audio frames of a session, as far back as they may still be needed."""
 
 from collections import deque
 
@@ -13,7 +13,9 @@ class HeardFrames:
     """Frames by their number since the session began; the oldest are forgotten first."""
 
     def __init__(self) -> None:
+        # Samples, arrival time, and audio bytes up to the frame's end.
         self._frames: deque[tuple[NDArray[np.float32], float, int]] = deque()
+        # The number of the oldest frame that is held.
         self._first = 0
 
     def __len__(self) -> int:
@@ -21,22 +23,28 @@ class HeardFrames:
 
     @property
     def bytes(self) -> int:
-        """What the frames take."""
+        """Size of the frames."""
         return len(self._frames) * FRAME_BYTES
 
     def add(self, frame: NDArray[np.float32], heard_s: float, audio_bytes: int) -> None:
-        """The next frame, float32 [512], when it was heard, and the bytes up to its end."""
-        # A view would hold the whole chunk that it came with.
+        """Add the next frame, float32 [512].
+
+        `heard_s`: when it arrived. `audio_bytes`: the bytes of the stream up to its end.
+        """
+        # A copy, because a view would keep the whole chunk of the frame in memory.
         self._frames.append((frame.copy(), heard_s, audio_bytes))
 
     def restore(
         self, samples: NDArray[np.float32], first_frame: int, first_bytes: int, heard_s: float
     ) -> None:
-        """Hold frames again that were forgotten last, float32 [512 * n], from `first_frame` on.
+        """Put back the frames that were forgotten last, float32 [512 * n].
 
-        `first_bytes` of audio had come before them. The frames after them are held.
+        They begin at `first_frame`, and the frame after them must still be held. `first_bytes`:
+        bytes of the stream before them.
         """
         frames = samples.reshape(-1, FRAME_SAMPLES)
+        # Where each of these frames ended in the stream is no longer known: spread the bytes
+        # evenly between the two ends that are known.
         end_bytes = self._frames[0][2]
         step = (end_bytes - first_bytes) / (len(frames) + 1)
         for number in range(len(frames) - 1, -1, -1):
@@ -51,19 +59,19 @@ class HeardFrames:
         return np.concatenate([self._frames[number][0] for number in numbers])
 
     def heard_s(self, frame: int) -> float:
-        """When a frame was heard."""
+        """When a frame arrived."""
         return self._frames[frame - self._first][1]
 
     def audio_bytes(self, frame: int) -> int:
-        """How many bytes of audio had come when a frame was whole."""
+        """Bytes of the stream up to the end of a frame."""
         return self._frames[frame - self._first][2]
 
     def forget_before(self, frame: int) -> None:
-        """No frame before this one will be asked for."""
+        """Forget the frames before this one."""
         while self._frames and self._first < frame:
             self._frames.popleft()
             self._first += 1
 
     def clear(self) -> None:
-        """Nothing will be asked for any more."""
+        """Forget all frames."""
         self._frames.clear()

@@ -1,4 +1,4 @@
-"""What was said and answered, and what that takes."""
+"""The exchanges of a conversation, and their size in memory."""
 
 import dataclasses
 from collections import deque
@@ -9,10 +9,10 @@ from voxtral_worker.sessions.memory import bytes_of_exchange
 
 
 class History:
-    """Exchanges, the oldest first; `bytes` is what they take."""
+    """Exchanges, the oldest first; `bytes` is their size."""
 
     def __init__(self) -> None:
-        # Each with what it takes, and the turn that it came of where that was in this session.
+        # Each with its size and its turn's id. None: it came from another worker or a client.
         self._exchanges: deque[tuple[Exchange, int, str | None]] = deque()
         self.bytes = 0
 
@@ -20,7 +20,9 @@ class History:
         return (exchange for exchange, _, _ in self._exchanges)
 
     def append(self, exchange: Exchange, turn_id: str | None = None) -> None:
-        """Remember one more. Its sound is needed only if the engine loses what it made of it."""
+        """Add an exchange."""
+        # The engine keeps the embeddings of the sound. Samples are needed again only if it drops
+        # those, so they may take less memory and more time to read.
         for part in exchange.user.parts:
             if isinstance(part, Audio):
                 part.compact()
@@ -29,7 +31,7 @@ class History:
         self.bytes += size
 
     def shorten(self, turn_id: str, text: str) -> None:
-        """Of the answer to a turn the user has heard no more than this; nothing if it is gone."""
+        """Replace the answer to a turn by the words that were heard; do nothing if it is gone."""
         for index, (exchange, size, own) in enumerate(self._exchanges):
             if own == turn_id:
                 heard = Exchange(exchange.user, AssistantTurn(text=text), exchange.rounds)
@@ -42,13 +44,13 @@ class History:
         return any(known == turn_id for _, _, known in self._exchanges)
 
     def remove(self, turn_id: str) -> None:
-        """Forget one turn, as if it had never been."""
+        """Forget a turn and its answer."""
         kept = [entry for entry in self._exchanges if entry[2] != turn_id]
         self._exchanges = deque(kept)
         self.bytes = sum(size for _, size, _ in kept)
 
     def set_words(self, turn_id: str, words: str) -> None:
-        """What a spoken turn said is known now."""
+        """Add the transcript of a spoken turn."""
         for number, (exchange, _, known) in enumerate(self._exchanges):
             if known == turn_id:
                 user = dataclasses.replace(exchange.user, heard=words)
@@ -57,12 +59,12 @@ class History:
         self.bytes = sum(size for _, size, _ in self._exchanges)
 
     def extend(self, exchanges: Iterable[Exchange]) -> None:
-        """Remember more, in this order."""
+        """Add exchanges, in this order."""
         for exchange in exchanges:
             self.append(exchange)
 
     def forget_oldest(self, exchanges: int) -> None:
-        """Let so many go, or all."""
+        """Forget so many of the oldest exchanges, or all if there are fewer."""
         for _ in range(min(exchanges, len(self._exchanges))):
             self.bytes -= self._exchanges.popleft()[1]
 

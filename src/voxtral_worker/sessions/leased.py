@@ -1,11 +1,11 @@
-"""A session made for somebody else to use."""
+"""A session that a job creates and holds for a client."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class LeasedSession:
-    """A session held by a job; `token` opens it where the API asks for credentials."""
+    """`token` opens the session where the API asks for credentials; None: it asks for none."""
 
     session_id: str
     token: str | None = None

@@ -1,15 +1,20 @@
-"""Rate limits over windows that roll, told the time by the caller."""
+"""Rate limits over rolling windows. Pure: they get the time as an argument."""
 
 from collections import deque
 from dataclasses import dataclass
 
-# Entries closer together than this share of the window count as one.
+# Entries closer together than this share of the window are merged. So a limit holds about 1,000
+# entries at most, however many units it counts.
 _GRAIN = 1 / 1000
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether it was allowed. `reset_s`: when the oldest of what counts is forgotten."""
+    """Whether the units were allowed.
+
+    `remaining`: units that still fit. `reset_s`: when the oldest units stop counting.
+    `retry_after_s`: how long until these units would fit; 0 if they were allowed.
+    """
 
     allowed: bool
     limit: int
@@ -19,17 +24,17 @@ class Verdict:
 
 
 class RollingLimit:
-    """At most `limit` units within any `period_s` seconds; what is refused does not count.
+    """At most `limit` units within any `period_s` seconds; refused units do not count.
 
-    More than `limit` units at once are taken when nothing else counts, and fill the periods
-    that follow: what is larger than the limit waits, but is not refused for ever.
+    More than `limit` units at once are allowed when nothing else counts. They then fill the
+    periods that follow. Otherwise a request larger than the limit could never be allowed.
     """
 
     def __init__(self, limit: int, period_s: float) -> None:
         self._limit = limit
         self._period_s = period_s
-        # When an entry was opened, when it last grew, and its units. Times rise; they lie in the
-        # future for what one take had over the limit.
+        # When an entry was opened, when it last grew, and its units. Times rise. They are in the
+        # future for the units that one `take` had beyond the limit.
         self._entries: deque[tuple[float, float, int]] = deque()
         self._used = 0
 
@@ -42,7 +47,7 @@ class RollingLimit:
         return self._verdict(allowed, now_s, units)
 
     def look(self, now_s: float, units: int = 1) -> Verdict:
-        """What `take` would say, without counting."""
+        """The verdict that `take` would give, without counting the units."""
         self._forget(now_s)
         return self._verdict(self._fits(units), now_s, units)
 
@@ -67,6 +72,7 @@ class RollingLimit:
             self._entries.append((opened_s, now_s, before + first))
         else:
             self._entries.append((now_s, now_s, first))
+        # Units beyond the limit go into entries of the periods to come, a full limit each.
         left, at_s = units - first, now_s
         while left > 0:
             at_s += self._period_s
@@ -78,6 +84,7 @@ class RollingLimit:
             self._used -= self._entries.popleft()[2]
 
     def _wait(self, now_s: float, units: int) -> float:
+        # Go through the entries, oldest first, until enough units have stopped counting.
         free, wanted = self._limit - self._used, min(units, self._limit)
         oldest = iter(self._entries)
         while free < wanted:

@@ -1,4 +1,4 @@
-"""Hears frames of speech and finds the turns in them; each one that is over is to be answered."""
+"""Takes frames of audio, finds the spoken turns in them, and hands each ended turn to `Answers`."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -33,12 +33,13 @@ from voxtral_worker.turns.detector import (
 
 FRAME_MS = 32
 FRAME_SAMPLES = 512
-# An open turn waits for audio so much longer than for silence before it counts as ended.
+# When audio stops coming, an open turn ends after the silence that would end it plus this margin
+# for the network's jitter.
 STALL_MS = 250
 
 
 class Listening:
-    """At most one turn is open; what is heard of it is held until it is over."""
+    """At most one spoken turn is open; its frames are held until it is over."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Listening:
         max_turn_s: float,
         speculates: bool,
     ) -> None:
+        # Bytes as the client sent them, before decoding; clients resume from this number.
         self.audio_bytes_received = 0
         self.heard = HeardFrames()
         self.partials = Partials()
@@ -61,19 +63,20 @@ class Listening:
         self._pending = pending
         self._turn_ids = turn_ids
         self._open_turn_id: str | None = None
-        # How often the open turn has ended.
+        # How often the open turn has ended already: above 0 only after it was reopened.
         self._times_ended = 0
-        # Bytes of audio whose frames have been heard.
+        # Bytes of audio whose frames have been heard. A float, because a chunk's bytes are shared
+        # out over its frames.
         self._heard_bytes = 0.0
 
     @property
     def has_open_turn(self) -> bool:
-        """Whether somebody is speaking, or in a pause that may go on."""
+        """Whether the user is speaking, or pauses within a turn."""
         return self.detector.is_open
 
     @property
     def may_stall(self) -> bool:
-        """Whether a gap in the stream of audio would end something."""
+        """Whether a gap in the stream of audio would end a turn, or close one for good."""
         return self.detector.goes_on
 
     @property
@@ -85,13 +88,13 @@ class Listening:
         return (max(config.silence_ms, frames * FRAME_MS) + STALL_MS) / 1000
 
     def require_room(self, size: int) -> None:
-        """Raises RateLimited unless so many bytes of frames have room, and the turn's answer."""
+        """Raises RateLimited unless `size` bytes of frames and the turn's answer have room."""
         frames = len(self.heard) + size // FRAME_BYTES
         answer = self._answers.bytes_to_answer(frames * FRAME_SAMPLES)
         self._answers.memory.require(size + answer)
 
     def use_config(self, config: SessionConfig) -> None:
-        """Find turns by other options from now on."""
+        """Use other options for the turn detector from now on."""
         self.detector.reconfigure(
             config.vad_sensitivity,
             config.silence_ms,
@@ -102,7 +105,7 @@ class Listening:
         )
 
     def go_on_from(self, audio_bytes: int) -> None:
-        """So much audio was heard elsewhere."""
+        """Count bytes that another worker has heard."""
         self.audio_bytes_received = audio_bytes
         self._heard_bytes = float(audio_bytes)
 
@@ -116,8 +119,9 @@ class Listening:
     ) -> list[Effect]:
         """Take frames, float32 [k, 512], each with its speech probability.
 
-        `more_frames` of the same audio bytes are still to be heard. It stops before a frame for
-        which a score is due: `detector.frames_heard` tells how many were taken.
+        `more_frames`: frames of the same chunk that the caller holds back for a later call. It
+        stops before a frame for which a score is due: the change of `detector.frames_heard` is
+        the number of frames that were taken.
         """
         effects: list[Effect] = []
         self.reopening.look()
@@ -128,6 +132,7 @@ class Listening:
             if self.scoring.is_due:
                 break
             self._heard_bytes += frame_bytes
+            # Before the detector hears it: the turn that ends with this frame needs its samples.
             self.heard.add(frame, now_s, int(self._heard_bytes))
             self.detector.least_speech_frames = self._least_speech_frames(now_s)
             for found in self.detector.hear(float(probability), float(energy)):
@@ -139,22 +144,23 @@ class Listening:
         return effects
 
     def end_turn(self, now_s: float, to: Channel = None) -> list[Effect]:
-        """The user's turn is over now, whatever the VAD says."""
+        """End the user's turn now, because the client asked for it."""
         found = self.detector.end_turn()
         if not found:
             return [Tell(events.NoSpeech(), to)]
         return self._on_turn_events(found, now_s)
 
     def stall(self, now_s: float) -> list[Effect]:
-        """The stream of audio has paused for too long: a pause counts as silence."""
+        """End the open turn, because no audio has come for too long."""
         if self.detector.is_reopenable:
-            # Nobody is speaking, and how long the gap is the frames do not tell.
+            # No turn is open, and the last one may still continue within a number of frames.
+            # A gap has no frames, so how long it is cannot be counted: close it.
             self.reopening.close()
             return []
         return self._on_turn_events(self.detector.end_turn("stalled"), now_s)
 
     def forget_turn(self) -> list[Effect]:
-        """What is being said now counts as not said."""
+        """Drop the open turn, as if it had not been spoken."""
         self.reopening.close()
         self.detector.end_turn()
         self._open_turn_id = None
@@ -162,7 +168,7 @@ class Listening:
         return [*self.partials.drop(), *self.speculator.forget_turn()]
 
     def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
-        """Take what the engine says of a transcript or a guess; None when it was neither."""
+        """Take an event of a transcript or a speculation. None: the generation is neither."""
         if generation_id == self.partials.generation_id:
             return self.partials.on_event(event)
         effects = self.transcripts.on_event(generation_id, event)
@@ -190,7 +196,8 @@ class Listening:
 
     def _start_turn(self, started: SpeechStarted, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        # Speech that goes on over the end of a turn that was too long is no answer to anything.
+        # A turn that was cut because it was too long continues as this one. The user has not heard
+        # an answer between the two, so this speech interrupts nothing.
         if self._interrupts and not started.goes_on:
             effects += self._answers.stop(events.Why.SPOKEN_OVER, now_s)
         self._open_turn_id, self._times_ended = self._turn_ids.next(), 0
@@ -207,7 +214,8 @@ class Listening:
         start_ms = reopened.first_frame * FRAME_MS
         effects.append(Tell(events.TurnReopened(kept.turn_id, start_ms)))
         if self._interrupts:
-            # The response to a text that was sent while the turn was being spoken.
+            # Its own answer was withdrawn above. This stops the response to a text that was sent
+            # while the turn was being spoken.
             effects += self._answers.stop(events.Why.SPOKEN_OVER, now_s)
         return effects
 
@@ -215,19 +223,20 @@ class Listening:
     def _interrupts(self) -> bool:
         """Whether speech stops the response being made.
 
-        A transcript is not talked over: whoever goes on after a pause wants both.
+        It does not stop a transcript: a user who continues after a pause wants both.
         """
         config = self._answers.config
         return config.barge_in and config.mode == "chat"
 
     def _least_speech_frames(self, now_s: float) -> int:
-        """How much speech makes a turn: while a response is made or heard, enough to stop it."""
+        """How much speech starts a turn: while a response is made or played, `barge_in_ms`."""
         is_quiet = self._answers.is_idle and not self._answers.speaking.is_audible(now_s)
         if is_quiet or not self._interrupts:
             return MIN_SPEECH_FRAMES
         return max(MIN_SPEECH_FRAMES, -(-self._answers.config.barge_in_ms // FRAME_MS))
 
     def _end_turn(self, ended: TurnEnded, now_s: float) -> list[Effect]:
+        # First, so that no Partial of this turn comes after its SpeechEnded.
         effects = self.partials.drop()
         if self._open_turn_id is None:
             return [*effects, Tell(events.NoSpeech(self._turn_ids.next()))]
@@ -239,10 +248,12 @@ class Listening:
             user = self._pending.with_audio(audio)
         else:
             user = speculation.request.conversation.user
+        # Until there is a real transcript, the last partial one is what a record may keep.
         user = dataclasses.replace(user, heard=self.partials.text)
         told = _speech_ended(turn_id, ended, user)
         effects.append(Tell(told))
         if not self._answers.config.answers_turns:
+            # The client asks for the answer itself: keep the audio until then.
             self._pending.add(turn_id, user.parts[-1:])
             self.reopening.close()
             return effects
@@ -250,8 +261,10 @@ class Listening:
         effects.append(Tell(events.Accepted(turn_id)))
         audio_bytes = self.audio_bytes_received
         if ended.reason == "too_long":
-            # What is behind a cut is the next turn's.
+            # The audio after the cut belongs to the next turn.
             audio_bytes = self.heard.audio_bytes(ended.end_frame - 1)
+        # A reopened turn keeps its id and is answered again. Its new generation needs another id,
+        # so that late events of the withdrawn one are ignored.
         turn = Turn(
             turn_id,
             None,
@@ -264,7 +277,8 @@ class Listening:
             generation_id=f"{turn_id}.{self._times_ended}" if self._times_ended else "",
         )
         start_bytes = self.heard.audio_bytes(ended.first_frame)
-        # The turn has its sound, so its frames are not to be counted beside it.
+        # The turn holds its own samples now. Drop the frames before `adopt` or `add` asks for
+        # room, or the same sound would count twice.
         self._forget_heard()
         if speculation is not None:
             effects += self._answers.adopt(turn, speculation, now_s)
@@ -275,7 +289,8 @@ class Listening:
             times = self._times_ended + 1
             self.reopening.keep(KeptTurn(turn_id, ended, told.audio, said, start_bytes, times))
         else:
-            # It was refused, as too much waits, or a call that was made ahead is being acted on.
+            # The turn was refused because too much waits, or its answer, made ahead, has called
+            # a tool: what a tool did cannot be taken back.
             self.reopening.close()
         if self._answers.config.transcript and self._answers.config.mode == "chat":
             effects += self.transcripts.add(turn_id, told.audio)
@@ -291,6 +306,7 @@ class Listening:
             return []
         audio = Audio(self.heard.samples(self.detector.oldest_needed_frame, frame))
         if not self._answers.memory.has_room(bytes_to_ask(audio, config)):
+            # Partials are a convenience: skip this one and keep the room for the turn itself.
             self.partials.put_off(frame)
             return []
         return self.partials.ask(audio, config, frame)

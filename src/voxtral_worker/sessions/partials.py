@@ -1,8 +1,8 @@
-"""Transcripts of what is being said, and which of their words will not change any more.
+"""Transcribes a turn while it is being spoken, and finds the words that will not change again.
 
-Local agreement of two successive hypotheses, after Macháček, Dabre and Bojar 2023,
-"Turning Whisper into Real-Time Transcription System" (arXiv:2307.14743): the words that
-two hypotheses in a row share are stable, and stay.
+It uses local agreement, after Macháček, Dabre and Bojar 2023, "Turning Whisper into Real-Time
+Transcription System" (arXiv:2307.14743): the leading words that two transcripts in a row share
+are stable.
 """
 
 import sys
@@ -22,38 +22,40 @@ from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.memory import TOKEN_BYTES
 
-# A transcript of what is being said is worth a look once a second.
+# One partial transcript a second (31 frames of 32 ms): each one transcribes the whole turn so far,
+# so more of them would take the engine's time from turns.
 PARTIAL_EVERY_FRAMES = 31
 
 
 def bytes_to_ask(audio: Audio, config: SessionConfig) -> int:
-    """What a transcript under way takes: the sound, and room for its words."""
+    """Size of one request: its audio, and room for the words of its transcript."""
     return audio.nbytes + _most_tokens(audio, config) * TOKEN_BYTES
 
 
 class StablePrefix:
-    """One turn's hypotheses; what was once stable never changes."""
+    """The transcripts of one turn. Words that were once stable never change."""
 
     def __init__(self) -> None:
         self._stable: list[str] = []
         self._last: list[str] = []
         self._shown: list[str] = []
-        # What its words take.
+        # Size of the words.
         self.bytes = 0
 
     @property
     def text(self) -> str:
-        """What was shown last."""
+        """The text that was shown last."""
         return " ".join(self._shown)
 
     def update(self, hypothesis: str) -> tuple[str, int]:
-        """The text to show, and how many of its first characters are stable."""
+        """Take a transcript; returns the text to show and the number of its stable characters."""
         words = hypothesis.split()
         agreed = 0
         for new, old in zip(words, self._last, strict=False):
             if new != old:
                 break
             agreed += 1
+        # A transcript that contradicts stable words makes no more words stable.
         if agreed > len(self._stable) and words[: len(self._stable)] == self._stable:
             self._stable = words[:agreed]
         self._last = words
@@ -63,45 +65,49 @@ class StablePrefix:
 
 
 def _most_tokens(audio: Audio, config: SessionConfig) -> int:
-    """As for the whole transcript of the turn; in a chat `max_length` is the answer's."""
+    """As many tokens as the transcript of the whole turn may have.
+
+    In mode `chat`, `max_length` limits the answer and not the transcript.
+    """
     is_told = config.mode == "transcribe" and "max_length" in config.given
     return config.max_length if is_told else audio.transcript_tokens
 
 
 class Partials:
-    """At most one transcript is under way, of the turn that is open."""
+    """Asks for partial transcripts of the open turn, one at a time."""
 
     def __init__(self) -> None:
+        # The transcript that the engine is making; None: it makes none.
         self.generation_id: str | None = None
         self._turn_id = ""
         self._due_frame = 0
         self._stable = StablePrefix()
         self._texts: list[str] = []
-        # Of the one under way: the sound, and room for its words.
+        # Size of the request under way: its audio, and room for its words.
         self._asked_bytes = 0
 
     @property
     def bytes(self) -> int:
-        """What the one under way takes, and what was heard before it."""
+        """Size of the request under way and of the transcripts before it."""
         return self._asked_bytes + self._stable.bytes
 
     def begin_turn(self, turn_id: str, frame: int) -> None:
-        """Somebody begins to speak."""
+        """Start with a new turn, which began at `frame`."""
         self._turn_id = turn_id
         self._stable = StablePrefix()
         self._due_frame = frame + PARTIAL_EVERY_FRAMES
 
     def is_due(self, frame: int) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time for the next transcript."""
         return self.generation_id is None and frame >= self._due_frame
 
     @property
     def text(self) -> str:
-        """What was last heard of the turn, or nothing."""
+        """The last transcript of the turn; empty if there is none yet."""
         return self._stable.text
 
     def put_off(self, frame: int) -> None:
-        """It is not the time for one after all."""
+        """Wait for a whole interval from `frame` on."""
         self._due_frame = frame + PARTIAL_EVERY_FRAMES
 
     def ask(self, audio: Audio, config: SessionConfig, frame: int) -> list[Effect]:
@@ -116,7 +122,7 @@ class Partials:
         return [Generate(self.generation_id, request)]
 
     def on_event(self, event: GenerationEvent) -> list[Effect]:
-        """Take what the engine says of the one under way."""
+        """Take an event of the transcript under way."""
         match event:
             case Delta():
                 self._texts.append(event.text)
@@ -126,12 +132,13 @@ class Partials:
                 self._texts = []
                 return [Tell(events.Partial(self._turn_id, text, stable))]
             case Failed():
-                # The next one is a second away, and the turn itself is told if it fails.
+                # Not reported: the next one comes in a second, and if the engine is broken, the
+                # turn itself will fail with an error.
                 self.drop()
         return []
 
     def drop(self) -> list[Effect]:
-        """Forget the one under way."""
+        """Cancel the transcript under way, if there is one."""
         generation_id, self.generation_id = self.generation_id, None
         self._asked_bytes = 0
         return [] if generation_id is None else [Cancel(generation_id)]

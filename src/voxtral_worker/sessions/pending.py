@@ -1,4 +1,4 @@
-"""What the user has said that nobody was to answer yet."""
+"""User input that was not sent to the model yet. It becomes the start of the next turn."""
 
 from typing import TypeAlias
 
@@ -6,58 +6,55 @@ from voxtral_worker.engine.conversation import Audio, UserTurn
 from voxtral_worker.sessions.memory import bytes_of_parts
 
 BETWEEN_TEXTS = "\n\n"
-# Parts under the key of each lot.
+# The parts of each input, by its key.
 Said: TypeAlias = dict[str, tuple[str | Audio, ...]]
 
 
 class Pending:
-    """Parts in the order in which they were said, each lot under a key of its own.
-
-    They open the user's next turn.
-    """
+    """Inputs in the order in which they came, each under a key of its own."""
 
     def __init__(self) -> None:
         self._said: Said = {}
-        # What all of it takes.
+        # Size of all inputs.
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._said)
 
     def add(self, key: str, parts: tuple[str | Audio, ...]) -> None:
-        """More of it."""
+        """Add an input at the end; it replaces one that has the same key."""
         self.remove(key)
         self._said[key] = parts
         self.bytes += bytes_of_parts(parts)
 
     def remove(self, key: str) -> bool:
-        """Take a lot back; whether it was there."""
+        """Remove an input. False: there is none with this key."""
         parts = self._said.pop(key, None)
         self.bytes -= bytes_of_parts(parts or ())
         return parts is not None
 
     def clear(self) -> None:
-        """All of it belongs to a turn now."""
+        """Remove all inputs."""
         self._said.clear()
         self.bytes = 0
 
     def take(self) -> Said:
-        """All of it, which belongs to a turn now."""
+        """Remove all inputs and return them: a turn holds them from now on."""
         said = dict(self._said)
         self.clear()
         return said
 
     def put_back(self, said: Said) -> None:
-        """What belonged to a turn opens the next one again."""
+        """Add inputs again that `take` has returned."""
         for key, parts in said.items():
             self.add(key, parts)
 
     def as_turn(self) -> UserTurn:
-        """All of it as one turn."""
+        """All inputs as one turn; they stay pending."""
         return UserTurn(joined([part for parts in self._said.values() for part in parts]))
 
     def with_audio(self, audio: Audio) -> UserTurn:
-        """All of it, and speech after it."""
+        """All inputs and then this audio, as one turn; they stay pending."""
         return UserTurn((*self.as_turn().parts, audio))
 
 

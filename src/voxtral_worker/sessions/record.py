@@ -1,7 +1,7 @@
-"""What of a session may leave its worker: config, texts and counts, never sound.
+"""The part of a session that may leave its worker: config, texts and counts, never audio.
 
-Another worker goes on with the conversation from here. Where the words of a spoken turn are
-not known, a note stands for them, so that the answer it got still has a question.
+Another worker continues the conversation from it. If the words of a spoken turn are not known, a
+note takes their place, so that the turn's answer does not stand alone.
 """
 
 import json
@@ -16,29 +16,31 @@ from voxtral_worker.sessions.config import SessionConfig
 
 VERSION = 1
 UNKNOWN_WORDS = "[spoken]"
-# Of the words of a record: workers share the store, and none may fill it alone.
+# Limit for the texts of one record: all workers share the store, and no session may fill it.
 MAX_HISTORY_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """`audio_bytes` is how much audio needs not be sent again; `turns` the ids given away.
-
-    `seqs` has the last sequence number of each line, `owner` the subject whose session it is.
-    """
+    """The state from which another worker continues a session."""
 
     config: SessionConfig
     history: tuple[Exchange, ...]
+    # How many turn ids were given.
     turns: int
+    # The last sequence number of each channel.
     seqs: dict[str, int]
+    # Bytes of audio that the client need not send again.
     audio_bytes: int
     message_count: int
     error_count: int
+    # The subject of the JWT that created the session; None: any API key or JWT opens it.
     owner: str | None = None
 
     def as_json(self) -> str:
-        """The record as a text; only what somebody has set is kept of the config.
+        """The record as JSON.
 
+        It has only those options that a caller has set: the next worker may have other defaults.
         Of a long history it has the latest exchanges, at most `MAX_HISTORY_BYTES`.
         """
         return json.dumps(
@@ -63,12 +65,14 @@ class SessionRecord:
 
 def _latest(history: Sequence[Exchange]) -> list[list[Any]]:
     """The latest exchanges that fit a record, the oldest first."""
+    # From the newest backwards, until the limit is reached.
     pairs: list[list[Any]] = []
     room = MAX_HISTORY_BYTES
     for exchange in reversed(history):
         pair: list[Any] = [_asked(exchange.user), _answered(exchange.assistant)]
         if exchange.rounds:
             pair.append([_round_as_json(made) for made in exchange.rounds])
+        # A lone surrogate, which JSON from a client may hold, has no UTF-8 form of its own.
         room -= len(json.dumps(pair, ensure_ascii=False).encode(errors="surrogatepass"))
         if room < 0:
             break
@@ -77,7 +81,7 @@ def _latest(history: Sequence[Exchange]) -> list[list[Any]]:
 
 
 def read_record(text: str | bytes) -> SessionRecord:
-    """The record of a text. Raises ValueError for one that this version cannot use."""
+    """Read a record from JSON. Raises ValueError if this version cannot use it."""
     try:
         fields = json.loads(text)
         if fields["version"] != VERSION:
@@ -98,7 +102,7 @@ def read_record(text: str | bytes) -> SessionRecord:
 
 def _owner(value: object) -> str | None:
     if not isinstance(value, str | None):
-        # Were it taken for nobody's, everybody could open the session.
+        # Do not read a broken owner as None: any credential could then open the session.
         raise TypeError
     return value
 

@@ -6,7 +6,7 @@ from voxtral_worker.errors import AtCapacity, SessionNotFound
 
 
 class Entry(Protocol):
-    """What is registered: a session, alone or with all that belongs to it."""
+    """What the registry holds: a session, alone or with what belongs to it."""
 
     @property
     def session_id(self) -> str:
@@ -62,6 +62,7 @@ class Registry(Generic[E]):
 
     def expired(self, now_s: float) -> list[E]:
         """Sessions whose last activity is older than the idle timeout."""
+        # A list and not an iterator: the caller removes sessions while it goes through it.
         horizon_s = now_s - self._idle_timeout_s
         return [s for s in self._sessions.values() if s.last_activity_s <= horizon_s]
 

@@ -1,4 +1,4 @@
-"""Keeps the spoken turn that ended last, as long as it may go on, and takes its answer back."""
+"""Keeps the last spoken turn while it may still continue, and withdraws its answer if it does."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from voxtral_worker.turns.detector import TurnDetector, TurnEnded
 
 @dataclass(frozen=True)
 class KeptTurn:
-    """A turn that has ended, with what is needed to go on with it.
+    """A turn that has ended, with what is needed to continue it.
 
-    `said` is what the user had said before it that belonged to it, `start_bytes` the audio that
-    had come before it; `times` counts how often it has ended.
+    `said`: the pending inputs that became part of it. `start_bytes`: bytes of the stream before
+    its audio. `times`: how often it has ended.
     """
 
     turn_id: str
@@ -27,7 +27,10 @@ class KeptTurn:
 
 
 class Reopening:
-    """At most one turn is kept, and only while the turn detector would open it again."""
+    """Keeps at most one turn, and only while the turn detector would open it again.
+
+    The two must agree: whatever ends the wait calls `close`, which clears both.
+    """
 
     def __init__(
         self, detector: TurnDetector, answers: Answers, pending: Pending, heard: HeardFrames
@@ -40,23 +43,23 @@ class Reopening:
 
     @property
     def bytes(self) -> int:
-        """What it takes that nobody else holds."""
+        """Size of the kept audio, unless `Answers` holds and counts the same turn."""
         kept = self._kept
         if kept is None or self._answers.holds(kept.turn_id):
             return 0
         return kept.audio.nbytes
 
     def keep(self, turn: KeptTurn) -> None:
-        """A turn has ended, and is being answered."""
+        """Keep a turn that has ended and is being answered, if it may be reopened."""
         self._kept = turn if self._detector.is_reopenable else None
 
     def close(self) -> None:
-        """What was said is done with: whatever is said now is another turn."""
+        """Make the next speech a new turn, whatever it follows."""
         self._detector.close()
         self._kept = None
 
     def look(self) -> None:
-        """Let go of a turn that cannot go on, as its time is over or its sound has no room."""
+        """Drop the kept turn if its time is over, or if continuing it has no room in memory."""
         kept = self._kept
         if kept is None:
             return
@@ -66,9 +69,9 @@ class Reopening:
             self.close()
 
     def reopen(self, now_s: float) -> tuple[KeptTurn, list[Effect]]:
-        """The turn goes on: its sound is heard again, and its answer is taken back."""
+        """Continue the kept turn: its frames are held again and its answer is withdrawn."""
         kept, self._kept = self._kept, None
-        # The detector opens again only what is kept.
+        # `close` clears the detector's turn too, so it reopens only a turn that is kept here.
         assert kept is not None
         samples = kept.audio.samples
         effects = self._answers.withdraw(kept.turn_id, kept.start_bytes, now_s)

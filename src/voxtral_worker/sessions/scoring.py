@@ -1,19 +1,19 @@
-"""Has pauses scored for how complete the words before them sound."""
+"""Asks for a score of each pause: how complete the words before it sound."""
 
 from voxtral_worker.sessions.effects import Effect, Score
 from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.turns.detector import SpeechPaused, TurnDetector
 
-# The network hears so much: 8 s.
+# The network's input: 8 s.
 MOST_FRAMES = 250
 
 
 class Scoring:
-    """One score is asked for each pause that is worth one.
+    """Asks for one score for each pause that needs one.
 
-    What the turn detector makes of it does not depend on when it comes, since no frame is heard
-    for which it is due.
+    `Listening` hears no frame for which a score is due. So turns do not depend on how fast the
+    scores come.
     """
 
     def __init__(self, detector: TurnDetector, heard: HeardFrames, speculator: Speculator) -> None:
@@ -24,11 +24,11 @@ class Scoring:
 
     @property
     def is_due(self) -> bool:
-        """Whether no more frames are heard before the score is told."""
+        """Whether the next frame must wait until the score has come."""
         return self._detector.needs_score
 
     def ask(self, pause: SpeechPaused, turn_id: str | None) -> list[Effect]:
-        """A pause has begun."""
+        """Ask for the score of a pause that has begun, if it needs one."""
         if not pause.is_scored:
             return []
         self._turn_id = turn_id
@@ -36,7 +36,10 @@ class Scoring:
         return [Score(pause, self._heard.samples(first, pause.end_frame))]
 
     def tell(self, pause: SpeechPaused, score: float | None, now_s: float) -> list[Effect]:
-        """The score of a pause, from 0 to 1; None: nobody can say. It counts once."""
+        """Take the score of a pause, from 0 to 1; None: it could not be scored.
+
+        A pause is scored once; a second score is ignored.
+        """
         end_frame = self._detector.score(pause, score)
         if end_frame is None or score is None:
             return []

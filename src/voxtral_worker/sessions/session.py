@@ -1,7 +1,7 @@
-"""One conversation: hears frames and texts, says what has happened and what is to be generated.
+"""One conversation: takes frames and texts, reports events and asks for generations.
 
-Pure: it is told the time, holds no connection, knows no wire, and every method returns effects
-in the order in which they are to be performed.
+Pure: it gets the time as an argument, holds no connection and knows no wire format. Every
+method returns effects; the caller performs them in the order of the list.
 
     frame ──▶ turn detector ──▶ turn ──▶ queue ──▶ Generate ──▶ engine
                     │                                              │
@@ -42,14 +42,19 @@ from voxtral_worker.sessions.speaking import Speaking
 from voxtral_worker.sessions.turn import Turn, TurnIds
 from voxtral_worker.speech.pieces import SpokenPiece
 
-# What a response is made of in place of the conversation: see `dialogue.exchanges`.
+# What a response is generated from in place of the conversation: earlier exchanges, the user's
+# turn, and its rounds of tool calls. `engine.dialogue` makes them of a list of messages.
 Context: TypeAlias = tuple[tuple[Exchange, ...], UserTurn, tuple[Round, ...]]
-# Ids of turns that a worker may have given away since it last told the store.
+# The record in the store may be older than the session: its worker may have numbered more turns
+# since it last wrote. The next worker skips this many ids, so that no id is used twice.
 TURNS_UNTOLD = 100
 
 
 class Session:
-    """Spoken turns come by `listening`, all others by the methods here; all share one queue."""
+    """Spoken turns come from `listening`, all others from the methods here.
+
+    Both kinds wait in one queue, in `Answers`, and are answered one at a time.
+    """
 
     def __init__(
         self,
@@ -62,16 +67,18 @@ class Session:
         has_scorer: bool = False,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """`max_bytes`: what it may hold of texts, audio and messages.
+        """Start an empty conversation.
 
-        `has_scorer`: whether somebody can score pauses, for `turn_detection` `semantic`.
+        `max_turn_s`: a longer spoken turn is cut. `speculates`: whether answers may be generated
+        before a turn is over. `has_scorer`: whether the worker has a model that scores pauses,
+        which `turn_detection` `semantic` needs. `max_bytes`: limit for texts, audio and messages.
         """
         self.session_id = session_id
-        # The subject of the JWT that made it; None: whoever has a key or a JWT may open it.
+        # The subject of the JWT that created the session. None: any API key or JWT opens it.
         self.owner: str | None = None
         self.created_s = now_s
         self.last_activity_s = now_s
-        # What clients have sent, and how often they were told of an error.
+        # Messages that clients have sent, and errors that were sent to them.
         self.message_count = 0
         self.error_count = 0
         self.memory = SessionMemory(max_bytes)
@@ -88,6 +95,8 @@ class Session:
         )
         self._speculator = self.listening.speculator
         listening = self.listening
+        # `Answers` counts itself. Sizes are read when they are needed, since these parts change
+        # with every frame.
         for part in (
             listening.heard,
             listening.partials,
@@ -101,12 +110,12 @@ class Session:
 
     @property
     def config(self) -> SessionConfig:
-        """The options in force."""
+        """The current options."""
         return self._answers.config
 
     @property
     def speaking(self) -> Speaking:
-        """What of its answers is spoken."""
+        """The speech of the answers."""
         return self._answers.speaking
 
     @property
@@ -116,16 +125,16 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """Lots of what the user said that nobody was to answer yet."""
+        """Number of pending inputs: what the user said that starts the next turn."""
         return len(self._pending)
 
     @property
     def history(self) -> tuple[Exchange, ...]:
-        """What was said so far, as it goes into the next prompt."""
+        """The exchanges so far, as they go into the next prompt."""
         return self._answers.said()
 
     def stats(self) -> dict[str, Any]:
-        """The counts of the documented statistics."""
+        """The counts that the documented statistics show."""
         return {
             "message_count": self.message_count,
             "error_count": self.error_count,
@@ -135,7 +144,12 @@ class Session:
     # Moving to another worker.
 
     def record(self, seqs: Mapping[str, int] = MappingProxyType({})) -> SessionRecord:
-        """What another worker would go on from; `seqs` are the dialect's."""
+        """The state from which another worker can continue.
+
+        `seqs` are the dialect's: the last sequence number of each of its channels.
+        """
+        # With no turn open and none waiting, all audio so far is answered or was silence, so a
+        # client need not send it again to the next worker.
         if not self.listening.has_open_turn and not self.queue_size:
             self._answers.settled_bytes = self.listening.audio_bytes_received
         return SessionRecord(
@@ -150,7 +164,7 @@ class Session:
         )
 
     def go_on_from(self, record: SessionRecord) -> None:
-        """Take over what another worker has recorded; this session must be new."""
+        """Continue from the record of another worker; this session must be new."""
         self.owner = record.owner
         self._answers.history.extend(record.history)
         self._answers.settled_bytes = record.audio_bytes
@@ -164,7 +178,10 @@ class Session:
     def text(
         self, words: str, now_s: float, *, to: Channel = None, tag: events.Tag = None
     ) -> list[Effect]:
-        """Answer a text on a channel. Raises RateLimited when too many or much wait."""
+        """Answer a text; its events go to the channel `to`.
+
+        Raises RateLimited when too many turns wait or the session's memory is full.
+        """
         self._answers.require_room()
         self.memory.require(bytes_of_text(words) + self._answers.bytes_to_answer())
         turn = Turn(
@@ -181,9 +198,9 @@ class Session:
         return [*self._speculator.discard(), *self._accept(turn, now_s)]
 
     def say(self, key: str, parts: tuple[str | Audio, ...]) -> list[Effect]:
-        """Take something of the user's that is answered with what comes after it.
+        """Add input that starts no answer by itself: it becomes part of the next turn.
 
-        Raises RateLimited when it has no room.
+        `key` names it for `unsay`. Raises RateLimited when the session's memory is full.
         """
         self.memory.require(bytes_of_parts(parts) + LONGEST_ANSWER_BYTES)
         self._pending.add(key, parts)
@@ -191,7 +208,7 @@ class Session:
         return self._speculator.discard()
 
     def unsay(self, key: str) -> list[Effect] | None:
-        """Take it back; None when it was answered, or never said."""
+        """Remove what `say` added. None: no pending input has this key."""
         return self._speculator.discard() if self._pending.remove(key) else None
 
     def respond(
@@ -204,20 +221,25 @@ class Session:
         context: Context | None = None,
         joins: bool = True,
     ) -> list[Effect]:
-        """Answer what was said and not answered, with options of this response alone.
+        """Answer the pending input; `config` has the options of this response alone.
 
-        Where nothing new was said the system prompt is what is answered, in the user's place.
-        `context` is answered instead of the conversation, which stays as it is but for the
-        answer; without `joins` that does not belong to it either. Raises RateLimited when too
-        many turns wait.
+        If there is no pending input, the system prompt takes the place of the user's turn.
+        `context` is answered instead of the conversation, which then gains only the answer;
+        with `joins` false it does not gain the answer either.
+
+        Raises RateLimited when too many turns wait or the session's memory is full, BadInput
+        when a tool call that this response builds on has no result yet.
         """
         self._answers.require_room()
         self.listening.reopening.close()
         history, user, rounds = context or (None, self._pending.as_turn(), ())
         own = config or self.config
         if joins and context is None and not user.parts and self._answers.open is not None:
+            # The last response called tools and nothing was said since: continue from there.
             return self._go_on(self._answers.open, now_s, config, to, tag)
         if not user.parts and own.system_prompt:
+            # The prompt's format needs a user's turn. Without the option, the text is not in it
+            # twice.
             user = UserTurn((own.system_prompt,))
             config = own.model_copy(update={"system_prompt": None})
         taken = sum(bytes_of_exchange(exchange) for exchange in history or ())
@@ -225,13 +247,14 @@ class Session:
         options = bytes_of_text(config.system_prompt) if config is not None else 0
         asked = taken + options + bytes_of_turn(user)
         if joins and context is None:
-            # It is held already.
+            # Pending input is already counted in the session's memory.
             asked -= self._pending.bytes
         self.memory.require(self._answers.bytes_to_answer(config=config) + max(0, asked))
         if joins and context is None:
             self._pending.clear()
         elif context is None:
-            # Later answers must not be part of what it was asked after.
+            # Taken now, because the turn may wait: an answer that comes before it would
+            # otherwise be part of its prompt.
             history = self.history
         has_audio = any(isinstance(part, Audio) for part in user.parts)
         turn = Turn(
@@ -258,11 +281,11 @@ class Session:
         to: Channel,
         tag: events.Tag,
     ) -> list[Effect]:
-        """Answer from the results of the calls that were made last. Raises BadInput without."""
+        """Answer from the results of the last calls. Raises BadInput if one is missing."""
         if missing := waiting.pending.missing:
             raise BadInput(f"the call {missing[0].call_id!r} of a tool has no result yet")
         self.memory.require(self._answers.bytes_to_answer(config=config))
-        # From here on the turn holds it.
+        # The turn owns the exchange from here on, so that its memory is counted once.
         self._answers.open = None
         turn = Turn(
             self._turn_ids.next(),
@@ -281,21 +304,23 @@ class Session:
     def tool_result(
         self, call_id: str, content: str, now_s: float, *, is_error: bool = False
     ) -> list[Effect]:
-        """Take what a call of a tool came to.
+        """Take the result of a tool call.
 
-        Raises CallNotFound for a call that does not wait, RateLimited when it has no room.
+        Raises CallNotFound if no such call waits for a result, RateLimited when the session's
+        memory is full.
         """
         effects = self._answers.take_result(call_id, content, now_s)
         return [CountCalls("failed" if is_error else "answered"), *effects]
 
     def wake(self, now_s: float) -> list[Effect]:
-        """The time has come that a WakeUp named."""
+        """Do what is due: the time of a WakeUp effect has come."""
         return self._answers.wake(now_s)
 
     def remember_call(self, call: ToolCall, now_s: float) -> list[Effect]:
-        """Take a call from outside as the assistant's; its result comes later.
+        """Put a tool call that the client brings into the conversation, as the assistant's.
 
-        Raises BadInput while a response is being made, RateLimited when it has no room.
+        Its result comes later. Raises BadInput while a response is being made, RateLimited when
+        the session's memory is full.
         """
         self._require_quiet()
         self.memory.require(bytes_of_text(call.arguments) + LONGEST_ANSWER_BYTES)
@@ -304,6 +329,7 @@ class Session:
         effects = self._speculator.discard()
         if waiting is not None and not user.parts:
             if waiting.pending.has_no_result:
+                # Calls that come before any result belong to one round.
                 waiting.pending.calls.append(call)
                 return effects
             user, rounds = waiting.user, waiting.all_rounds()
@@ -316,10 +342,11 @@ class Session:
         return effects
 
     def remember(self, text: str) -> list[Effect]:
-        """Take what was said and not answered as answered with a text from outside.
+        """Put a text that the client brings into the conversation, as the assistant's answer.
 
-        Where nothing was, the assistant has said it unasked. Raises BadInput while a response
-        is being made, which would come before it, RateLimited when it has no room.
+        It answers the pending input; without pending input it has no user's turn before it. Raises
+        BadInput while a response is being made, because that response would come before it;
+        RateLimited when the session's memory is full.
         """
         self._require_quiet()
         user = self._pending.as_turn()
@@ -338,17 +365,18 @@ class Session:
             raise BadInput("an answer from outside cannot come while a response is being made")
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
-        """Take what the engine says of a generation; one that was cancelled says nothing."""
+        """Take an event of a generation; events of cancelled ones are ignored."""
         effects = self.listening.on_event(generation_id, event)
         if effects is None:
             effects = self._answers.on_event(generation_id, event, now_s)
         if any(isinstance(e, Tell) and isinstance(e.event, events.CallMade) for e in effects):
-            # What was done cannot be taken back.
+            # The client may run the call now. A reopened turn would take its answer back, but
+            # what a tool did cannot be taken back.
             self.listening.reopening.close()
         return effects
 
     def cancel(self, now_s: float, to: Channel = None) -> list[Effect]:
-        """Stop the response being made, and what is being said."""
+        """Stop the response being made and all speech; later turns are still answered."""
         self.listening.reopening.close()
         stopped = self._answers.stop(events.Why.CANCELLED, now_s)
         if not any(isinstance(effect, Tell) for effect in stopped):
@@ -356,19 +384,19 @@ class Session:
         return stopped
 
     def spoke(self, piece: SpokenPiece, now_s: float) -> list[Effect]:
-        """Take a piece of an answer's speech, which goes out now."""
+        """Send a piece of an answer's speech to the client now."""
         return self._answers.speaking.spoke(piece, now_s)
 
     def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> list[Effect]:
-        """The rest of an answer can only be read; told where that `is_news`."""
+        """Continue an answer as text only. The client gets the error if it `is_news`."""
         self._answers.speaking.voice_failed(turn_id)
         return [Tell(events.Refused(error))] if is_news else []
 
     def played(self, turn_id: str, played_ms: float, now_s: float, *, is_all: bool = False) -> str:
-        """A client has played so much of a turn's speech; the words that it has played.
+        """Note that a client has played `played_ms` of a turn's speech. Returns those words.
 
-        It plays no more of one that was interrupted; `is_all` says so of any other. Raises
-        BadInput for a turn long past.
+        If the turn was interrupted, or with `is_all`, the client will play no more of it: the
+        history then keeps these words alone. Raises BadInput if no speech of the turn is known.
         """
         words = self._answers.played(turn_id, played_ms, now_s, is_all=is_all)
         if words is None:
@@ -376,27 +404,33 @@ class Session:
         return words
 
     def clear_history(self, to: Channel = None) -> list[Effect]:
-        """Forget what was said; a response being made is not remembered either."""
+        """Forget the conversation. A response being made will not be remembered either."""
         self.listening.reopening.close()
         self._answers.clear_history()
         return [*self._speculator.drop_stale(), Tell(events.HistoryCleared(), to)]
 
     def update_config(self, changes: object, to: Channel = None) -> list[Effect]:
-        """Change options, all or none. Raises BadInput that names the bad one, or RateLimited."""
+        """Change options, all of them or none.
+
+        Raises BadInput that names the bad option, RateLimited when longer answers have no room.
+        """
         config = self.config.updated(changes)
         config.require_scorer(self.has_scorer)
         effects = self.use_config(config)
         return [*effects, Tell(events.ConfigChanged(self.config), to)]
 
     def use_config(self, config: SessionConfig) -> list[Effect]:
-        """Change all options at once; nobody is told. Raises RateLimited when there is no room."""
+        """Replace all options without an event for the client.
+
+        Raises RateLimited when longer answers have no room.
+        """
         self._answers.use_config(config)
         self.listening.use_config(config)
         return self._speculator.drop_stale()
 
     def give_up(self) -> list[Effect]:
-        """Stop all work, at the end of the session; its memory is wiped."""
-        # A turn that is still open has no audio left to end with.
+        """End the session: stop all work and forget all it holds."""
+        # An open turn is dropped, not ended: no more audio will come for it.
         listening = self.listening
         effects = [*listening.forget_turn(), *listening.transcripts.give_up()]
         effects += self._answers.give_up()

@@ -1,4 +1,4 @@
-"""What of the answers is spoken, and what of it was heard."""
+"""Sends answers to the voice, and knows which words of their speech were heard."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from voxtral_worker.speech.playback import TURNS_KEPT, Playback
 
 
 class Cut(NamedTuple):
-    """What is to be done when speech is interrupted, and what was heard of each of its turns."""
+    """The effects of interrupting speech, and the heard words of each turn."""
 
     effects: list[Effect]
     heard: dict[str, str]
@@ -21,7 +21,7 @@ class Cut(NamedTuple):
 
 @dataclass
 class _Turn:
-    """A turn that is being spoken; it is over once its words and its pieces are."""
+    """A turn that is being spoken, until its last word was given and its last piece has come."""
 
     has_ended: bool = False
     has_failed: bool = False
@@ -29,19 +29,19 @@ class _Turn:
 
 
 class Speaking:
-    """Turns whose words are given to a voice, and the playback of what comes of them."""
+    """The turns that are being spoken, and the playback of their speech at the client."""
 
     def __init__(self) -> None:
         self.playback = Playback()
-        # Whether somebody is there to hear it, and a voice to say it.
+        # Whether a client is connected to hear it and the worker has a voice. The driver sets it.
         self.is_listened_to: Callable[[], bool] = lambda: False
         # In the order in which they began.
         self._turns: dict[str, _Turn] = {}
-        # The latest that were cut: of these a client may still say what it has played.
+        # The turns cut last: a client may still report how much of them it has played.
         self._cut: deque[str] = deque(maxlen=TURNS_KEPT)
 
     def format_of(self, config: SessionConfig) -> SpeechFormat | None:
-        """How a turn that begins now is spoken; None where it is not."""
+        """How a turn that begins now is spoken; None: it is not spoken."""
         if config.voice is None or config.mode != "chat" or not self.is_listened_to():
             return None
         return SpeechFormat(
@@ -53,7 +53,7 @@ class Speaking:
         )
 
     def say(self, turn_id: str, text: str, format_: SpeechFormat | None) -> list[Effect]:
-        """Say words of a turn; none where it has no format, or its voice has failed."""
+        """Speak words of a turn; do nothing if it has no format or its voice has failed."""
         if format_ is None or not text:
             return []
         if self._turns.setdefault(turn_id, _Turn()).has_failed:
@@ -61,7 +61,7 @@ class Speaking:
         return [Speak(turn_id, text, format_)]
 
     def end(self, turn_id: str) -> list[Effect]:
-        """All words of a turn are said."""
+        """End a turn's speech: no more words follow."""
         turn = self._turns.get(turn_id)
         if turn is None:
             return []
@@ -70,11 +70,11 @@ class Speaking:
         return [EndSpeech(turn_id)]
 
     def is_spoken(self, turn_id: str) -> bool:
-        """Whether pieces of a turn are still to come."""
+        """Whether more pieces of a turn will come."""
         return turn_id in self._turns and not self._turns[turn_id].has_last_piece
 
     def spoke(self, piece: SpokenPiece, now_s: float) -> list[Effect]:
-        """A piece is ready, and goes out now."""
+        """Send a piece to the client now."""
         offset_ms = self.playback.sent(
             piece.turn_id, piece.text, piece.duration_ms, now_s, is_final=piece.is_final
         )
@@ -88,15 +88,16 @@ class Speaking:
         return [Tell(spoken)]
 
     def voice_failed(self, turn_id: str) -> None:
-        """The rest of a turn can only be read."""
+        """Continue a turn as text only."""
         if turn_id in self._turns:
             self._turns[turn_id].has_failed = True
 
     def cut(self, now_s: float) -> Cut:
-        """Stop all speech; empty where nothing was being spoken or heard."""
+        """Stop all speech. The result is empty if none was being made or played."""
+        # If the voice has failed, the user reads the answer: all of it counts as known.
         read = {turn_id for turn_id, turn in self._turns.items() if turn.has_failed}
         cut = {each.turn_id: each.text for each in self.playback.cut(now_s)}
-        # Of these no sound was sent yet.
+        # No piece of these was sent yet, so no word of them was heard.
         cut |= {turn_id: "" for turn_id in self._turns if turn_id not in cut}
         heard = {turn_id: text for turn_id, text in cut.items() if turn_id not in read}
         self._cut.extend(heard)
@@ -105,25 +106,25 @@ class Speaking:
         return Cut(effects, heard)
 
     def is_audible(self, now_s: float) -> bool:
-        """Whether any turn is being spoken, or not heard to its end."""
+        """Whether any speech is still being made or played."""
         return bool(self._turns) or self.playback.ahead_s(now_s) > 0
 
     def is_heard(self, turn_id: str, now_s: float) -> bool:
-        """Whether a turn is being spoken, or its speech is not heard to its end."""
+        """Whether speech of this turn is still being made or played."""
         audible = (heard.turn_id for heard in self.playback.audible(now_s))
         return turn_id in self._turns or turn_id in audible
 
     def forget(self, turn_id: str) -> None:
-        """A turn begins anew: what was spoken of it counts as not said."""
+        """Forget a turn's speech: the turn will be answered again."""
         self.playback.forget(turn_id)
         self._cut = deque((each for each in self._cut if each != turn_id), maxlen=TURNS_KEPT)
 
     def was_cut(self, turn_id: str) -> bool:
-        """Whether a turn's speech was lately stopped before its end."""
+        """Whether a turn's speech was stopped before its end, not long ago."""
         return turn_id in self._cut
 
     def give_up(self) -> list[Effect]:
-        """The session ends."""
+        """Stop all speech, because the session ends."""
         is_speaking = bool(self._turns)
         self._turns.clear()
         return [Hush()] if is_speaking else []

@@ -1,7 +1,7 @@
 """Guesses that a pause is the end of a turn, within a budget for wrong guesses.
 
-A guess is asked of the engine as soon as the turn could end where it would end. What the
-engine says is withheld until the turn is over; if speech goes on, it is forgotten.
+A guess is a request to the engine, made during a pause, that assumes the turn ends with this
+pause. Its events are withheld until the turn is over; if speech continues, they are dropped.
 """
 
 from collections import deque
@@ -10,33 +10,34 @@ from dataclasses import dataclass, field
 from voxtral_worker.engine.request import Finished, GenerationEvent, GenerationRequest
 from voxtral_worker.turns.detector import SpeechPaused
 
-# A wrong guess costs one unit of credit, an answered turn earns a quarter: of all work at
-# most a fifth is thrown away, besides the first guess of a session.
+# A wrong guess costs one unit of credit, an answered turn earns a quarter. So there is at most one
+# wrong guess for four answers: a fifth of all generations, plus the first guess of a session.
 CREDIT_PER_TURN = 0.25
 MOST_CREDIT = 3.0
 PAUSES_REMEMBERED = 16
-# Pauses at the end of a turn that a new session is credited with.
+# A new session counts as if so many turns had ended with their first pause. Without them it would
+# have no pauses to judge by.
 ENDS_EXPECTED = 3
-# Of the pauses guessed at, at most one in so many should turn out to be none.
+# At most one guess in so many should be wrong.
 PAUSES_PER_WRONG_GUESS = 5
 
 
 @dataclass
 class Speculation:
-    """One guess. `withheld` is bounded by `max_tokens` of the request."""
+    """One guess. `withheld` has at most as many events as the request's `max_tokens` allows."""
 
     generation_id: str
     request: GenerationRequest
     pause: SpeechPaused
     asked_s: float
     withheld: list[GenerationEvent] = field(default_factory=list)
-    # What the sound takes, and what its answer may take.
+    # Size of the audio, and of the longest answer to it.
     sound_bytes: int = 0
     answer_bytes: int = 0
 
     @property
     def is_finished(self) -> bool:
-        """Whether the engine has said all."""
+        """Whether the generation is over."""
         return bool(self.withheld) and isinstance(self.withheld[-1], Finished)
 
 
@@ -46,10 +47,11 @@ class SpeculationPolicy:
     def __init__(self) -> None:
         self.pause: SpeechPaused | None = None
         self._credit = 1.0
-        # How many frames each pause went on after it could have been a turn's end; None: it was.
+        # How long each of the last pauses lasted, in frames after the first at which the turn
+        # could have ended. None: the turn did end with it.
         self._pauses: deque[int | None] = deque(maxlen=PAUSES_REMEMBERED)
         self._has_guessed = False
-        # When to guess, where that does not follow from the pauses before this one.
+        # When to guess, if a score of the pause has set it. None: by the earlier pauses.
         self._due_frame: int | None = None
 
     def begin_pause(self, pause: SpeechPaused) -> None:
@@ -57,11 +59,11 @@ class SpeculationPolicy:
         self.pause, self._has_guessed, self._due_frame = pause, False, None
 
     def guess_at(self, frame: int) -> None:
-        """It is known when this pause would end the turn: guess at a frame, perhaps once more."""
+        """Guess once more, at a frame: a score has set when this pause would end the turn."""
         self._has_guessed, self._due_frame = False, frame
 
     def is_time_to_guess(self, frame: int) -> bool:
-        """Whether the pause, heard up to `frame`, should be guessed at; once a pause."""
+        """Whether to guess now, with the pause heard up to `frame`. Once for each pause."""
         if self.pause is None or self._has_guessed or self._credit < 1.0:
             return False
         if self._due_frame is not None:
@@ -69,32 +71,37 @@ class SpeculationPolicy:
         return frame >= self.pause.end_frame + self._delay_frames()
 
     def guess(self) -> None:
-        """The pause is being guessed at."""
+        """Note that a guess was made in this pause."""
         self._has_guessed = True
 
     def end_pause(self, frame: int) -> None:
-        """Speech goes on."""
+        """Note that speech continues at `frame`."""
         if self.pause is not None:
             self._pauses.append(frame - self.pause.end_frame)
         self.pause = None
 
     def end_turn(self) -> None:
-        """The turn is over."""
+        """Note that the turn is over."""
+        # A turn may also end without a pause: by `end_turn`, or because it was too long.
         if self.pause is not None:
             self._pauses.append(None)
         self.pause = None
         self._credit = min(MOST_CREDIT, self._credit + CREDIT_PER_TURN)
 
     def reopen(self, frames: int) -> None:
-        """The last turn goes on: its end was a pause that went on for so many frames."""
+        """Correct the last pause: it did not end the turn, but lasted `frames` frames."""
         self._pauses[-1] = frames
 
     def charge(self) -> None:
-        """A guess was wrong."""
+        """Pay for a wrong guess."""
         self._credit -= 1.0
 
     def _delay_frames(self) -> int:
-        """The shortest wait after which few enough of the remembered pauses went on."""
+        """Frames to wait before a guess, so that few enough guesses are wrong.
+
+        After this wait, of the remembered pauses at most one lasted longer without being an end
+        for each four that were one.
+        """
         ends = ENDS_EXPECTED + sum(length is None for length in self._pauses)
         longest_first = sorted((n for n in self._pauses if n is not None), reverse=True)
         allowed = ends // (PAUSES_PER_WRONG_GUESS - 1)

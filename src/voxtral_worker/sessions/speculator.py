@@ -1,4 +1,4 @@
-"""Asks for the answer to a turn ahead of its end, and forgets it when the turn goes on."""
+"""Asks for the answer to a turn before its end, and drops it if the turn continues."""
 
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
@@ -17,7 +17,7 @@ from voxtral_worker.turns.detector import (
 
 
 class Speculator:
-    """At most one generation at a time, whose events are withheld until the turn is over."""
+    """Holds at most one speculation; its events are withheld until the turn is over."""
 
     def __init__(
         self, answers: Answers, pending: Pending, heard: HeardFrames, *, is_on: bool
@@ -28,26 +28,26 @@ class Speculator:
         self._is_on = is_on
         self._policy = SpeculationPolicy()
         self._speculation: Speculation | None = None
-        # Wrong guesses of which the engine has not yet said what they cost.
+        # Generations of wrong guesses. Their last event says how many tokens were wasted.
         self._discarded: set[str] = set()
 
     @property
     def bytes(self) -> int:
-        """What the guess under way takes beside what is held anyway."""
+        """Size of the guess under way: its copy of the audio, and room for its answer."""
         guess = self._speculation
         return 0 if guess is None else guess.sound_bytes + guess.answer_bytes
 
     def begin_pause(self, pause: SpeechPaused) -> None:
-        """Speech has paused: this may become the turn's end."""
+        """Take a pause, which may become the turn's end."""
         self._policy.begin_pause(pause)
 
     def end_pause(self, frame: int) -> list[Effect]:
-        """Speech goes on at `frame`."""
+        """Drop the guess: speech continues at `frame`."""
         self._policy.end_pause(frame)
         return self.discard()
 
     def look_at_pause(self, turn_id: str | None, frame: int, now_s: float) -> list[Effect]:
-        """Ask, if the pause that was heard up to `frame` is worth a guess."""
+        """Ask the engine, if the pause heard up to `frame` is worth a guess."""
         pause = self._policy.pause
         may_guess = self._is_on and self._answers.config.answers_turns and self._answers.is_idle
         if pause is None or not may_guess or not self._policy.is_time_to_guess(frame):
@@ -66,10 +66,11 @@ class Speculator:
         return [Generate(generation_id, request)]
 
     def weigh(self, score: float, end_frame: int) -> list[Effect]:
-        """It is known that the pause ends the turn at `end_frame`, unless speech goes on.
+        """Use the score of the pause, which ends the turn at `end_frame` unless speech continues.
 
-        Words that sound complete are answered at once. Of others the guess is dropped, which had
-        most of the pause before it, and made again shortly before their end.
+        Words that surely sound complete are answered at once. If they sound incomplete, the guess
+        is dropped, because the pause will be long and speech may well continue in it. A new guess
+        is made shortly before `end_frame`.
         """
         if score >= SURELY_COMPLETE:
             if self._speculation is None:
@@ -81,50 +82,52 @@ class Speculator:
         return self.discard()
 
     def reopen(self, frames: int) -> None:
-        """The last turn goes on after so many frames that were taken for its end."""
+        """Note that the last turn continues, after a pause of `frames` frames."""
         self._policy.reopen(frames)
 
     def end_turn(self, ended: TurnEnded) -> tuple[list[Effect], Speculation | None]:
-        """The turn is over; the speculation is the one that it may be answered with."""
+        """End the turn. Returns effects, and the speculation that answers it; None: no guess."""
         effects = self.drop_stale(ended)
         self._policy.end_turn()
         speculation, self._speculation = self._speculation, None
         return effects, speculation
 
     def forget_turn(self) -> list[Effect]:
-        """The turn is not to be answered."""
+        """End the turn without an answer."""
         self._policy.end_turn()
         return self.discard()
 
     def drop_stale(self, ended: TurnEnded | None = None) -> list[Effect]:
-        """Discard what is not, or no longer, what the turn would be answered with."""
+        """Discard the guess if the turn's real request would differ from it."""
         speculation = self._speculation
         if speculation is None:
             return []
         pause, request = speculation.pause, speculation.request
         ends_there = ended is None or ended.end_frame == pause.end_frame
         user = request.conversation.user
+        # Options and history may have changed since the guess: build the request again.
         is_same = self._answers.request(user, request.urgency, is_audio=True) == request
         would_answer = self._answers.is_idle and self._answers.config.answers_turns
         return [] if ends_there and is_same and would_answer else self.discard()
 
     def discard(self) -> list[Effect]:
-        """The guess, if there is one, was wrong."""
+        """Drop the guess, if there is one, and count it as wrong."""
         speculation, self._speculation = self._speculation, None
         if speculation is None:
             return []
         self._policy.charge()
         if speculation.is_finished:
             return [_wasted(speculation.withheld[-1])]
+        # Its cost is known only when its last event comes, after the Cancel.
         self._discarded.add(speculation.generation_id)
         return [Cancel(speculation.generation_id)]
 
     def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
-        """Take what the engine says of a guess; None when it was none."""
+        """Take an event of a speculation. None: the generation is not one."""
         speculation = self._speculation
         if speculation is not None and generation_id == speculation.generation_id:
             if isinstance(event, Failed):
-                # The turn asks again when it is over, and is told if that fails too.
+                # Not reported: the turn asks again when it is over, and reports its own failure.
                 self._speculation = None
                 return [_wasted(event)]
             speculation.withheld.append(event)
@@ -136,7 +139,7 @@ class Speculator:
 
 
 def _wasted(last: GenerationEvent) -> Settle:
-    """What a wrong guess has cost; one that the engine never began has cost nothing."""
+    """The cost of a wrong guess; a guess that the engine never began has cost nothing."""
     if not isinstance(last, Finished):
         return Settle("yielded")
     usage, timings = last.usage, last.timings

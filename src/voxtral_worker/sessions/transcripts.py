@@ -1,4 +1,4 @@
-"""Writes down what the user said in spoken turns, beside their answers."""
+"""Transcribes spoken turns in addition to answering them."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from voxtral_worker.sessions.memory import TOKEN_BYTES
 
 @dataclass
 class _Wanted:
-    """A spoken turn whose words are wanted, and what has come of them."""
+    """A spoken turn to be transcribed, and the words so far."""
 
     turn_id: str
     generation_id: str
@@ -31,19 +31,21 @@ class _Wanted:
 
 
 class Transcripts:
-    """One turn at a time is written down, in the order in which they were over.
+    """Transcribes one turn at a time, in the order in which they ended.
 
-    Nothing waits for a transcript. One that cannot be made is told as such.
+    Answers do not wait for transcripts. A transcript that fails is reported with its error.
     """
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
+        # The first one is being transcribed.
         self._wanted: deque[_Wanted] = deque()
+        # Counts requests: a reopened turn is transcribed again and needs another generation id.
         self._asked = 0
 
     @property
     def bytes(self) -> int:
-        """What the words under way may take, and sound that nobody else holds."""
+        """Room for the transcript under way, and size of audio that `Answers` does not hold."""
         words = self._wanted[0].audio.transcript_tokens * TOKEN_BYTES if self._wanted else 0
         return words + sum(
             wanted.audio.nbytes
@@ -52,7 +54,7 @@ class Transcripts:
         )
 
     def add(self, turn_id: str, audio: Audio) -> list[Effect]:
-        """A spoken turn is over: its words are wanted."""
+        """Transcribe a turn that is over."""
         if len(self._wanted) >= MAX_WAITING:
             error = RateLimited(f"{MAX_WAITING} transcripts wait already", retry_after_s=1.0)
             return _failed(turn_id, error)
@@ -65,7 +67,7 @@ class Transcripts:
         return self._ask() if len(self._wanted) == 1 else []
 
     def withdraw(self, turn_id: str) -> list[Effect]:
-        """A turn goes on: these are not yet its words."""
+        """Drop the transcript of a turn that continues: it would lack the turn's end."""
         current = self._wanted[0] if self._wanted else None
         self._wanted = deque(wanted for wanted in self._wanted if wanted.turn_id != turn_id)
         if current is None or current.turn_id != turn_id:
@@ -73,7 +75,7 @@ class Transcripts:
         return [Cancel(current.generation_id), *self._ask()]
 
     def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
-        """Take what the engine says of the one under way; None when it was none."""
+        """Take an event of the transcript under way. None: the generation is not it."""
         if not self._wanted or generation_id != self._wanted[0].generation_id:
             return None
         wanted = self._wanted[0]
@@ -93,7 +95,7 @@ class Transcripts:
         return [*told, *self._ask()]
 
     def give_up(self) -> list[Effect]:
-        """No words are wanted any more."""
+        """Drop all transcripts, because the session ends."""
         current = self._wanted[0] if self._wanted else None
         self._wanted.clear()
         return [] if current is None else [Cancel(current.generation_id)]

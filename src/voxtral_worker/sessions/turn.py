@@ -20,65 +20,78 @@ from voxtral_worker.speech.pieces import SpeechFormat
 
 
 class TurnIds:
-    """The turns of a session, spoken or not, are counted from 1."""
+    """Numbers the turns of a session, spoken or not, from 1."""
 
     def __init__(self) -> None:
         self.given = 0
 
     def next(self) -> str:
-        """The id of one more turn."""
+        """A new id."""
         self.given += 1
         return str(self.given)
 
 
 @dataclass
 class Turn:
-    """Times are seconds on one monotonic clock; `decided_s` is when the turn was over.
+    """The request, the response so far, and the times of one turn.
 
-    `speech_end_s` is when the last of the speech had arrived; a text has no speech, so the
-    two are the same. `asked_s` is when the engine was asked, which may be ahead of the end.
+    All times are seconds on one monotonic clock.
     """
 
     turn_id: str
-    # Where it is told of.
+    # The channel that its events go to.
     to: Channel
+    # `audio` or `text`.
     source: str
+    # What the user said: the parts that go into the prompt.
     user: UserTurn
+    # When the turn was over.
     decided_s: float
+    # When the last of the speech had arrived. A text has no speech: it equals `decided_s`.
     speech_end_s: float
     speech_ms: int = 0
-    # How much audio had come when the turn was over; of one that was too long, up to its cut.
+    # Bytes of audio that had come when the turn was over. For a turn that was too long: the
+    # bytes up to its cut, because the rest belongs to the next turn.
     audio_bytes: int = 0
+    # What the dialect wants back with the turn's events.
     tag: Tag = None
     # Options of this response alone; None: the session's.
     config: SessionConfig | None = None
-    # What it is answered after, where that is not the conversation so far.
+    # The exchanges before this turn, in place of the conversation so far.
     history: tuple[Exchange, ...] | None = None
-    # What that takes, where nothing else holds it.
+    # Size of `history`, which this turn alone holds.
     history_bytes: int = 0
     # Whether the answer belongs to the conversation.
     joins: bool = True
+    # How often the history had been cleared when the answer began.
     epoch: int = 0
+    # Whether turn and answer go into the history.
     records_history: bool = True
+    # Whether the client gets deltas, or the whole text alone.
     streams: bool = True
-    # How it is spoken; None: it is not.
+    # How the answer is spoken; None: it is not.
     speech: SpeechFormat | None = None
+    # The engine's name for the response being made. It changes with each round of tool calls.
     generation_id: str = ""
+    # When the engine was asked. This may be before `decided_s`: see `speculator.py`.
     asked_s: float = 0.0
     was_asked_ahead: bool = False
     first_delta_s: float | None = None
-    # Room that is set aside for the answer, and what has been delivered of it.
+    # Room that is set aside for the answer, and how much of it is delivered.
     answer_bytes: int = 0
     delivered_bytes: int = 0
-    # Rounds of tools so far, the calls of the response being made, and what waits for results.
+    # Finished rounds of tool calls.
     rounds: tuple[Round, ...] = ()
+    # Calls of the response being made: begun ones by index, and complete ones in order.
     started: dict[int, CallStarted] = field(default_factory=dict)
     calls: list[ToolCall] = field(default_factory=list)
+    # The calls that wait for their results; None: none wait.
     pending: PendingRound | None = None
-    # When the results must have come; None: at any time.
+    # When the results must have come; None: they may take any time.
     results_due_s: float | None = None
-    # How long results were waited for.
+    # Total time spent waiting for results.
     tool_s: float = 0.0
+    # What was delivered of the response being made.
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
 
@@ -90,19 +103,19 @@ class Turn:
 
     @property
     def bytes(self) -> int:
-        """What it takes, and what its answer may take."""
+        """Size of the turn, with the room that is set aside for its answer."""
         rounds = sum(bytes_of_round(made) for made in self.rounds)
         if self.pending is not None:
             rounds += bytes_of_round(self.pending.closed())
         return self._asked_bytes + rounds + max(self.answer_bytes, self.delivered_bytes)
 
     def know_words(self, words: str) -> None:
-        """What the user said is known now."""
+        """Add the transcript of the user's speech."""
         self._asked_bytes += bytes_of_text(words) - bytes_of_text(self.user.heard)
         self.user = replace(self.user, heard=words)
 
     def deliver(self, delta: Delta, now_s: float) -> None:
-        """Count a piece of the answer as delivered."""
+        """Add a piece to what was delivered of the answer."""
         if self.first_delta_s is None:
             self.first_delta_s = now_s
         self.texts.append(delta.text)
@@ -110,14 +123,17 @@ class Turn:
         self.delivered_bytes += bytes_of_text(delta.text) + TOKEN_ID_BYTES * len(delta.token_ids)
 
     def wait(self, now_s: float, due_s: float | None) -> PendingRound:
-        """Its calls wait for their results from now on."""
+        """Make the calls of this response wait for results, until `due_s`."""
         said = AssistantTurn(tuple(self.token_ids), words=self.text)
         self.pending = PendingRound(said, self.calls, now_s)
         self.results_due_s = due_s
         return self.pending
 
     def close_round(self, now_s: float, filler: str) -> None:
-        """The results have come, or never will; what follows is measured from now."""
+        """End the wait for results and get ready for the next response, measured from now.
+
+        `filler` becomes the result of each call that has none.
+        """
         assert self.pending is not None
         self.rounds = (*self.rounds, self.pending.closed(filler))
         self.tool_s += now_s - self.pending.since_s
@@ -125,17 +141,19 @@ class Turn:
         self.started, self.calls, self.texts, self.token_ids = {}, [], [], []
         self.decided_s = self.speech_end_s = self.asked_s = now_s
         self.was_asked_ahead, self.delivered_bytes = False, 0
+        # Another id for each round, so that late events of the last one are ignored.
         self.generation_id = f"{self.turn_id}-{len(self.rounds)}"
 
     @property
     def text(self) -> str:
-        """What was delivered so far."""
+        """The text that was delivered so far."""
         return "".join(self.texts)
 
     def metrics(self, now_s: float, usage: Usage, timings: Timings) -> dict[str, Any]:
         """The stages in ms; queue, encode and prefill add up to `first_token_ms`.
 
-        What was done before the decision takes no time after it.
+        They measure what the user waits for, so they count from the end of the turn: work that
+        was done ahead of it counts as 0 ms.
         """
         first_s = now_s if self.first_delta_s is None else self.first_delta_s
         first_token_ms = _ms(first_s - self.decided_s)
@@ -158,7 +176,7 @@ class Turn:
         }
 
     def is_speculative(self, timings: Timings) -> bool:
-        """Whether the engine had begun before the turn was over."""
+        """Whether the engine had begun to answer before the turn was over."""
         return self.was_asked_ahead and self.asked_s + timings.queue_s <= self.decided_s
 
     def _since_decision(self, start_s: float, stop_s: float) -> float:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank
@@ -177,13 +178,19 @@ class Completeness:
             asked.answer.get_loop().call_soon_threadsafe(settle)
 
 
+def _sums_exactly() -> bool:
+    """Whether the CPU sums products of 8-bit numbers in 32 bits: the same scores in less time."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
+
+
 def _load(path: Path) -> Callable[[Samples], float]:
     """The network: a probability of features, float32 [1, 80, 800]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    # Without it CPUs that lack VNNI let products of 8-bit numbers overflow, which moves scores by
-    # up to a half; it costs them a seventh more time.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not _sums_exactly():
+        # Products of 8-bit numbers overflow otherwise, which moves scores by up to a half.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(rows: Samples) -> float:

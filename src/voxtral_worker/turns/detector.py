@@ -44,10 +44,10 @@ QUIET_FRAMES = 4
 # complete, where they seem to be, where they do not, and where nobody can say.
 WAITS_MS = {
     "low": (512, 800, 1600, 800),
-    "medium": (256, 512, 960, 512),
+    "medium": (224, 576, 960, 544),
     "high": (224, 352, 640, 416),
 }
-SURELY_COMPLETE = 0.9
+SURELY_COMPLETE = 0.85
 SEEMS_COMPLETE = 0.5
 # No pause that is scored ends a turn earlier, so that there is time for the score.
 SCORE_DUE_FRAMES = 7

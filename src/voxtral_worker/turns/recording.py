@@ -18,7 +18,7 @@ from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.turns.detector import TurnDetector, TurnEnded
 
 Samples: TypeAlias = NDArray[np.float32]
-# Probabilities [n, 1] and new states [2, n, 128], of inputs [n, 64 + 512] and states.
+# Probabilities [n, k] and new states [2, n, 128], of sound [n, 64 + 512 * k] and states.
 Network: TypeAlias = Callable[[Samples, Samples], tuple[Samples, Samples]]
 # Speech probabilities, float32 [k], of a recording, float32 [n]; blocks.
 Survey: TypeAlias = Callable[[Samples, threading.Event], Samples]

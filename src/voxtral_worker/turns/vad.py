@@ -1,6 +1,6 @@
 """Says how likely each frame is speech, for all sessions in one batch.
 
-One thread owns the model and every session's recurrent state. A tick takes one frame of
+One thread owns the model and every session's recurrent state. A tick takes as many frames of
 each session that has some waiting, so that many sessions cost little more than one.
 """
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -36,6 +36,8 @@ IDLE_WAIT_S = 1.0
 HUNG_S = 10.0
 # Frames of many sessions come one by one: those of so long share a tick.
 GATHER_S = 0.02
+# Of each session in one tick: those of a long chunk are no long wait for others.
+MOST_AT_ONCE = 4
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -80,16 +82,19 @@ class _Memory:
 
 @dataclass
 class _Task:
-    """Frames of one session, float32 [k, 512], and how many are done."""
+    """Frames of one session, float32 [k, 512], of which so many are done."""
 
     key: str
     frames: Samples
     answer: "asyncio.Future[Samples]"
-    probabilities: list[float] = field(default_factory=list)
+    # Float32 [k].
+    probabilities: Samples
+    done: int = 0
+    watch: asyncio.TimerHandle | None = None
 
     @property
-    def is_done(self) -> bool:
-        return len(self.probabilities) == len(self.frames)
+    def left(self) -> int:
+        return len(self.frames) - self.done
 
 
 class Vad:
@@ -138,7 +143,8 @@ class Vad:
             raise ValueError(f"frames of shape {frames.shape}")
         if not len(frames):
             return np.zeros(0, np.float32)
-        task = _Task(key, frames, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        task = _Task(key, frames, loop.create_future(), np.empty(len(frames), np.float32))
         with self._wake:
             if self._is_stopping or not self.is_alive:
                 raise EngineFailure("the VAD does not run")
@@ -147,24 +153,24 @@ class Vad:
             self._tasks[key] = task
             if len(self._tasks) == 1:
                 self._wake.notify()
-        await self._wait_while_heard(task)
-        return await task.answer
+        task.watch = loop.call_later(HUNG_S, self._look_whether_heard, task, 0)
+        try:
+            return await task.answer
+        finally:
+            if task.watch is not None:
+                task.watch.cancel()
 
-    async def _wait_while_heard(self, task: _Task) -> None:
-        while True:
-            heard = len(task.probabilities)
-            # `wait` leaves the future alone; who cancels this call lets go of the answer, too.
-            try:
-                done, _ = await asyncio.wait([task.answer], timeout=HUNG_S)
-            except asyncio.CancelledError:
-                task.answer.cancel()
-                raise
-            if done:
-                return
-            if len(task.probabilities) == heard:
-                self.forget(task.key)
-                log.error("vad: no frame was heard in %g s", HUNG_S)
-                raise EngineFailure("the VAD does not answer")
+    def _look_whether_heard(self, task: _Task, done: int) -> None:
+        """Give up on frames of which no more than so many have been heard, long after."""
+        if task.answer.done():
+            return
+        if task.done > done:
+            later = task.answer.get_loop().call_later
+            task.watch = later(HUNG_S, self._look_whether_heard, task, task.done)
+            return
+        log.error("vad: no frame was heard in %g s", HUNG_S)
+        task.answer.set_exception(EngineFailure("the VAD does not answer"))
+        self.forget(task.key)
 
     def survey(self, samples: Samples, is_over: threading.Event) -> Samples:
         """Speech probabilities, float32 [k], of the frames of a whole recording, float32 [n].
@@ -215,7 +221,7 @@ class Vad:
             self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
 
     def _hear_next(self) -> None:
-        """Wait for frames and hear one of each session; a return leaves no sound behind."""
+        """Wait for frames and hear some of each session; a return leaves no sound behind."""
         with self._wake:
             if not self._tasks and not self._is_stopping:
                 self._wake.wait(IDLE_WAIT_S)
@@ -234,11 +240,11 @@ class Vad:
             return
         finally:
             self._tick_began_s = None
-        self._end([task for task in tasks if task.is_done or task.answer.cancelled()])
+        self._end([task for task in tasks if not task.left or task.answer.cancelled()])
 
     def _gather(self) -> None:
         """Let frames join that are about to come; a session alone is heard at once."""
-        if any(task.probabilities for task in self._tasks.values()):
+        if any(task.done for task in self._tasks.values()):
             return
         ready_s = self._gathered_s + GATHER_S
         self._wake.wait_for(lambda: self._is_stopping, max(0.0, ready_s - time.monotonic()))
@@ -246,15 +252,18 @@ class Vad:
 
     def _tick(self, tasks: list[_Task], rows: list[int]) -> None:
         memory = self._memory
-        inputs = np.empty((len(tasks), CONTEXT_SAMPLES + FRAME_SAMPLES), np.float32)
-        inputs[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
-        for line, task in zip(inputs, tasks, strict=True):
-            line[CONTEXT_SAMPLES:] = task.frames[len(task.probabilities)]
-        probabilities, memory.states[:, rows] = self._model(inputs, memory.states[:, rows])
-        memory.contexts[rows] = inputs[:, -CONTEXT_SAMPLES:]
-        for task, probability in zip(tasks, probabilities[:, 0].tolist(), strict=True):
-            task.probabilities.append(probability)
-        metrics.vad_frames.inc(len(tasks))
+        # As many of each, so that they are one array.
+        count = min(MOST_AT_ONCE, *(task.left for task in tasks))
+        sound = np.empty((len(tasks), CONTEXT_SAMPLES + count * FRAME_SAMPLES), np.float32)
+        sound[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
+        for line, task in zip(sound, tasks, strict=True):
+            line[CONTEXT_SAMPLES:] = task.frames[task.done : task.done + count].reshape(-1)
+        probabilities, memory.states[:, rows] = self._model(sound, memory.states[:, rows])
+        memory.contexts[rows] = sound[:, -CONTEXT_SAMPLES:]
+        for task, heard in zip(tasks, probabilities, strict=True):
+            task.probabilities[task.done : task.done + count] = heard
+            task.done += count
+        metrics.vad_frames.inc(count * len(tasks))
 
     def _end(self, tasks: list[_Task], error: EngineFailure | None = None) -> None:
         with self._wake:
@@ -289,6 +298,6 @@ def _answer(tasks: Iterable[_Task], error: EngineFailure | None) -> None:
         if task.answer.done():  # whoever asked is gone
             continue
         if error is None:
-            task.answer.set_result(np.array(task.probabilities, np.float32))
+            task.answer.set_result(task.probabilities)
         else:
             task.answer.set_exception(error)

@@ -1,1 +1,1 @@
-"""Files of strangers become samples, in processes that can do nothing else."""
+"""Decodes untrusted audio files, in processes that can do nothing else."""

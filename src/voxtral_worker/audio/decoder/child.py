@@ -1,9 +1,11 @@
-"""The decoder's processes: a fork server, and a child of it for each file.
+"""The decoder's processes: a fork server, and one child of it for each file.
 
-The fork server has loaded FFmpeg's libraries and nothing else of the worker's. A child is
-there in milliseconds, sees one file, and ends with it: what a file does to it ends there too.
-The worker passes the fork server one end of a socket pair for each file. The file comes
-through it, and the samples go back; when the child dies, the fork server says so instead.
+The fork server has loaded FFmpeg's libraries, and nothing of the model or the server. Forking a
+child takes milliseconds. A child decodes one file and exits, so a file that crashes or takes over
+its decoder does no harm to other files or to the worker.
+
+For each file the worker passes one end of a socket pair to the fork server. The child reads the
+file from it and writes the samples to it. If the child dies, the fork server answers in its place.
 """
 
 import contextlib
@@ -39,17 +41,19 @@ from voxtral_worker.errors import BadAudio, TooLarge
 
 Read: TypeAlias = Callable[[bytes, float], list[Samples]]
 
+# The user and group `nobody` on Linux.
 NOBODY = 65_534
-# How soon the end of a child is seen.
+# How often the fork server looks whether a child has ended, while one runs.
 REAP_S = 0.02
+# Options of Linux's prctl, from <linux/prctl.h>.
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take."""
+    """The resources that decoding one file may use."""
 
-    # Beyond what the process has before it sees the file.
+    # In addition to what the process uses before it reads the file.
     memory_bytes: int = 512 << 20
     cpu_s: int = 60
     wall_s: float = 120.0
@@ -57,38 +61,40 @@ class Limits:
 
 @dataclass(frozen=True)
 class Running:
-    """A child at work."""
+    """A child that is decoding a file."""
 
     line: socket.socket
     deadline_s: float
 
 
 def main(read: Read = read_sound, limits: Limits | None = None) -> None:
-    """Serve the worker, whose socket is standard input, until it is gone."""
+    """Serve the worker until it closes its socket, which is this process's standard input."""
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(null, descriptor)
+    # In this order: loading opens files, which `_give_up_rights` and `_confine` make impossible.
     _load_all()
     held = _give_up_rights()
-    # A worker that is gone by now, or goes without having read the line, needs nothing more.
+    # ConnectionError: the worker has gone; the loop in `run` will notice it and end.
     with contextlib.suppress(ConnectionError):
         control.sendall(json.dumps(held).encode() + b"\n")
     ForkServer(control, null, read, limits or Limits()).run()
 
 
 class ForkServer:
-    """Owns the children: each is waited for, and killed when its time is over."""
+    """Owns the children: it reaps each one, and kills it when its time is over."""
 
     def __init__(self, control: socket.socket, null: int, read: Read, limits: Limits) -> None:
         self._control = control
         self._null = null
         self._read = read
         self._limits = limits
+        # By process id.
         self._running: dict[int, Running] = {}
 
     def run(self) -> None:
-        """Take files until the worker is gone."""
+        """Take files until the worker has closed its socket."""
         while True:
             timeout_s = REAP_S if self._running else None
             ready, _, _ = select.select([self._control], [], [], timeout_s)
@@ -120,7 +126,8 @@ class ForkServer:
             return
         code = 1
         try:
-            # Of other callers' files this one gets nothing.
+            # The child inherits all open sockets. Close those over which other callers' files
+            # come, before it reads its own file.
             for other in self._running.values():
                 other.line.close()
             self._control.close()
@@ -140,6 +147,7 @@ class ForkServer:
                     _tell(child.line, _reason(status))
                 child.line.close()
             elif time.monotonic() > child.deadline_s or _has_hung_up(child.line):
+                # Reaped, and answered for, at a later look.
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -151,12 +159,13 @@ def _has_hung_up(line: socket.socket) -> bool:
 
 def _reason(status: int) -> int:
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    # SIGKILL is ours, for the time by the clock; SIGXCPU the kernel's, for that of the processor.
+    # The fork server sends SIGKILL when the wall time is over; the kernel sends SIGXCPU when the
+    # processor time is.
     return TIMED_OUT if number in (signal.SIGKILL, signal.SIGXCPU) else CRASHED
 
 
 def _decode(line: socket.socket, read: Read) -> None:
-    """Read one file, and answer."""
+    """Read one file from the socket, decode it and write the answer."""
     max_seconds, length = REQUEST.unpack(_receive(line, REQUEST.size))
     try:
         pieces = read(bytes(_receive(line, length)), max_seconds)
@@ -166,7 +175,7 @@ def _decode(line: socket.socket, read: Read) -> None:
         _tell(line, BAD, error.message.encode())
     except MemoryError:
         _tell(line, BAD, b"audio cannot be decoded: it takes too much memory")
-    except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller is told
+    except Exception as error:  # noqa: BLE001 - the worker logs it and answers the caller
         _tell(line, BROKEN, f"{type(error).__name__}: {error}"[:1000].encode())
     else:
         line.sendall(ANSWER.pack(SOUND, sum(piece.nbytes for piece in pieces)))
@@ -180,7 +189,7 @@ def _receive(line: socket.socket, length: int) -> bytearray:
     while view:
         count = line.recv_into(view)
         if not count:
-            # The caller has gone.
+            # The worker has hung up: no one waits for the answer.
             os._exit(0)
         view = view[count:]
     return data
@@ -192,8 +201,9 @@ def _tell(line: socket.socket, kind: int, text: bytes = b"") -> None:
 
 
 def _load_all() -> None:
-    """Load now what would else be loaded late, where nothing can be opened any more."""
-    # Of PyAV some parts are loaded when a file first holds subtitles, pictures or faults.
+    """Load all libraries now. Confined children cannot open files, so cannot load them later."""
+    # PyAV loads some parts only when a file has subtitles, pictures or faults. Decoding a file
+    # loads the rest.
     for part in pkgutil.walk_packages(av.__path__, "av."):
         if not part.name.endswith("__main__"):
             importlib.import_module(part.name)
@@ -201,9 +211,10 @@ def _load_all() -> None:
 
 
 def _give_up_rights() -> list[str]:
-    """Become nobody, for good; the names of what this platform let us do."""
+    """Give up all rights for good. Returns what this platform allowed to give up, for the log."""
     held = []
-    # Live turns come first, and when memory runs out this is what is ended.
+    # Live turns need the processor more. If memory runs out, the kernel should end this process
+    # and not the worker.
     os.nice(5)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")
@@ -223,14 +234,14 @@ def _give_up_rights() -> list[str]:
 
 
 def _confine(limits: Limits) -> None:
-    """From here on: no more memory than allowed, no file, no socket, no process."""
+    """Allow this process no more memory than its limit, and no new file, socket or process."""
     _control_process(_SET_PDEATHSIG, signal.SIGKILL)
     bounds = [
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_FSIZE, 0, 0),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NPROC, 0, 0),
-        # Descriptors that are open stay so; no other can be had.
+        # Open descriptors stay open; no new one can be opened.
         (resource.RLIMIT_NOFILE, 0, 0),
     ]
     with contextlib.suppress(OSError), open("/proc/self/statm") as sizes:
@@ -242,7 +253,7 @@ def _confine(limits: Limits) -> None:
 
 
 def _control_process(option: int, value: int) -> bool:
-    """Linux's `prctl`; False where there is none, or it does not let us."""
+    """Call Linux's `prctl`. False if the platform has none or the call is refused."""
     prctl: Any = getattr(_LIBC, "prctl", None)
     return prctl is not None and prctl(option, value, 0, 0, 0) == 0
 

@@ -1,12 +1,12 @@
-"""Finds the files in what programs make that join recordings one behind the other."""
+"""Splits data in which several audio files follow each other, as some programs write it."""
 
 import re
 
 from voxtral_worker.errors import BadAudio
 
 MOST_FILES = 1_000
-# How files of these kinds begin. FFmpeg reads one of them to its end and leaves what is behind
-# it; of the kinds that are not named here it reads to the last byte by itself.
+# How files of these kinds begin. FFmpeg stops at the end of the first such file and ignores the
+# rest of the data. Files of other kinds it reads to the last byte, even if several are joined.
 _WITH_BIT_3 = re.escape(bytes(value for value in range(256) if value & 8))
 _BEGINNINGS = [
     re.compile(pattern, re.DOTALL)
@@ -24,17 +24,17 @@ _BEGINNINGS = [
         rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09",
         rb"Creative Voice File\x1a",
         rb"TTA[12][\x01\x02]\x00",
-        # A first block of WavPack's: it counts from zero.
+        # The first block of a WavPack file: its number is zero.
         rb"wvpk.{6}\x00.{5}\x00{4}.{5}[" + _WITH_BIT_3 + rb"]",
     )
 ]
-# Pages of an ogg, with their flags: the first ones of a file are marked so.
+# A page of an Ogg file with its flags. A flag marks the first page of each track.
 _OGG_PAGE = re.compile(rb"OggS\x00([\x00-\x07])")
 _OGG_FIRST = 2
 
 
 def files_in(data: bytes) -> list[bytes]:
-    """The files that were joined, in their order; mostly one. Raises BadAudio for too many."""
+    """The joined files in their order; in most data there is one. Raises BadAudio for too many."""
     starts = _starts(data)
     if len(starts) < 2:
         return [data]
@@ -54,7 +54,7 @@ def _starts(data: bytes) -> list[int]:
 
 
 def _oggs_start(data: bytes) -> list[int]:
-    """Where each ogg begins: with first pages, one for each of its tracks."""
+    """Where each Ogg file begins: with a run of first pages, one for each of its tracks."""
     starts, was_first = [], False
     for page in _OGG_PAGE.finditer(data):
         is_first = bool(page[1][0] & _OGG_FIRST)

@@ -1,7 +1,7 @@
 """Reads the sound of one file with FFmpeg's libraries; runs in the decoder's child only.
 
-FFmpeg reads playlists, too, and would open what they name. So it gets bytes and never a name,
-it may open no protocol at all, and it may use only the containers and decoders listed here.
+FFmpeg also reads playlists and opens the addresses they contain. So FFmpeg gets bytes and never a
+file name, it may open no protocol, and it may use only the containers and codecs listed here.
 """
 
 import io
@@ -19,7 +19,7 @@ from voxtral_worker.audio.decoder.mending import mended
 from voxtral_worker.audio.decoder.mono import Mono, Samples
 from voxtral_worker.errors import BadAudio
 
-# Each of them reads one file of sound, or of film, from its own bytes.
+# Containers of sound or film that read nothing but their own bytes.
 FORMATS = frozenset(
     "aac ac3 aiff amr ape asf au avi avr caf dsf dss dts dtshd eac3 flac flv iff ircam latm loas"
     " matroska webm mlp mov mp4 m4a 3gp 3g2 mj2 mp3 mpc mpc8 mpeg mpegts mxf nistsphere nut ogg oma"
@@ -43,18 +43,19 @@ CODECS = frozenset(
 _OPTIONS = {
     "format_whitelist": ",".join(sorted(FORMATS)),
     "codec_whitelist": ",".join(sorted(CODECS)),
-    # A protocol that does not exist: what a file names cannot be opened, whatever it is.
+    # No protocol has this name, so nothing that a file refers to can be opened.
     "protocol_whitelist": "none",
     "max_streams": "64",
     "max_probe_packets": "256",
 }
-# A recording that fails so often is not a recording with a scratch.
+# Packets in a row that may fail. A recording with damaged parts has fewer; data with more of them
+# is not a recording, and would only take time.
 MOST_FAILURES = 1_000
 _PLAYLIST = re.compile(
     rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|\[playlist\]|\[reference\]|v=0\r?\n|<(\?xml|mpd|asx|smil))",
     re.IGNORECASE,
 )
-# What an integer sample is divided by; unsigned bytes have their zero at 128.
+# Integer samples are divided by this. Unsigned bytes have their zero at 128.
 _FULL_SCALE = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31, "s64": 1 << 63}
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -62,10 +63,10 @@ av.logging.set_level(av.logging.PANIC)
 
 
 def read_sound(data: bytes, max_seconds: float) -> list[Samples]:
-    """Pieces, float32 [n], mono, 16 kHz, of what a file holds; joined files count as one.
+    """The sound of a file in pieces, float32 [n], mono, 16 kHz; joined files count as one.
 
-    Channels are averaged; where they cancel each other out, the loudest is taken. Raises
-    BadAudio for what cannot be decoded, TooLarge for what is longer than `max_seconds`.
+    Channels are averaged. If they cancel each other out, the loudest one is taken instead. Raises
+    BadAudio if the file cannot be decoded, TooLarge if it is longer than `max_seconds`.
     """
     mono = _mono(data, Mono(max_seconds))
     loudest = mono.loudest_if_cancelled()
@@ -75,7 +76,7 @@ def read_sound(data: bytes, max_seconds: float) -> list[Samples]:
 
 
 def _mono(data: bytes, mono: Mono) -> Mono:
-    """All of a file in `mono`."""
+    """Read all of a file into `mono`, and return it."""
     failure = BadAudio("audio holds no samples")
     for file in files_in(data):
         try:
@@ -84,29 +85,30 @@ def _mono(data: bytes, mono: Mono) -> Mono:
         except BadAudio as error:
             failure = error
     mono.finish()
-    # What could be read counts, if anything could.
+    # Of a damaged file, the part that could be read is used. It is an error only if there is none.
     if not mono.length:
         raise failure
     return mono
 
 
 def _blocks(file: bytes) -> Iterator[tuple[Samples, int]]:
-    """Samples, float32 [channels, n], and their rate, of the first track that can be read."""
+    """Samples, float32 [channels, n], and rate in Hz, of the first track that can be read."""
     if _PLAYLIST.match(file[:256]):
         raise BadAudio("audio cannot be decoded: this is a playlist or a text, not a recording")
     try:
         container = av.open(io.BytesIO(file), mode="r", options=_OPTIONS, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
         raise BadAudio(
-            "audio cannot be decoded: it is no kind of sound file that is known, or it is damaged"
+            "audio cannot be decoded: it is damaged, or not a sound file of a supported kind"
         ) from error
     with container:
         if not FORMATS.intersection(container.format.name.split(",")):
-            raise BadAudio("audio cannot be decoded: files of this kind are not read")
+            raise BadAudio("audio cannot be decoded: files of this kind are not supported")
         track = _track_of(container)
         for stream in container.streams:
             if stream is not track:
                 stream.discard = Discard.all
+        # `_confine` forbids new threads.
         track.codec_context.thread_count = 1
         for frame in _frames(container, track):
             yield _samples(frame), frame.sample_rate
@@ -117,20 +119,20 @@ def _track_of(container: Any) -> Any:
         if stream.codec_context is not None and stream.codec_context.codec.name in CODECS:
             return stream
     if container.streams.audio:
-        raise BadAudio("audio cannot be decoded: its codec is not known")
+        raise BadAudio("audio cannot be decoded: its codec is not supported")
     raise BadAudio("the file has no sound: there is no audio track in it")
 
 
 def _frames(container: Any, track: Any) -> Iterator[Any]:
-    """Frames until the file ends, or can be read no further."""
+    """Frames up to the end of the file, or to the point after which nothing can be read."""
     failures = 0
     packets = container.demux(track)
     while failures < MOST_FAILURES:
         try:
-            # The last packet is empty: it asks for what the decoder still holds.
+            # The last packet is None: it makes the decoder return the frames it still holds.
             packet = next(packets, None)
         except av.FFmpegError:
-            # The file is cut off.
+            # The file ends too early. Its frames so far are still wanted.
             packet = None
         try:
             yield from track.codec_context.decode(packet)
@@ -146,7 +148,7 @@ def _frames(container: Any, track: Any) -> Iterator[Any]:
 def _samples(frame: Any) -> Samples:
     name = frame.format.name.removesuffix("p")
     if name not in _DTYPES:
-        raise BadAudio("audio cannot be decoded: its samples are of no kind that is known")
+        raise BadAudio("audio cannot be decoded: the format of its samples is not supported")
     count, channels = frame.samples, frame.layout.nb_channels
     dtype = np.dtype(_DTYPES[name])
     if frame.format.is_planar:
@@ -157,8 +159,8 @@ def _samples(frame: Any) -> Samples:
         samples = packed.reshape(count, channels).T.astype(np.float32, order="C")
     if name in ("flt", "dbl"):
         if not np.isfinite(samples).all():
-            raise BadAudio("audio holds samples that are no numbers")
-        # Files of floats may go beyond full scale; what follows relies on it.
+            raise BadAudio("audio has samples that are infinite or not numbers")
+        # Float samples may exceed full scale, but all later code relies on the range -1 to 1.
         return samples.clip(-1.0, 1.0)
     if name == "u8":
         samples -= 128

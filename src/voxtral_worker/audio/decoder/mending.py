@@ -1,10 +1,14 @@
-"""Mends headers of files whose writer was cut off, or could not go back to fill them in."""
+"""Repairs headers with wrong sizes.
+
+Recorders write the size of the sound last. A recorder that was stopped early, or that streams and
+cannot go back, leaves a wrong size behind, and FFmpeg would read less than there is.
+"""
 
 import re
 from collections.abc import Iterator
 from typing import Literal
 
-# Integers and floats by the tag and the bits of a wav, as an au names them.
+# The encoding number of an au file, by the format tag and the bits per sample of a wav file.
 _AU_ENCODINGS = {
     (b"\x00\x01", b"\x00\x10"): b"\x00\x00\x00\x03",
     (b"\x00\x01", b"\x00\x18"): b"\x00\x00\x00\x04",
@@ -17,12 +21,12 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 def mended(file: bytes) -> bytes:
-    """A file as FFmpeg can read it to its end; most are so already."""
+    """The file with a header that lets FFmpeg read all of it. Most files are returned unchanged."""
     match file[:4], file[8:12]:
         case b"RIFF", b"WAVE":
             return _with_true_size(file)
         case b"RF64" | b"BW64", b"WAVE" if not any(file[28:36]):
-            # The size that stands elsewhere was never filled in.
+            # A 64-bit size of 0 was never filled in. Read it as a plain wav.
             return b"RIFF" + file[4:]
         case b"RIFX", b"WAVE":
             return _with_au_header(file)
@@ -34,13 +38,11 @@ def mended(file: bytes) -> bytes:
 
 
 def _with_true_size(file: bytes) -> bytes:
-    """A wav whose samples go on behind the end that its header names, with no end named.
-
-    A recorder writes the size of the samples last, and what is cut off may hold any.
-    """
+    """A wav without a size, if its samples continue after the size that its header gives."""
     for kind, start, size in _chunks(file, "little"):
         if kind == b"data":
             end = start + size
+            # The size is right if the file ends there or another chunk follows.
             if end >= len(file) or _is_chunk(file, end) or _is_chunk(file, end + size % 2):
                 break
             return file[: start - 4] + b"\xff\xff\xff\xff" + file[start:]
@@ -48,7 +50,7 @@ def _with_true_size(file: bytes) -> bytes:
 
 
 def _with_au_header(file: bytes) -> bytes:
-    """A wav with its numbers the other way round, under the header of a kind that has them so."""
+    """A big-endian wav as an au file, which FFmpeg can read: au samples are big-endian too."""
     encoding, form = None, b""
     for kind, start, size in _chunks(file, "big"):
         if kind == b"fmt ":
@@ -62,7 +64,7 @@ def _with_au_header(file: bytes) -> bytes:
 
 
 def _with_sound_size(file: bytes) -> bytes:
-    """An aiff that names the size of its sound, where its writer left a zero."""
+    """An aiff with the true size of its sound, if its header has the size 0."""
     for kind, start, size in _chunks(file, "big"):
         if kind == b"SSND" and size == 0:
             true = (len(file) - start).to_bytes(4, "big")
@@ -72,7 +74,7 @@ def _with_sound_size(file: bytes) -> bytes:
 
 
 def _with_w64_size(file: bytes) -> bytes:
-    """A Wave64 whose samples end with the file, where their size goes beyond it."""
+    """A Wave64 whose samples end with the file, if its header gives a size beyond that."""
     at = file.find(_W64_DATA)
     size = int.from_bytes(file[at + 16 : at + 24], "little")
     if at < 0 or at + size <= len(file):
@@ -90,7 +92,7 @@ def _chunks(file: bytes, order: Literal["little", "big"]) -> Iterator[tuple[byte
 
 
 def _is_chunk(file: bytes, at: int) -> bool:
-    """Whether the end, or something other than samples, begins here."""
+    """Whether the file ends here, or a chunk or a tag begins."""
     head = file[at : at + 8]
     if len(head) < 8 or head.startswith((b"ID3", b"TAG", b"APETAGEX")):
         return True

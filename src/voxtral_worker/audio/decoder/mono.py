@@ -1,4 +1,4 @@
-"""Makes one channel at 16 kHz of sound that comes in blocks."""
+"""Mixes blocks of sound to one channel and resamples them to 16 kHz."""
 
 from typing import TypeAlias
 
@@ -13,17 +13,18 @@ Samples: TypeAlias = NDArray[np.float32]
 
 LEAST_RATE, MOST_RATE = 1_000, 768_000
 MOST_CHANNELS = 64
-# Blocks are gathered until they last this long: codecs hand out 20 ms and less.
+# Codecs return blocks of 20 ms or less. They are gathered until they last this long, so that the
+# resampler is called less often.
 GATHERED_S = 0.5
-# 20 dB: so much weaker than its loudest channel an average is only where channels cancel
-# each other out, or where most of many are silent.
+# 20 dB. An average with less than 1 % of the energy of its loudest channel means that channels
+# cancel each other out, or that most of many channels are silent.
 CANCELLED = 0.01
 
 
 class Mono:
-    """What came so far, averaged over the channels; or one `channel` of it.
+    """The sound so far, averaged over its channels, or one `channel` of it.
 
-    Memory is half a second of what comes, and the result.
+    It holds at most half a second of its input in addition to the result.
     """
 
     def __init__(self, max_seconds: float, channel: int | None = None) -> None:
@@ -31,17 +32,25 @@ class Mono:
         self.length = 0
         self._max_seconds = max_seconds
         self._channel = channel
+        # Length of the input so far.
         self._seconds = 0.0
-        # What is not resampled yet: all of one rate and of as many channels.
+        # Blocks that are not resampled yet, all of one rate and one number of channels, and their
+        # samples.
         self._gathered: list[Samples] = []
         self._samples = 0
         self._rate = 0
+        # None: the input has 16 kHz already.
         self._resampler: soxr.ResampleStream | None = None
+        # Energy of each channel, and of their average: to see whether channels cancel out.
         self._energies = np.zeros(MOST_CHANNELS)
         self._energy = 0.0
 
     def add(self, block: Samples, rate: int) -> None:
-        """Take samples between -1 and 1, float32 [channels, n]. Raises BadAudio, or TooLarge."""
+        """Take samples between -1 and 1, float32 [channels, n], of `rate` Hz.
+
+        Raises BadAudio for a rate or a number of channels that is out of range, TooLarge once the
+        sound is longer than `max_seconds`.
+        """
         if not LEAST_RATE <= rate <= MOST_RATE:
             raise BadAudio(f"audio has {rate} samples a second, but may have 1,000 to 768,000")
         channels, count = block.shape
@@ -55,7 +64,7 @@ class Mono:
             if rate != SAMPLE_RATE:
                 self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
         self._seconds += count / rate
-        # A sum of many quotients is not exact.
+        # The sum of many quotients is not exact, so allow a little more.
         if self._seconds > self._max_seconds + 1e-6:
             raise TooLarge(f"audio is longer than {self._max_seconds:g} s")
         self._gathered.append(block)
@@ -64,11 +73,11 @@ class Mono:
             self._mix()
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Add the rest: no more input comes."""
         self._end_of_rate()
 
     def loudest_if_cancelled(self) -> int | None:
-        """The loudest channel, if little of it is left in the average."""
+        """The loudest channel, if the average has lost its sound; else None."""
         loudest = int(self._energies.argmax())
         if self._energy < CANCELLED * self._energies[loudest]:
             return loudest
@@ -98,5 +107,5 @@ class Mono:
 
     def _append(self, piece: Samples) -> None:
         self.length += len(piece)
-        # A filter may go a little beyond what it was given.
+        # The resampling filter may overshoot full scale a little.
         self.pieces.append(np.ascontiguousarray(piece).clip(-1.0, 1.0))

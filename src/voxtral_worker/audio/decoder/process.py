@@ -1,4 +1,4 @@
-"""The worker's side of the decoder: hands files to its processes, and answers for them."""
+"""The worker's side of the decoder: sends files to its processes and checks what comes back."""
 
 import contextlib
 import json
@@ -39,12 +39,16 @@ Samples: TypeAlias = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
+# Each file may take 512 MiB and one processor core.
 FILES_AT_ONCE = 4
-# The processes' own limit is 120 s.
+# Longer than the 120 s after which the fork server itself ends a child: no answer within this
+# time means that the fork server hangs.
 ANSWER_S = 130.0
+# How long the fork server may take to start.
 START_S = 60.0
+# How long a file waits until fewer others are being decoded.
 PLACE_S = 60.0
-# How soon it is seen that nobody waits any more.
+# How often a waiting thread looks whether its caller has given up.
 LOOK_S = 0.2
 MAX_SENTENCE_BYTES = 4_096
 _MAIN = "from voxtral_worker.audio.decoder.child import main; main()"
@@ -64,7 +68,7 @@ _SENTENCES = {
 
 
 class Closed(Exception):
-    """The line of a file was closed without an answer."""
+    """The socket of a file was closed without an answer."""
 
 
 class Stuck(Exception):
@@ -72,37 +76,38 @@ class Stuck(Exception):
 
 
 class Decoder:
-    """Decodes a few files at a time. Its fork server is started when needed, and anew when lost.
+    """Decodes up to `FILES_AT_ONCE` files at a time. Its methods may be called from any thread.
 
-    Its methods may be called from any thread.
+    It starts its fork server with the first file, and starts another one when that is lost.
     """
 
     def __init__(self, main: str = _MAIN, *, answer_s: float = ANSWER_S) -> None:
         self._main = main
         self._answer_s = answer_s
         self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
-        # Guards the three below, and the order of what is sent to the fork server.
+        # Guards the three attributes below, and keeps apart what threads send to the fork server.
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        # Whether the fork server has reported that it has started.
         self._is_ready = False
 
     def start(self) -> None:
-        """Begin to start the fork server; does not wait for it."""
+        """Start the fork server without waiting for it."""
         with self._lock:
             self._ensure_spawned()
 
     def stop(self) -> None:
-        """End the processes; the next file would start them again."""
+        """End the processes. The next file starts them again."""
         with self._lock:
             self._end()
 
     def decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
-        """Samples, float32 [n], mono, 16 kHz, of a file. Blocks, until `is_over` at the most.
+        """Samples of a file, float32 [n], mono, 16 kHz. Blocks; setting `is_over` ends the wait.
 
-        Raises BadAudio for what cannot be decoded, TooLarge for what is longer than
-        `max_seconds`, AtCapacity when other files leave no room for a minute, EngineFailure
-        when the decoder cannot be run.
+        Raises BadAudio if the file cannot be decoded, TooLarge if it is longer than
+        `max_seconds`, AtCapacity if it waited a minute for other files, EngineFailure if the
+        decoder cannot be run.
         """
         deadline_s = time.monotonic() + PLACE_S
         while not self._places.acquire(timeout=LOOK_S):
@@ -115,7 +120,7 @@ class Decoder:
             self._places.release()
 
     def _decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
-        # Once more, as whoever ended the fork server had nothing to do with this file.
+        # Try twice: a fork server ends for reasons that have nothing to do with this file.
         for _ in range(2):
             line, process = self._open_line()
             try:
@@ -123,9 +128,10 @@ class Decoder:
                     talk = _Talk(line, time.monotonic() + self._answer_s, is_over)
                     kind, samples, sentence = talk.ask(data, max_seconds)
             except Stuck:
-                self._lose(process, "it does not answer")
+                self._lose(process, "it did not answer")
                 break
             except Closed:
+                # Either the fork server has gone and all its sockets with it, or this child alone.
                 if not _lives(process):
                     self._lose(process, "its process ended")
                     continue
@@ -137,7 +143,7 @@ class Decoder:
         raise EngineFailure("the decoder of audio files cannot be run")
 
     def _open_line(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        """A socket whose other end a new child has, and the child's fork server."""
+        """A socket to a new child, and the fork server that owns the child."""
         ours, theirs = socket.socketpair()
         ours.settimeout(LOOK_S)
         with self._lock, theirs:
@@ -148,16 +154,16 @@ class Decoder:
                     socket.send_fds(control, [b"\0"], [theirs.fileno()])
                     return ours, process
                 except OSError as error:
-                    log.warning("decoder: cannot be reached (%s); it is started again", error)
+                    log.warning("decoder: cannot be reached (%s); starting it again", error)
                     self._end()
         ours.close()
         raise EngineFailure("the decoder of audio files cannot be run")
 
     def _lose(self, process: subprocess.Popen[bytes], why: str) -> None:
-        log.warning("decoder: lost, as %s; it is started again", why)
+        log.warning("decoder: lost, because %s; starting it again", why)
         metrics.files_decoded.labels("lost").inc()
         with self._lock:
-            # Somebody else may have started another one already.
+            # Another thread may have replaced it already.
             if self._process is process:
                 self._end()
 
@@ -167,8 +173,9 @@ class Decoder:
         ours, theirs = socket.socketpair()
         path = [os.path.abspath(entry) for entry in sys.path if entry]
         with theirs:
-            # A new session, as a terminal's Ctrl-C would end it before its work; and no
-            # environment, where the keys are. OpenBLAS would bring threads, and no fork.
+            # A session of its own, because Ctrl-C in a terminal would end it before its files are
+            # done. No environment variables, because they hold the worker's keys. One OpenBLAS
+            # thread, because a process with threads cannot be forked safely.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", f"import sys; sys.path[:] = {path!r}; {self._main}"],
                 stdin=theirs.fileno(),
@@ -207,7 +214,7 @@ class Decoder:
 
 
 class _Talk:
-    """One file's line to its child."""
+    """The exchange with a child about its one file."""
 
     def __init__(self, line: socket.socket, deadline_s: float, is_over: threading.Event) -> None:
         self._line = line
@@ -215,8 +222,12 @@ class _Talk:
         self._is_over = is_over
 
     def ask(self, data: bytes, max_seconds: float) -> tuple[int, Samples | None, str]:
-        """What became of a file: its kind, and samples or a sentence. Raises Closed or Stuck."""
-        # A child that dies early does not read on, but is answered for.
+        """Send a file. Returns the kind of answer, and samples or a sentence.
+
+        Raises Closed or Stuck if there is no answer, BadInput if the caller has given up.
+        """
+        # ConnectionError: the child died before it had read the file. The fork server still
+        # answers for it, so read the answer.
         with contextlib.suppress(ConnectionError):
             self._send(REQUEST.pack(max_seconds, len(data)))
             self._send(data)
@@ -230,7 +241,8 @@ class _Talk:
         return kind if kind in _OUTCOMES else CRASHED, None, text.decode(errors="replace")
 
     def _sound(self, length: int, max_seconds: float) -> tuple[int, Samples | None, str]:
-        # The child is not believed: a file may have made it say anything.
+        # Do not trust the child: a malicious file may have taken it over. So its answer is
+        # bounded by what was asked for, and every sample is checked.
         if not length or length % 4 or length > 4 * SAMPLE_RATE * (max_seconds + 1):
             return CRASHED, None, f"{length} bytes of samples"
         samples = np.empty(length // 4, np.float32)
@@ -266,7 +278,7 @@ class _Talk:
 
 
 def _lives(process: subprocess.Popen[bytes]) -> bool:
-    # Its end is seen a little later than that of its sockets.
+    # Its sockets close a little before the process can be seen to end.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1.0)
         return False
@@ -275,7 +287,7 @@ def _lives(process: subprocess.Popen[bytes]) -> bool:
 
 def _require_wanted(is_over: threading.Event) -> None:
     if is_over.is_set():
-        raise BadInput("reading it was given up")
+        raise BadInput("reading the file was cancelled")
 
 
 def _error(kind: int, sentence: str) -> WorkerError:
@@ -283,5 +295,5 @@ def _error(kind: int, sentence: str) -> WorkerError:
         return TooLarge(sentence)
     if kind == BAD:
         return BadAudio(sentence)
-    log.warning("decoder: a file's process %s %s", _OUTCOMES[kind], sentence)
+    log.warning("decoder: the process of a file %s: %s", _OUTCOMES[kind], sentence)
     return BadAudio(_SENTENCES[kind])

@@ -1,9 +1,9 @@
-"""What the worker and the decoder's processes say to each other about a file."""
+"""The messages between the worker and the decoder's processes."""
 
 import struct
 
-# The longest audio in seconds, and the bytes of the file that follow.
+# The longest allowed audio in seconds, and the number of bytes of the file that follows.
 REQUEST = struct.Struct("<dQ")
-# One of the kinds below, and the bytes of samples or of a sentence that follow.
+# One of the kinds below, and the number of bytes that follow: samples (float32) or a sentence.
 ANSWER = struct.Struct("<BQ")
 SOUND, BAD, TOO_LONG, TIMED_OUT, CRASHED, BROKEN = range(6)

@@ -1,4 +1,4 @@
-"""Who may call: addresses, origins and credentials."""
+"""Decides who may call, by address, origin and credentials."""
 
 import hashlib
 import hmac
@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 
 _TOKEN_AUDIENCE = "voxtral-worker session"
 TOKEN_LIFE_S = 24 * 3600
-# Who holds a token could otherwise try a thousand million keys a second: so each try takes
-# 16 MiB and some 50 ms (RFC 7914).
+# Parameters of scrypt (RFC 7914). Anyone who has a token could try keys against it offline, a
+# thousand million a second with a plain hash. With these, each try takes 16 MiB and about 50 ms.
 _STRETCHING = {"n": 1 << 14, "r": 8, "p": 1}
 KEY_PROTOCOL = "openai-insecure-api-key."
-# Each costs a check of its signature.
+# Each credential costs a check of its signature.
 MOST_CREDENTIALS = 4
-# A call with one of these was passed on by somebody, whether they are trusted or not.
+# A call with one of these headers came through a proxy, trusted or not.
 _FORWARDING = ("CF-Connecting-IP", "X-Forwarded-For", "Forwarded", "X-Real-IP")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a call, by its credentials.
+    """The caller of a request, by its credentials.
 
-    `subject` is that of a JWT; `token_of` the session whose token it is. `holder` is whom the
-    sessions that it makes count for; None: nobody.
+    `subject`: of its JWT. `token_of`: the session whose token it has. `holder`: the name under
+    which its sessions are counted; None: they are not counted.
     """
 
     is_by_jwt: bool = False
@@ -44,16 +44,16 @@ class Caller:
     holder: str | None = None
 
     def may_open(self, owner: str | None) -> bool:
-        """Whether a session of this owner is open to the caller; without an owner to all."""
+        """Whether the caller may open a session of this owner. Without an owner, all may."""
         return owner is None or not self.is_by_jwt or owner == self.subject
 
 
 class ClientAddresses:
-    """Tells a client's address: the socket's, or what a trusted proxy says of it.
+    """Finds the address of a client: the socket's peer, or what a trusted proxy reports.
 
-    One address is always written in one way, as limits are counted by it. On RunPod every
-    caller comes from the platform's proxy: without its word all users together would have
-    the limits of one address.
+    The same address is always written in the same way, because limits are counted by it. On
+    RunPod every call comes from the platform's proxy, so its header is trusted by default:
+    otherwise all users together would have the limits of one address.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,16 +63,16 @@ class ClientAddresses:
         self._has_warned = False
 
     def of(self, request: web.Request) -> str:
-        """The address of whoever sent a request."""
+        """The address of the client that sent a request."""
         address = self._told(request)
         return str(_parsed(address) or address)
 
     def is_proxy(self, peer: str) -> bool:
-        """Whether a peer speaks for others, and is believed."""
+        """Whether a peer is a trusted proxy."""
         return _is_in(peer, self._trusted) or _is_in(peer, self._trusted_for_cloudflare)
 
     def is_local(self, request: web.Request) -> bool:
-        """Whether a call comes from this machine itself, and nobody has passed it on."""
+        """Whether a call comes from this machine itself and not through a proxy on it."""
         peer = request.remote or ""
         is_forwarded = any(name in request.headers for name in _FORWARDING)
         return is_loopback(peer) and not is_forwarded and not self.is_proxy(peer)
@@ -85,6 +85,8 @@ class ClientAddresses:
         if not _is_in(peer, self._trusted):
             self._warn_of_unknown_proxy(request, peer)
             return peer
+        # Each proxy appends the address that it got the call from. Read from the end, the first
+        # one that is not a trusted proxy is the client. Entries before it may be forged.
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
         for address in reversed([part.strip() for part in forwarded.split(",")]):
             if _parsed(address) is None:
@@ -94,15 +96,15 @@ class ClientAddresses:
         return peer
 
     def _warn_of_unknown_proxy(self, request: web.Request, peer: str) -> None:
-        """Once: a proxy that is not trusted makes all its users one address."""
+        """Warn once: behind a proxy that is not trusted, all users count as one address."""
         is_forwarded = {"CF-Connecting-IP", "X-Forwarded-For"} & set(request.headers)
         parsed = _parsed(peer)
         if self._has_warned or not is_forwarded or parsed is None or parsed.is_global:
             return
         self._has_warned = True
         log.warning(
-            "a proxy at %s forwards calls, but TRUSTED_PROXIES does not name it: the limits "
-            "count everybody behind it as one address",
+            "a proxy at %s forwards calls, but TRUSTED_PROXIES does not name it: limits count "
+            "all its clients as one address",
             peer,
         )
 
@@ -117,9 +119,9 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def counted_as(address: str) -> str:
-    """What limits count an address by: itself, or the /64 of an IPv6 address.
+    """The key under which limits count an address: itself, or the /64 network of an IPv6 one.
 
-    Whoever has one IPv6 address has all 2**64 of its network.
+    The holder of one IPv6 address usually has all 2**64 addresses of its network.
     """
     parsed = _parsed(address)
     if not isinstance(parsed, ipaddress.IPv6Address):
@@ -145,7 +147,7 @@ def check_address(address: str, settings: Settings) -> None:
 
 
 def is_allowed_origin(request: web.Request, settings: Settings) -> bool:
-    """Whether the page that calls may: none, the server's own, or one by setting."""
+    """Whether the call is from an allowed origin: no page, a page of this server, or a setting."""
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or "*" in settings.allowed_origins:
         return True
@@ -153,7 +155,11 @@ def is_allowed_origin(request: web.Request, settings: Settings) -> bool:
 
 
 class Credentials:
-    """API keys open everything, JWTs all but what others own, a token its own session."""
+    """Checks credentials.
+
+    An API key opens everything, a JWT opens all but the sessions of other subjects, and a session
+    token opens its own session.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -165,15 +171,16 @@ class Credentials:
         return self._settings.needs_credentials
 
     def issue(self, session_id: str) -> str:
-        """A token that opens one session, while that exists and for a day at most."""
+        """A token that opens one session, for as long as that exists but at most a day."""
         ends_s = int(time.time()) + TOKEN_LIFE_S
         claims = {"sub": session_id, "aud": _TOKEN_AUDIENCE, "exp": ends_s}
         return jwt.encode(claims, self._token_key, algorithm="HS256")
 
     def check(self, request: web.Request, session_id: str | None) -> Caller:
-        """Who calls; what a token opens may be over, which is not looked at here.
+        """The caller of a request.
 
-        Raises Unauthorized without credentials, WrongCredentials if none is good, and Forbidden
+        For a session token the caller of this function must still check that the session exists.
+        Raises Unauthorized without credentials, WrongCredentials if none is valid, and Forbidden
         for the token of another session.
         """
         if not self.are_needed:
@@ -184,6 +191,8 @@ class Credentials:
             raise Unauthorized("credentials are needed: an API key, a JWT or a session token")
         if len(presented) > MOST_CREDENTIALS:
             raise WrongCredentials(f"a call may carry at most {MOST_CREDENTIALS} credentials")
+        # The first valid credential decides. A call may carry several, such as a header set by a
+        # proxy and a token in the address.
         for credential in presented:
             if self._is_api_key(credential):
                 return Caller()
@@ -193,7 +202,7 @@ class Credentials:
             token_of = self._session_of(credential)
             if token_of is not None:
                 if token_of != session_id:
-                    raise Forbidden("this token is good for another session")
+                    raise Forbidden("this token is for another session")
                 return Caller(token_of=token_of)
         raise WrongCredentials("the credentials are not good")
 
@@ -204,7 +213,7 @@ class Credentials:
 
     def _is_api_key(self, credential: str) -> bool:
         given = credential.encode()
-        # Every key is compared, so that the time says nothing about which one is close.
+        # Compare all keys, in constant time each: the time must not show which key nearly matched.
         matches = [hmac.compare_digest(given, key.encode()) for key in self._settings.api_keys]
         return any(matches)
 
@@ -212,7 +221,8 @@ class Credentials:
         settings = self._settings
         audience = settings.jwt_audience
         required = ["exp"] if audience is None else ["exp", "aud"]
-        # Each key goes with its own algorithms: a public key is never taken for a secret.
+        # Each key has its own algorithms. Otherwise an attacker could sign with the public key as
+        # if it were an HS256 secret.
         keys = [(settings.jwt_secret, ["HS256"]), (settings.jwt_public_key, ["RS256", "ES256"])]
         for key, names in keys:
             if key and (claims := _verified(credential, key, names, audience, required)):
@@ -223,7 +233,7 @@ class Credentials:
 def _verified(
     token: str, key: str | bytes, algorithms: list[str], audience: str | None, required: list[str]
 ) -> dict[str, Any] | None:
-    """The claims of a JWT, or None where anything about it is not good."""
+    """The claims of a JWT; None if it is not valid for any reason."""
     try:
         return jwt.decode(
             token,
@@ -237,9 +247,13 @@ def _verified(
 
 
 def _token_key(settings: Settings) -> bytes:
-    """The same at every worker with the same secrets, and none of them."""
+    """The key that signs session tokens: the same on all workers with the same secrets.
+
+    It is derived from the secrets, so that a token does not reveal them.
+    """
     shared = settings.token_secret or settings.jwt_secret or ",".join(sorted(settings.api_keys))
-    # A public key makes no secret: tokens are then good at the worker that gave them.
+    # Workers share no secret (a JWT's public key is not secret): a token is then valid only on the
+    # worker that issued it.
     if not shared or not settings.needs_credentials:
         return secrets.token_bytes(32)
     salt = _TOKEN_AUDIENCE.encode()
@@ -247,7 +261,7 @@ def _token_key(settings: Settings) -> bytes:
 
 
 def _require_one_of_each(request: web.Request) -> None:
-    # Of two, a proxy before the worker may have read the other one.
+    # With two such headers, a proxy before the worker may have checked the other one.
     for header in (hdrs.AUTHORIZATION, "X-API-Key"):
         if len(request.headers.getall(header, [])) > 1:
             raise Unauthorized(f"more than one {header} header")
@@ -261,7 +275,8 @@ def _presented(request: web.Request) -> list[str]:
     found.append(request.headers.get("X-API-Key", "").strip())
     found.append(request.query.get("token", "").strip())
     if request.path == "/v1/realtime":
-        # Browsers can send no headers with a WebSocket, so OpenAI's clients name the key there.
+        # Browsers cannot send headers with a WebSocket. OpenAI's clients put the key into the name
+        # of a subprotocol.
         protocols = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")
         found += [
             name.strip().removeprefix(KEY_PROTOCOL)

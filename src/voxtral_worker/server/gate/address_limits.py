@@ -1,7 +1,7 @@
-"""The limits of an address, counted in memory or in a Redis that several workers share.
+"""Rate limits for each client address, in memory or in a Redis that several workers share.
 
-A session's own limits are no part of this (`session_limits.py`). No clock that may be set
-decides: memory counts by the monotonic clock, and workers that share a Redis by that of Redis.
+The limits of a session are in `session_limits.py`. In memory, time is the monotonic clock; with
+Redis it is the clock of Redis, because the clocks of several workers may differ.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 KEY_PREFIX = "voxtral:limits"
-# Addresses that are remembered for each limit; the one unseen for longest is forgotten first.
+# Addresses that each limit remembers. The one that has not called for longest is dropped first.
 MOST_ADDRESSES = 16_384
 FAILURES_PER_MINUTE = 20
 
-# Counts a call of KEYS[1] if it fits (ARGV: limit, period in us, 1 to count or 0 to look).
-# Answers whether it fits, how many count now, and in how many us the oldest is forgotten.
+# Counts a call under KEYS[1] if it fits (ARGV: limit, period in us, 1 to count or 0 to look).
+# Returns whether it fits, how many calls count now, and in how many us the oldest stops counting.
 _COUNT = """
 local clock = redis.call('TIME')
 local now, limit, period = clock[1] * 1000000 + clock[2], tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -45,14 +45,14 @@ return {fits and 1 or 0, used, oldest and tonumber(oldest) + period - now or per
 
 
 class Counts:
-    """The Redis where workers count together, if there is one."""
+    """The Redis in which several workers count together, if one is set."""
 
     def __init__(self, url: str | None) -> None:
         self._link = None if url is None else RedisLink(url, "limits")
         self._script = None if self._link is None else _script(self._link)
 
     async def ask(self, key: str, limit: int, period_s: float, *, counts: bool) -> Verdict | None:
-        """What Redis says, with `reset_s` from now on; None where it says nothing."""
+        """The verdict of Redis, with `reset_s` from now on. None: no Redis is set or it is down."""
         if self._link is None or self._script is None:
             return None
         script, args = self._script, (limit, round(period_s * 1e6), int(counts))
@@ -64,7 +64,7 @@ class Counts:
         return Verdict(bool(fits), limit, max(0, limit - used), reset_s, 0.0 if fits else reset_s)
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the connections to Redis."""
         if self._link is not None:
             await self._link.close()
 
@@ -81,7 +81,7 @@ class AddressTable:
         return len(self._limits)
 
     def take(self, address: str) -> Verdict:
-        """Count a call if it fits; `reset_s` is from now on."""
+        """Count a call if it fits. `reset_s` of the verdict is from now on."""
         key = counted_as(address)
         limit = self._limits.setdefault(key, RollingLimit(self._limit, self._period_s))
         self._limits.move_to_end(key)
@@ -91,16 +91,17 @@ class AddressTable:
         return _from_now(limit.take(now_s), now_s)
 
     def look(self, address: str) -> Verdict:
-        """What `take` would say, without counting."""
+        """The verdict that `take` would give, without counting the call."""
+        # Looking adds no address to the table.
         limit = self._limits.get(counted_as(address)) or RollingLimit(self._limit, self._period_s)
         now_s = time.monotonic()
         return _from_now(limit.look(now_s), now_s)
 
 
 class AddressLimit:
-    """At most so many calls of an address in any window; what is refused does not count.
+    """Allows an address `limit` calls in any `period_s` seconds; refused calls do not count.
 
-    Redis counts while it answers, otherwise memory, never nobody. `reset_s` of a verdict is Unix
+    Calls are counted in Redis while it answers, else in memory. `reset_s` of a verdict is Unix
     time, for the headers.
     """
 
@@ -113,9 +114,9 @@ class AddressLimit:
         *,
         spares_this_machine: bool = False,
     ) -> None:
-        """`name` is what is counted, as callers are told.
+        """`name`: what is counted, for error messages.
 
-        `spares_this_machine`: callers on this machine itself are not counted.
+        `spares_this_machine`: calls from this machine itself are not counted.
         """
         self.name = name
         self.spares_this_machine = spares_this_machine
@@ -126,7 +127,7 @@ class AddressLimit:
         self._own = AddressTable(limit, period_s)
 
     async def look(self, address: str) -> Verdict:
-        """What `take` would say, without counting."""
+        """The verdict that `take` would give, without counting the call."""
         return await self._ask(address, counts=False)
 
     async def take(self, address: str) -> Verdict:
@@ -141,7 +142,7 @@ class AddressLimit:
         return dataclasses.replace(verdict, reset_s=time.time() + verdict.reset_s)
 
 
-# Calls of OpenAI's that have the engine or the voice work.
+# The calls of OpenAI's API that use the engine or the voice.
 CALLS = (
     "/v1/audio/transcriptions",
     "/v1/audio/speech",
@@ -151,7 +152,7 @@ CALLS = (
 
 
 class AddressLimits:
-    """Which limits a call counts against, by its path."""
+    """The limits of this worker, by the path of a call."""
 
     def __init__(self, settings: Settings) -> None:
         self._is_on = settings.rate_limit_enabled
@@ -169,11 +170,11 @@ class AddressLimits:
             spares_this_machine=True,
         )
         self._calls = AddressLimit(self._counts, "calls", settings.rate_limit_text_per_minute)
-        # In memory alone: what is asked before every call must not wait for a network.
+        # Always in memory: it is looked at before every call, which must not wait for Redis.
         self._failures = AddressTable(FAILURES_PER_MINUTE, 60.0)
 
     def of_path(self, path: str) -> tuple[AddressLimit, ...]:
-        """The limits that calls of a path count against."""
+        """The limits that a call of this path counts against."""
         if not self._is_on:
             return ()
         if path in ("/ws/audio", "/ws/control"):
@@ -185,11 +186,11 @@ class AddressLimits:
         return (self._creations,) if path in ("/session/create", "/v1/realtime") else ()
 
     def note_failure(self, address: str) -> None:
-        """An address has presented credentials that are not good."""
+        """Count wrong credentials from an address."""
         self._failures.take(address)
 
     def require_few_failures(self, address: str) -> None:
-        """Raises RateLimited for an address that has guessed too often lately."""
+        """Raises RateLimited if the address has sent wrong credentials too often."""
         verdict = self._failures.look(address)
         if self._is_on and not verdict.allowed:
             raise RateLimited(
@@ -198,7 +199,7 @@ class AddressLimits:
             )
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the connections to Redis."""
         await self._counts.close()
 
 

@@ -1,7 +1,7 @@
-"""How many connections may be open, and how long one may stay that asks for nothing.
+"""Limits open connections, and closes those that send no request.
 
-An open connection costs a file descriptor, and the worker has only so many: whoever takes them
-all takes the worker from everybody, without having sent a byte.
+Each open connection takes a file descriptor. An attacker who takes all of them blocks the worker
+for everyone, without sending a single byte.
 """
 
 import asyncio
@@ -21,34 +21,34 @@ from voxtral_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_REQUEST_S = 10.0
-# Descriptors of the model's files, the logs and Redis, and those of no connection at all.
+# Descriptors for everything but connections: the model's files, logs, Redis.
 RESERVED_DESCRIPTORS = 64
 LEAST_CONNECTIONS = 32
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files as the system lets it; how many that are."""
+    """Let this process open as many files as the system allows. Returns that number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
-        # Some systems name a hard limit that they do not grant.
+        # Some systems report a hard limit that they do not grant.
         return soft
     return hard
 
 
 def default_connections(descriptors: int) -> int:
-    """Connections that a limit of descriptors leaves room for."""
+    """The default limit for open connections, if the process may open so many files."""
     if descriptors == resource.RLIM_INFINITY:
         descriptors = 1 << 20
     return max(LEAST_CONNECTIONS, descriptors // 2 - RESERVED_DESCRIPTORS)
 
 
 class Connections:
-    """Counts what is open on a port. Owned by the server's loop.
+    """Counts the open connections of a port. Owned by the server's loop.
 
-    `first_request_s`: how long a connection may be open before its first request has come.
-    Trusted proxies and loopback addresses stand for many, and have no limit of their own.
+    `first_request_s`: how long a connection may be open without a request. Trusted proxies and
+    loopback addresses have no limit per address, because many users may be behind them.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Connections:
         self._by_address: Counter[str] = Counter()
 
     def protocol(self, make: Callable[[], asyncio.Protocol]) -> "GuardedProtocol":
-        """A protocol that lets a connection through to what `make` makes, or closes it."""
+        """A protocol that passes its connection on to what `make` makes, or closes it."""
         return GuardedProtocol(self, make, self._first_request_s)
 
     def enter(self, peer: str) -> bool:
-        """Count a connection of an address if there is room for it."""
+        """Count a new connection. False: there is no room for it."""
         address = counted_as(peer)
         if self._open >= self._most:
             return self._refuse("all")
@@ -81,6 +81,7 @@ class Connections:
         address = counted_as(peer)
         self._open -= 1
         self._by_address[address] -= 1
+        # Adding an empty Counter drops the entries that are 0.
         self._by_address += Counter()
 
     def _is_exempt(self, peer: str) -> bool:
@@ -92,9 +93,9 @@ class Connections:
 
 
 class GuardedProtocol(asyncio.Protocol):
-    """Stands before the protocol of one connection until it is lost.
+    """Guards aiohttp's protocol of one connection.
 
-    What is over a limit is closed at once; what sends no request in time is cut off.
+    It closes a connection that is over a limit at once, and one that sends no request in time.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the connection through, or close it."""
+        """Pass the connection on, or close it."""
         assert isinstance(transport, asyncio.Transport)
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if peer else ""
@@ -124,7 +125,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._inner.connection_made(transport)
 
     def has_asked(self) -> None:
-        """The first request is there: from now on its own time limits hold."""
+        """Note that a request has come: aiohttp's own timeouts apply from now on."""
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -133,7 +134,7 @@ class GuardedProtocol(asyncio.Protocol):
         transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Stop counting the connection."""
         if self._inner is None:
             return
         self.has_asked()
@@ -141,7 +142,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came."""
+        """Pass the data on."""
         if self._inner is not None:
             self._inner.data_received(data)
 
@@ -178,11 +179,11 @@ class GuardedSite(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """The address that is listened on."""
+        """The address of the port."""
         return f"{'http' if self._ssl_context is None else 'https'}://{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the port cannot be had."""
+        """Listen. Raises OSError if the port is taken."""
         await super().start()
         make = self._runner.server
         assert make is not None
@@ -193,14 +194,14 @@ class GuardedSite(web.BaseSite):
             self._port,
             ssl=self._ssl_context,
             backlog=self._backlog,
-            # A connection is counted when its handshake is over: that must not take long.
+            # A connection is counted only after its TLS handshake, so that must be short.
             ssl_handshake_timeout=None if self._ssl_context is None else FIRST_REQUEST_S,
         )
 
 
 @web.middleware
 async def note_first_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell the connection's guard that it has sent a request."""
+    """Report to the connection's guard that a request has come."""
     transport = request.transport
     protocol = None if transport is None else transport.get_protocol()
     if isinstance(protocol, GuardedProtocol):

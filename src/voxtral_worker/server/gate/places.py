@@ -1,18 +1,18 @@
-"""How many of the worker's sessions each caller has: nobody may take all places."""
+"""Limits how many sessions one caller may have at once, so that no caller can take them all."""
 
 from collections import Counter
 
 from voxtral_worker.errors import RateLimited
 from voxtral_worker.settings import Settings
 
-# As many as may be created in a minute by default.
+# The same number as the default limit of new sessions per minute.
 LEAST_PLACES = 5
 
 
 class Places:
-    """Counts the sessions that exist by who has made them. Owned by the server's loop.
+    """Counts the existing sessions of each caller. Owned by the server's loop.
 
-    A caller without a name (this machine's own, a job) is not counted.
+    Callers without a name (calls from this machine, jobs) are not counted.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -23,7 +23,7 @@ class Places:
         self._sessions: Counter[str] = Counter()
 
     def require_room(self, caller: str | None) -> None:
-        """Raises RateLimited for a caller that has as many sessions as it may."""
+        """Raises RateLimited if the caller has as many sessions as it may have."""
         if self._is_on and caller is not None and self._sessions[caller] >= self.most:
             raise RateLimited(
                 f"over the limit of {self.most} sessions that one caller may have at once: "
@@ -42,4 +42,5 @@ class Places:
         caller = self._caller_of.pop(session_id, None)
         if caller is not None:
             self._sessions[caller] -= 1
+            # Adding an empty Counter drops the entries that are 0.
             self._sessions += Counter()

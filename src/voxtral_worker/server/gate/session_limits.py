@@ -1,7 +1,7 @@
-"""The limits of one session's two connections together.
+"""The rate limits of one session, for all of its connections together.
 
-They are counted in memory: a session lives in one worker at a time, and a frame of audio
-must not wait for a network.
+They are counted in memory: a session lives on one worker at a time, and a frame of audio must not
+wait for a network.
 """
 
 import time
@@ -10,17 +10,17 @@ from voxtral_worker.errors import RateLimited
 from voxtral_worker.sessions.limits import RollingLimit, Verdict
 from voxtral_worker.settings import Settings
 
-# A client refused more often than this has taken no notice of what it was told.
+# A client that is refused more often than this ignores its errors, and is disconnected.
 REFUSALS = 200
 REFUSALS_PERIOD_S = 10.0
-# Reading a message costs time, whatever it says.
+# Reading any message costs time, so their number is limited too.
 MESSAGES = 600
 MESSAGES_PERIOD_S = 10.0
 TEXT_BYTES_PER_SECOND = 1 << 18
 
 
 class SessionLimits:
-    """Counts what a client sends, and how often it was refused. Owned by the server's loop."""
+    """Counts what the clients of a session send, and their errors. Owned by the server's loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._is_on = settings.rate_limit_enabled
@@ -31,7 +31,7 @@ class SessionLimits:
         self._refusals = RollingLimit(REFUSALS, REFUSALS_PERIOD_S)
 
     def check_audio(self, size: int) -> None:
-        """Count audio bytes, and an empty piece as a message. Raises RateLimited."""
+        """Count a frame of audio by its bytes, an empty one as a message. Raises RateLimited."""
         if not size:
             self.check_message_count()
             return
@@ -42,7 +42,7 @@ class SessionLimits:
         self._check(self._text.take(time.monotonic()), "text messages per minute")
 
     def check_message(self, size: int) -> None:
-        """Count a message that is no audio, of `size` bytes. Raises RateLimited."""
+        """Count a message of `size` bytes that is not audio. Raises RateLimited."""
         self.check_message_count()
         verdict = self._text_bytes.take(time.monotonic(), size)
         self._check(verdict, "bytes of messages per second")
@@ -53,7 +53,7 @@ class SessionLimits:
         self._check(verdict, f"messages in {MESSAGES_PERIOD_S:g} s")
 
     def is_ignored(self) -> bool:
-        """Count one refusal; whether there were too many of them lately."""
+        """Count a refused message. True: there were too many, disconnect the client."""
         return not self._refusals.take(time.monotonic()).allowed and self._is_on
 
     def _check(self, verdict: Verdict, what: str) -> None:

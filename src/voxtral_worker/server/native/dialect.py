@@ -1,4 +1,4 @@
-"""The documented dialect: what its messages ask, and what its clients are told and may miss."""
+"""The documented dialect: acts on its clients' messages, and sends them the session's events."""
 
 import logging
 import time
@@ -34,18 +34,18 @@ from voxtral_worker.sessions.effects import Channel
 
 log = logging.getLogger(__name__)
 
-# Texts, config and controls come by this channel, and no audio.
+# This channel takes texts, config and controls, but no audio.
 CONTROL = "control"
 MAX_FRAME_BYTES = 1 << 20
-# What changes what a call may look like.
+# A change of one of these needs a new check of the tools.
 TOOL_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
-# Controls that ask, and do nothing: a session that only asks is idle.
+# Controls that do not count as activity: a session that gets nothing else expires.
 NO_ACTIVITY = frozenset({"ping", "get_stats", "resume", "played"})
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A connection that wants what it missed before anything new."""
+    """A connection asks for the messages after `last_seq`, before it gets new ones."""
 
     connection: Connection
     last_seq: int
@@ -55,12 +55,13 @@ Item: TypeAlias = bytes | ClientMessage | Replay
 
 
 class NativeDialect:
-    """Messages of a turn are numbered, channel by channel, and held for a while."""
+    """Numbers the messages of turns for each channel, and holds them to send them again."""
 
     def __init__(self, driver: "Driver[NativeDialect]") -> None:
         self._driver = driver
         self._session = driver.session
         self._numberings = {channel: Numbering() for channel in (AUDIO, CONTROL)}
+        # By name and not by object: `go_on_from` replaces the numberings.
         for channel in self._numberings:
             self._session.memory.hold_spare(partial(self._numberings.__getitem__, channel))
 
@@ -74,10 +75,10 @@ class NativeDialect:
         waits_for_replay: bool = False,
         introduction: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Make a connection the one of its channel; the older one is closed.
+        """Make this the channel's connection, and close an older one.
 
-        One that waits for its replay gets nothing numbered until `Replay` has been taken.
-        `introduction` is what the client does not know yet of a session that it opens by this.
+        With `waits_for_replay` it gets no numbered message before its `Replay` has been taken.
+        `introduction` has what the client must know of a session that this connection creates.
         """
         self._driver.channels.attach(channel, connection, waits=waits_for_replay)
         connected = {
@@ -94,12 +95,12 @@ class NativeDialect:
             self._driver.ears.look_anew()
 
     def heartbeat(self, channel: str, connection: Connection) -> None:
-        """Tell a connection that the session lives, and how far its channel has come."""
+        """Send a heartbeat with the number of the channel's last message."""
         seq = {"seq": self._numberings[channel].seq}
         self._send_to(connection, channel, Message("heartbeat", seq))
 
     async def close(self) -> None:
-        """Nobody will ask for a message again."""
+        """Forget all held messages."""
         for numbering in self._numberings.values():
             numbering.clear()
 
@@ -107,11 +108,11 @@ class NativeDialect:
 
     @property
     def seqs(self) -> dict[str, int]:
-        """The number of the last message on each channel."""
+        """The number of the last message of each channel."""
         return {channel: numbering.seq for channel, numbering in self._numberings.items()}
 
     def go_on_from(self, seqs: Mapping[str, int]) -> None:
-        """Number messages from where another worker was."""
+        """Continue the numbers of another worker."""
         for channel in self._numberings:
             self._numberings[channel] = Numbering(seqs.get(channel, 0))
 
@@ -129,6 +130,7 @@ class NativeDialect:
             limits.check_audio(size)
             self._session.last_activity_s = time.monotonic()
             return data
+        # Before parsing, which costs time.
         limits.check_message(size)
         message = parse(data)
         if isinstance(message, TextInput):
@@ -154,6 +156,7 @@ class NativeDialect:
                     session.tool_result(call_id, str(content), time.monotonic(), is_error=is_error)
                 )
             case ConfigUpdate(config=changes):
+                # All checks come before the change, so that a bad option changes nothing.
                 driver.require_voice(session.config.updated(changes).voice)
                 if changes.keys() & TOOL_OPTIONS:
                     box = session.config.updated(changes).toolbox
@@ -206,7 +209,7 @@ class NativeDialect:
     # What goes out.
 
     def tell(self, event: events.Event, to: Channel) -> None:
-        """See Dialect. The end of the session is told on every channel that is open."""
+        """See Dialect. The end of the session goes to all channels."""
         message = message_of(event)
         if message is None:
             return
@@ -217,8 +220,10 @@ class NativeDialect:
             self._send(to or AUDIO, message)
 
     def _send(self, channel: str, message: Message) -> None:
+        # Write it even if there is no connection: a numbered message is held for a resume.
         text = self._write(channel, message)
-        # What is not held for later may go to a connection that still waits for its replay.
+        # A connection that waits for its replay will get numbered messages with the replay, in
+        # order. Messages without a number would be lost, so it gets them at once.
         connection = self._driver.channels.find(channel, may_wait=not message.is_numbered)
         if connection is not None:
             connection.send(text)
@@ -230,12 +235,13 @@ class NativeDialect:
 
     def _write(self, channel: str, message: Message) -> str:
         text = self._numberings[channel].write(message, time.time())
+        # The message that is held now may have brought the session over its limit.
         self._session.memory.fit()
         return text
 
 
 def parse_last_seq(text: str | None) -> int | None:
-    """The `last_seq` of a connection's address. Raises BadInput."""
+    """Read the `last_seq` in a connection's address; None: there is none. Raises BadInput."""
     if text is None:
         return None
     is_whole = text.isascii() and text.isdigit() and len(text) < 19

@@ -30,16 +30,17 @@ _CLOSE_CODES = {
 
 
 async def audio_socket(request: web.Request) -> web.WebSocketResponse:
-    """Audio and texts of a session; of a new one, where the address names none."""
+    """The socket for audio and texts. An address without a session creates one."""
     return await _serve(request, AUDIO)
 
 
 async def control_socket(request: web.Request) -> web.WebSocketResponse:
-    """Texts, config and controls of a session; of a new one, where the address names none."""
+    """The socket for texts, config and controls. An address without a session creates one."""
     return await _serve(request, CONTROL)
 
 
 async def _serve(request: web.Request, channel: str) -> web.WebSocketResponse:
+    # Before the upgrade, so that a bad number gets status 400.
     last_seq = parse_last_seq(request.query.get("last_seq"))
 
     async def converse(socket: web.WebSocketResponse, connection: Connection) -> None:
@@ -60,6 +61,8 @@ async def _serve(request: web.Request, channel: str) -> web.WebSocketResponse:
             introduction=introduction,
         )
         driver = conversation.driver
+        # The replay goes through the inbox, so that it comes after what was sent to the session
+        # over the lost connection.
         if last_seq is not None:
             await driver.take(channel, connection, Replay(connection, last_seq))
         every_s = request.app[SERVICE].settings.heartbeat_interval_seconds
@@ -71,17 +74,17 @@ async def _serve(request: web.Request, channel: str) -> web.WebSocketResponse:
             driver.detach(channel, connection)
 
     if SESSION_ID not in request:
-        # With an HTTP status, as long as there can be one.
+        # Refuse before the upgrade, while an HTTP status can still say why.
         request.app[SERVICE].require_room(request[CALLER])
     return await serve_socket(request, converse)
 
 
 async def _conversation_of(request: web.Request) -> tuple[Native, dict[str, Any]]:
-    """The session that the address names, or a new one and what its client must know of it.
+    """The session in the address; or a new one, with what its client must know of it.
 
-    Several workers may be behind one address: a session that was created by a call may be on
-    another one than a socket reaches, a session that the socket creates is not.
-    Raises SessionNotFound, BadInput for its config, or AtCapacity.
+    Behind a load balancer, a session that a REST call has created may be on another worker than
+    the one that the socket reaches. A session that the socket itself creates never is. Raises
+    SessionNotFound, BadInput for its config, or AtCapacity.
     """
     service = request.app[SERVICE]
     session_id = request.get(SESSION_ID)

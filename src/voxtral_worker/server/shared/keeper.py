@@ -1,7 +1,7 @@
-"""Keeps the store's copies of a worker's sessions up to date.
+"""Keeps the records of this worker's sessions in the store up to date.
 
-One task writes, one session after the other, always its latest state: so nothing overtakes,
-what waits is never more than the sessions there are, and no turn waits for Redis.
+One task writes one session after the other, and always its latest state. So records cannot be
+written in the wrong order, at most one write per session waits, and no turn waits for Redis.
 """
 
 import asyncio
@@ -19,35 +19,35 @@ from voxtral_worker.sessions.registry import Entry
 
 log = logging.getLogger(__name__)
 
-# An untouched session is written so often too: its expiry moves on with its client's
-# activity, and its worker learns that it has been taken over or deleted.
+# A session without changes is also written so often: to extend the expiry of its record, and to
+# learn whether another worker has taken the session over or deleted it.
 REFRESH_S = 5.0
-# While Redis does not answer, what should be written waits so long.
+# How long writing waits when Redis did not answer.
 PAUSE_S = 1.0
 FLUSH_S = 5.0
-# Ends that Redis could not be told of; more expire there by themselves.
+# Ended sessions whose records could not be deleted yet. Records beyond that expire by themselves.
 MAX_ENDED = 10_000
 
 
 class Recorded(Entry, Protocol):
-    """A session that can be written down."""
+    """A session that has a record."""
 
     def record(self) -> SessionRecord:
-        """What another worker would go on from."""
+        """The state from which another worker can continue."""
 
 
 class Kept(Protocol):
     """The sessions of this worker."""
 
     def ids(self) -> list[str]:
-        """The ids of all."""
+        """The ids of all sessions."""
 
     def find(self, session_id: str) -> Recorded | None:
-        """The session of an id, if it still is here."""
+        """The session of an id; None: this worker does not have it."""
 
 
 class SessionKeeper:
-    """Owned by the server's loop; `run` is the one task that writes."""
+    """Writes and deletes records. Owned by the server's loop; `run` is its task."""
 
     def __init__(
         self,
@@ -56,27 +56,33 @@ class SessionKeeper:
         registry: Kept,
         let_go: Callable[[str, Saved], Awaitable[None]],
     ) -> None:
-        """`let_go` is told of a session that is no longer this worker's."""
+        """`let_go` is called with a session that no longer belongs to this worker."""
         self._store = store
         self._idle_timeout_s = idle_timeout_s
         self._registry = registry
         self._let_go = let_go
         self.refresh_s = min(REFRESH_S, idle_timeout_s / 4)
+        # Sessions to write, oldest change first. A dict, because sets have no order.
         self._changed: dict[str, None] = {}
+        # Records to delete; True: even if another worker owns the session.
         self._ended: dict[str, bool] = {}
-        # Sessions whose state could not be written down; the store has no record of them.
+        # Sessions whose records cannot be made; the store has none of them.
         self._unwritable: set[str] = set()
         self._has_work = asyncio.Event()
-        # Two records of one session must not overtake each other.
+        # `publish` and `flush` write too. With the lock, an older record of a session cannot
+        # arrive after a newer one.
         self._writing = asyncio.Lock()
 
     def note_change(self, session_id: str) -> None:
-        """A session should be written soon; never waits."""
+        """Write a session soon; never waits."""
         self._changed[session_id] = None
         self._has_work.set()
 
     def note_end(self, session_id: str, *, whoever_owns_it: bool) -> None:
-        """A session is over and should be forgotten; never waits."""
+        """Delete the record of a session soon; never waits.
+
+        With `whoever_owns_it` it is deleted even if another worker owns the session now.
+        """
         self._changed.pop(session_id, None)
         self._unwritable.discard(session_id)
         if len(self._ended) < MAX_ENDED:
@@ -85,8 +91,8 @@ class SessionKeeper:
 
     @property
     def ttl_s(self) -> float:
-        """How long a record is kept that was written just now."""
-        # Activity is told to the store only with the next refresh.
+        """How long a record that is written now stays in the store."""
+        # Longer than the idle timeout: activity extends the expiry only with the next refresh.
         return self._idle_timeout_s + self.refresh_s
 
     async def run(self) -> None:
@@ -100,11 +106,12 @@ class SessionKeeper:
                 refresh_at_s = time.monotonic() + self.refresh_s
                 self._changed.update(dict.fromkeys(self._registry.ids()))
             if not await self._write_all():
+                # Redis does not answer. What could not be written still waits.
                 await asyncio.sleep(PAUSE_S)
                 self._has_work.set()
 
     async def flush(self) -> None:
-        """Write every session now, in a limited time: the worker is going away."""
+        """Write all sessions now, for at most `FLUSH_S`: the worker is shutting down."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await self._write_all()
@@ -112,14 +119,14 @@ class SessionKeeper:
                     await self.save(session_id)
 
     async def save(self, session_id: str) -> bool:
-        """Write one session if it still is here; False when Redis does not answer."""
+        """Write a session if this worker still has it. False: Redis does not answer."""
         async with self._writing:
             session = self._registry.find(session_id)
             if session is None or session_id in self._unwritable:
                 return True
             try:
                 record = session.record().as_json()
-            # One session must not keep all others from being written.
+            # A bug in the record of one session must not stop the records of all others.
             except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError):
                 return await self._give_up(session_id)
             ttl_s = self.ttl_s - (time.monotonic() - session.last_activity_s)
@@ -129,10 +136,13 @@ class SessionKeeper:
         return saved is not Saved.LATER
 
     async def _give_up(self, session_id: str) -> bool:
-        """Drop the record of a session that cannot be written; an old one would mislead."""
+        """Delete the record of a session that cannot be written.
+
+        Another worker would otherwise continue from an old state.
+        """
         metrics.task_failures.labels("session record").inc()
         log.exception(
-            "a session cannot be written down", extra={"session": session_mark(session_id)}
+            "the record of a session cannot be made", extra={"session": session_mark(session_id)}
         )
         if await self._store.end(session_id) is None:
             return False
@@ -140,9 +150,9 @@ class SessionKeeper:
         return True
 
     async def end(self, session_id: str) -> bool | None:
-        """Forget a session now, whoever owns it, and tell whether there was a record.
+        """Delete the record of a session now, whichever worker owns it. True: there was one.
 
-        None: Redis does not answer; the session is forgotten as soon as it does.
+        None: Redis does not answer now; the record is deleted as soon as it does.
         """
         self._changed.pop(session_id, None)
         async with self._writing:
@@ -153,7 +163,8 @@ class SessionKeeper:
         return ended
 
     async def _write_all(self) -> bool:
-        """Write what waits, ends first; False when Redis does not answer."""
+        """Delete and write all that waits, deletions first. False: Redis does not answer."""
+        # Cleared before the work, so that a change that comes during it sets it again.
         self._has_work.clear()
         for session_id, whoever in list(self._ended.items()):
             if await self._store.end(session_id, whoever_owns_it=whoever) is None:

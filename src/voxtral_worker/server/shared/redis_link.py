@@ -1,4 +1,4 @@
-"""A Redis that several workers share, asked with little patience."""
+"""The connection to a Redis that several workers share. Calls give up after a short time."""
 
 import asyncio
 import logging
@@ -12,25 +12,27 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Calls and new sessions wait for Redis at most so long.
 PATIENCE_S = 0.25
-# While it does not answer, one call in so long tries it again.
+# While Redis is down, one call in each such interval tries it; all others fail at once.
 TRY_AGAIN_S = 1.0
 MAX_CONNECTIONS = 16
 
 
 class LinkDown(Exception):
-    """Redis did not answer in time, or not with what was asked for."""
+    """Redis did not answer in time, or answered with an error."""
 
 
 class RedisLink:
-    """Each call has an answer within `PATIENCE_S`, or raises LinkDown.
+    """Returns the answer of each call within `PATIENCE_S`, or raises LinkDown.
 
-    Owned by the event loop. One log line tells that Redis is gone, another that it is back.
+    Owned by the event loop. It logs one line when Redis stops answering, and one when it answers
+    again.
     """
 
     def __init__(self, url: str, use: str) -> None:
-        """`use` names it in log lines and metrics."""
-        # Imported only where a Redis is set: the server listens 0.3 s sooner without it.
+        """`use` is the name of this link in log lines and metrics."""
+        # Imported only if a Redis is set: the server listens 0.3 s sooner without the import.
         from redis.asyncio import BlockingConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -43,7 +45,7 @@ class RedisLink:
             timeout=PATIENCE_S,
             socket_timeout=PATIENCE_S,
             socket_connect_timeout=PATIENCE_S,
-            # A kept connection may be one of before Redis was started anew.
+            # One retry, because a pooled connection may be from before a restart of Redis.
             retry=Retry(NoBackoff(), 1),
         )
         self._use = use
@@ -52,7 +54,7 @@ class RedisLink:
         self._try_again_s = 0.0
 
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask Redis something. Raises LinkDown."""
+        """Run a call to Redis and return its answer. Raises LinkDown."""
         now_s = time.monotonic()
         if not self._is_up:
             if now_s < self._try_again_s:
@@ -78,7 +80,7 @@ class RedisLink:
         self._try_again_s = time.monotonic() + TRY_AGAIN_S
         if self._is_up:
             self._is_up = False
-            # Its words may hold the address, but never the password.
+            # The message may contain the address of Redis, but never its password.
             reason = str(error) or type(error).__name__
             log.warning(
                 "redis does not answer: this worker goes on by itself",

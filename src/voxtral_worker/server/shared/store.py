@@ -1,8 +1,8 @@
-"""Sessions' records in a Redis, each owned by the worker where its client is.
+"""Records of sessions in a Redis. The worker that a session's client is connected to owns it.
 
-A worker that takes a session over becomes its owner; whoever owned it before finds out when
-it next tries to save, and lets go. A session that has ended leaves a mark for a while, so
-that a worker which has not noticed cannot bring it back.
+A worker that takes a session over becomes its owner. The owner before it learns this when it next
+tries to save, and closes its copy. A session that has ended leaves a mark for a while, so that a
+worker that has not noticed the end cannot save it again.
 """
 
 import uuid
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 KEY_PREFIX = "voxtral:session:"
-# Longer than any worker takes to notice.
+# Longer than any worker takes to notice the end: each one saves every 5 s.
 END_MARK_S = 60.0
 
 _TAKE = """
@@ -39,7 +39,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return ARGV[1]
 """
 
-# The owner of a session that has ended is nobody. Without a name in ARGV[1], anybody may end it.
+# An empty owner marks a session that has ended. With an empty ARGV[1], any worker may end it.
 _END = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if not owner or owner == '' or (ARGV[1] ~= '' and owner ~= ARGV[1]) then
@@ -53,7 +53,7 @@ return 1
 
 
 class Saved(Enum):
-    """What became of an attempt to save."""
+    """The result of an attempt to save."""
 
     OURS = "ours"
     TAKEN_OVER = "taken over"
@@ -63,7 +63,10 @@ class Saved(Enum):
 
 
 class SessionStore:
-    """Every call has an answer within the link's patience, also when Redis has none."""
+    """Returns within the link's time limit, also if Redis does not answer.
+
+    Each script runs as one step in Redis, so two workers cannot both become the owner.
+    """
 
     def __init__(self, url: str) -> None:
         from redis.asyncio import Redis
@@ -76,12 +79,12 @@ class SessionStore:
         )
 
     async def take(self, session_id: str, ttl_s: float) -> bytes | None:
-        """Become the owner of a session; its record, or None where there is none."""
+        """Become the owner of a session. Returns its record; None: there is none."""
         record: bytes | None = await self._call(self._take, session_id, self._worker, _ms(ttl_s))
         return record
 
     async def look(self, session_id: str) -> bytes | None:
-        """The record of a session that stays where it is; None where there is none."""
+        """The record of a session, without taking it over; None: there is none."""
         record: bytes | None = await self._call(self._look, session_id)
         return record
 
@@ -95,7 +98,7 @@ class SessionStore:
         return Saved.TAKEN_OVER if owner else Saved.ENDED
 
     async def end(self, session_id: str, *, whoever_owns_it: bool = False) -> bool | None:
-        """Forget a session; whether there was one to be ended, None when Redis does not say."""
+        """Delete a record and leave the mark. False: there was none; None: Redis is down."""
         owner = b"" if whoever_owns_it else self._worker
         ended = await self._call(self._end, session_id, owner, _ms(END_MARK_S))
         return None if ended is None else bool(ended)
@@ -105,7 +108,7 @@ class SessionStore:
         await self._link.close()
 
     async def _call(self, script: "AsyncScript", session_id: str, *args: bytes | str | int) -> Any:
-        """What a script answers; None when Redis does not."""
+        """The answer of a script; None: Redis does not answer."""
         try:
             return await self._link.call(lambda: script([_key(session_id)], args))
         except LinkDown:

@@ -1,4 +1,4 @@
-"""Sessions that several workers share: each lives in one of them, and a store knows of it."""
+"""Shares sessions between workers: each lives on one worker, and its record is in a store."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 class Takeover:
-    """Tells the store of this worker's sessions, and brings those of others here.
+    """Writes this worker's sessions to the store, and takes over those of other workers.
 
-    Without a store there are no others, and nothing is told.
+    Without a store it does nothing.
     """
 
     def __init__(
@@ -31,65 +31,71 @@ class Takeover:
         self._keeper: SessionKeeper | None = None
         if store is not None:
             self._keeper = SessionKeeper(store, idle_timeout_s, sessions.registry, self._let_go)
+        # Two sockets of one session may arrive together: the second must find the session that
+        # the first one has brought.
         self._taking = asyncio.Lock()
 
     def note_change(self, session_id: str) -> None:
-        """What another worker needs of a session has changed; never waits."""
+        """Note that a session's record is out of date; never waits."""
         if self._keeper is not None:
             self._keeper.note_change(session_id)
 
     def note_end(self, session_id: str, *, whoever_owns_it: bool) -> None:
-        """A session has ended here; never waits."""
+        """Note that a session has ended here; never waits."""
         if self._keeper is not None:
             self._keeper.note_end(session_id, whoever_owns_it=whoever_owns_it)
 
     async def publish(self, session_id: str) -> None:
-        """Let other workers know of a new session, before its client does."""
+        """Write a new session to the store.
+
+        Callers do this before the client learns the id: its next call may reach another worker.
+        """
         if self._keeper is not None:
             await self._keeper.save(session_id)
 
     async def keep(self) -> None:
-        """Keep the other workers' knowledge up to date; runs until cancelled."""
+        """Keep the store up to date; runs until cancelled."""
         if self._keeper is not None:
             await self._keeper.run()
 
     async def flush(self) -> None:
-        """Tell all that is not yet told, in a limited time: the worker is going away."""
+        """Write all sessions now, in a limited time: the worker is shutting down."""
         if self._keeper is not None:
             await self._keeper.flush()
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close the connections to the store."""
         if self._store is not None:
             await self._store.close()
 
     async def look(self, session_id: str) -> SessionRecord | None:
-        """The record of a session that is elsewhere; it stays there."""
+        """The record of a session on another worker, without taking it over."""
         if self._store is None or not _is_known_form(session_id):
             return None
         return _read(await self._store.look(session_id))
 
     async def end(self, session_id: str) -> bool:
-        """End a session that is elsewhere; False when none is known."""
+        """End a session on another worker. False: the store knows of none."""
         if self._store is None or not _is_known_form(session_id):
             return False
         return bool(await self._store.end(session_id, whoever_owns_it=True))
 
     async def delete(self, session_id: str) -> bool | None:
-        """Forget a session's record, wherever it is; whether there was one.
+        """Delete a session's record, whichever worker owns it. True: there was one.
 
-        None: the store cannot be told now; it is told as soon as it can.
+        None: the store does not answer now; the record is deleted as soon as it does.
         """
         if self._keeper is None or not _is_known_form(session_id):
             return False
         return await self._keeper.end(session_id)
 
     async def bring(self, session_id: str, caller: Caller) -> None:
-        """If a session is not here but elsewhere, take it over. Raises as `require_room` does."""
+        """Take a session over if another worker has it. Raises as `require_room` does."""
         if self._store is None or self._keeper is None or not _is_known_form(session_id):
             return
         async with self._taking:
-            # Of a session that is over there is nothing to find room for.
+            # Look before asking for room: for a session that does not exist, the client must get
+            # "not found" and not "at capacity".
             if self._sessions.has(session_id) or await self._store.look(session_id) is None:
                 return
             self._sessions.require_room(caller)
@@ -125,7 +131,7 @@ def _read(text: bytes | None) -> SessionRecord | None:
 
 
 def _is_known_form(session_id: str) -> bool:
-    """Whether it could be the id of a session: the store is not asked for anything else."""
+    """Whether this could be a session's id. The store is not asked for anything else."""
     try:
         return str(uuid.UUID(session_id)) == session_id
     except ValueError:
