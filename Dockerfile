@@ -1,10 +1,18 @@
 # syntax=docker/dockerfile:1
+# Two images from one file:
+#   docker build -t you/voxtral-worker:cuda .
+#   docker build -t you/voxtral-worker:cpu --build-arg KIND=cpu --build-arg TORCH_INDEX=https://... .
+# TORCH_INDEX is the address of PyTorch's index of CPU builds, which PyTorch's installation page names.
+#
+# A tag can be moved: pin a base image with --build-arg BASE_IMAGE=nvidia/cuda@sha256:... or
+# CPU_BASE_IMAGE=python@sha256:..., where the digest is what `docker buildx imagetools inspect` says of the tag.
+ARG KIND=cuda
 # "base" holds the CUDA runtime and the driver's settings; all other libraries come with torch.
-# Its version is that of the torch wheel in builder/requirements.txt. A tag can be moved: pin it with
-#   docker build --build-arg BASE_IMAGE=nvidia/cuda@sha256:... .
-# where the digest is what `docker buildx imagetools inspect nvidia/cuda:13.0.2-base-ubuntu24.04` says.
+# Its version is that of the torch wheel in builder/requirements.txt.
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
-FROM ${BASE_IMAGE}
+ARG CPU_BASE_IMAGE=python:3.12-slim-trixie
+
+FROM ${BASE_IMAGE} AS base-cuda
 
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -17,10 +25,6 @@ RUN apt-get update \
 # Compiled kernels have a fixed folder in the image, as a container keeps no home folder.
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PYTHONPATH=/app/src \
-    PYTHONUNBUFFERED=1 \
-    HF_HOME=/runpod-volume/huggingface-cache \
-    HF_XET_HIGH_PERFORMANCE=1 \
     PYTORCH_ALLOC_CONF=expandable_segments:True \
     TRITON_CACHE_DIR=/opt/kernels/triton \
     TORCHINDUCTOR_CACHE_DIR=/opt/kernels/inductor
@@ -37,6 +41,33 @@ WORKDIR /app
 COPY builder/requirements.lock builder/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --no-deps -r builder/requirements.lock
+
+FROM ${CPU_BASE_IMAGE} AS base-cpu
+
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+
+WORKDIR /app
+
+# The same packages without CUDA's, and PyTorch's build for CPUs, which the package registry does not have.
+COPY builder/requirements-cpu.lock builder/requirements-cpu-torch.txt builder/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --no-deps -r builder/requirements-cpu.lock
+ARG TORCH_INDEX=""
+RUN --mount=type=cache,target=/root/.cache/pip \
+    if [ -z "$TORCH_INDEX" ]; then echo "KIND=cpu needs --build-arg TORCH_INDEX=https://..." >&2; exit 1; fi; \
+    pip install --no-deps --index-url "$TORCH_INDEX" -r builder/requirements-cpu-torch.txt
+RUN python -c "import torch; assert torch.version.cuda is None, 'TORCH_INDEX has builds with CUDA'"
+
+# hadolint ignore=DL3006
+FROM base-${KIND}
+
+WORKDIR /app
+ENV PYTHONPATH=/app/src \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/runpod-volume/huggingface-cache \
+    HF_XET_HIGH_PERFORMANCE=1
 
 # Weights in the image, if asked for:
 #   docker build --build-arg MODEL_ID=mistralai/Voxtral-Mini-3B-2507 --secret id=HF_TOKEN .
@@ -57,7 +88,8 @@ COPY handler.py test_input.json ./
 COPY models models
 COPY src src
 COPY builder/compile_kernels.py builder/
-RUN python -m compileall -q src && python -m builder.compile_kernels
+RUN python -m compileall -q src \
+    && if [ -n "${TRITON_CACHE_DIR:-}" ]; then python -m builder.compile_kernels; fi
 
 # For everybody who is not RunPod (`--user worker`): a user that can write to the two volumes and
 # to /tmp alone. RunPod mounts its volume for root, so there, and by default, root runs the worker.

@@ -4,6 +4,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 WORKER := $(VENV)/.set-up-worker
 STAMP  := $(VENV)/.set-up-developer
+# The library of the diagrams in the docs, a package of npm.
+MERMAID := 11.16.0
 # The address of PyTorch's builds for CPUs, for a machine without an NVIDIA driver.
 export TORCH_INDEX
 
@@ -13,7 +15,7 @@ run: $(WORKER)
 	$(PY) -m voxtral_worker
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(PY) -m coverage report --skip-covered --fail-under=90
 	$(PY) -m coverage report --fail-under=100 --include='*/sessions/*,*/turns/detector.py,*/engine/scheduler.py,*/engine/conversation.py'
 
@@ -32,13 +34,15 @@ clients:
 	.clients/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-clients.txt
 	cp tests/docs/clients/frameworks/package.json .clients && npm install --silent --no-audit --no-fund --prefix .clients
 
-# The docs as a site in .site; a link that leads nowhere ends it. REPOSITORY=https://... for links to files.
+# The docs as a site in .site (needs npm); a link that leads nowhere ends it. REPOSITORY=https://... for links to files.
 docs: .docs/.set-up
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
 
 .docs/.set-up: builder/requirements-docs.txt
 	$(PYTHON) -m venv .docs
 	.docs/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-docs.txt
+	# The diagrams' library is a file of the site: readers load nothing from other servers.
+	cd .docs && npm pack --silent mermaid@$(MERMAID) && tar -xzf mermaid-$(MERMAID).tgz package/dist/mermaid.min.js package/LICENSE
 	touch $@
 
 check: $(STAMP)

@@ -239,10 +239,19 @@ def image(watch: Watch) -> Path:
 
 
 def image_commands(dockerfile: str) -> list[str]:
-    """The commands that install the packages and compile the code, as the Dockerfile has them."""
-    lines = dockerfile.replace("\\\n", " ").splitlines()
+    """The commands that install the packages and compile the code, for the image with CUDA."""
+    lines = stages(dockerfile, "cuda")
     runs = [re.sub(r"^RUN(?: +--mount=\S+)* +", "", line) for line in lines if line[:4] == "RUN "]
     return [run for run in runs if run.startswith(("pip install", "python -m compileall"))]
+
+
+def stages(dockerfile: str, kind: str) -> list[str]:
+    """The Dockerfile's instructions for one KIND: those of its base, then those of all images."""
+    head, *rest = re.split(r"^(?=FROM )", dockerfile.replace("\\\n", " "), flags=re.MULTILINE)
+    firsts = {part.splitlines()[0]: part for part in rest}
+    base = [part for first, part in firsts.items() if first.endswith(f" AS base-{kind}")]
+    last = [part for first, part in firsts.items() if " AS " not in first]
+    return [line for part in (head, *base, *last) for line in part.splitlines()]
 
 
 def main(words: list[str]) -> None:

@@ -3,13 +3,15 @@
 import asyncio
 import random
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-
-import aiohttp
 
 from bench.load_speakers import CONFIG, LEAST_GAP_FRAMES, Talk, converse, percentile, plan, scrape
 from tests.support.sounds import clips, silence
 from tests.support.workers import running_worker
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.errors import VoxtralError
+from voxtral_worker.client.retry import Retry
 
 # Longer than a single turn takes on a CPU, so that the goal can be met.
 GOAL_MS = 600
@@ -26,7 +28,7 @@ class Crowd:
 
     talks: list[Talk] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
-    other_statuses: list[int] = field(default_factory=list)
+    other_refusals: list[str] = field(default_factory=list)
 
     def first_delta_ms(self) -> list[float]:
         """Decision → first delta of every turn of those who were admitted."""
@@ -37,36 +39,38 @@ class Crowd:
         return sum(max(0, len(talk.words) - len(talk.responses)) for talk in self.talks)
 
 
-async def visit(
-    crowd: Crowd, http: aiohttp.ClientSession, url: str, seed: int, until_s: float
-) -> None:
+def newcomer(url: str) -> VoxtralClient:
+    """A client that does not try again by itself: what it is refused is measured."""
+    return VoxtralClient(url, retry=Retry(most=0), **CONFIG)
+
+
+async def visit(crowd: Crowd, url: str, seed: int, until_s: float) -> None:
     """Try until admitted or the time is over, then speak until the end."""
     rng = random.Random(seed)
     await asyncio.sleep(rng.uniform(0, min(ARRIVAL_S, (until_s - time.monotonic()) / 4)))
     while (left_s := until_s - time.monotonic()) > 0:
         asked_s = time.monotonic()
-        async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
-            took_ms = 1000 * (time.monotonic() - asked_s)
-            session = await response.json()
-        if response.status == 200:
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(newcomer(url))
+            except VoxtralError as error:
+                if error.code != "AT_CAPACITY" or error.retry_after_s is None:
+                    crowd.other_refusals.append(str(error))
+                    return
+                crowd.refused_ms.append(1000 * (time.monotonic() - asked_s))
+                await asyncio.sleep(error.retry_after_s)
+                continue
             talk = plan(left_s, SHARE, rng)
             crowd.talks.append(talk)
-            await converse(url, session, talk)
-            await http.delete(f"{url}/session/{session['session_id']}")
-        elif response.status == 503:
-            crowd.refused_ms.append(took_ms)
-            await asyncio.sleep(float(response.headers["Retry-After"]))
-        else:
-            crowd.other_statuses.append(response.status)
-            return
+            await converse(client, talk)
 
 
 async def besiege(url: str, users: int, seconds: float) -> Crowd:
     """So many users for so long."""
     crowd, until_s = Crowd(), time.monotonic() + seconds
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         for seed in range(users):
-            group.create_task(visit(crowd, http, url, seed, until_s))
+            group.create_task(visit(crowd, url, seed, until_s))
     return crowd
 
 
@@ -74,19 +78,18 @@ async def recovery_s(url: str, goal_ms: float = GOAL_MS) -> float:
     """Time until a new user is let in and answered within the goal."""
     began_s = time.monotonic()
     words, sentence = next(iter(clips().items()))
-    async with aiohttp.ClientSession() as http:
-        while True:
-            async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
-                session = await response.json()
-            admitted_s = time.monotonic() - began_s
-            if response.status != 200:
+    while True:
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(newcomer(url))
+            except VoxtralError:
                 await asyncio.sleep(0.2)
                 continue
+            admitted_s = time.monotonic() - began_s
             talk = Talk(silence(30) + sentence + silence(LEAST_GAP_FRAMES), [words])
-            await converse(url, session, talk)
-            await http.delete(f"{url}/session/{session['session_id']}")
-            if talk.responses[0]["metrics"]["first_token_ms"] <= goal_ms:
-                return admitted_s
+            await converse(client, talk)
+        if talk.responses[0]["metrics"]["first_token_ms"] <= goal_ms:
+            return admitted_s
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def siege(url: str, users: int, seconds: float) -> Siege:
         percentile(crowd.first_delta_ms(), 95),
         len(crowd.refused_ms),
         percentile(crowd.refused_ms, 99) if crowd.refused_ms else 0.0,
-        len(crowd.other_statuses),
+        len(crowd.other_refusals),
     )
 
 

@@ -4,21 +4,22 @@ The clients run in the benchmark's process, and the worker in a process of its o
 """
 
 import asyncio
-import json
 import random
 import re
 import statistics
 import time
 import urllib.request
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import numpy as np
-import websockets
 
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.events import Failure, Response
+from voxtral_worker.client.options import Options
 
 CHUNK_FRAMES = 2
 CHUNK_S = CHUNK_FRAMES * FRAME_SAMPLES / RATE
@@ -27,7 +28,7 @@ LEAST_GAP_FRAMES = 20
 PATIENCE_S = 60.0
 # A wrong message after the last answer would come within this time.
 AFTERMATH_S = 1.0
-CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
+CONFIG: Options = {"mode": "transcribe", "temperature": 0, "barge_in": False}
 
 
 @dataclass
@@ -53,47 +54,43 @@ def plan(seconds: float, share: float, rng: random.Random) -> Talk:
 
 
 async def hold(url: str, talk: Talk, *, is_paced: bool = True) -> Talk:
-    """Say all of it in a new session."""
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"{url}/session/create", json={"config": CONFIG}) as response:
-            session = await response.json()
-        await converse(url, session, talk, is_paced=is_paced)
-        await http.delete(f"{url}/session/{session['session_id']}")
+    """Say all of it in a session of its own."""
+    async with VoxtralClient(url, **CONFIG) as client:
+        await converse(client, talk, is_paced=is_paced)
     return talk
 
 
-async def converse(url: str, session: dict[str, Any], talk: Talk, *, is_paced: bool = True) -> None:
+async def converse(client: VoxtralClient, talk: Talk, *, is_paced: bool = True) -> None:
     """Say all of it; returns when every turn is answered or the time is over."""
-    address = url.replace("http", "ws", 1) + session["websocket_url"]
-    async with websockets.connect(address, max_size=None) as socket:
-        listening = asyncio.create_task(_listen(socket, talk, len(talk.words)))
-        await _speak(socket, talk.audio, is_paced=is_paced)
-        await asyncio.wait([listening], timeout=PATIENCE_S)
-        if listening.done() and is_paced:
-            # Any further answer is one too many.
-            listening = asyncio.create_task(_listen(socket, talk, len(talk.words) + 1))
-            await asyncio.wait([listening], timeout=AFTERMATH_S)
-        listening.cancel()
+    listening = asyncio.create_task(_listen(client, talk, len(talk.words)))
+    await _speak(client, talk.audio, is_paced=is_paced)
+    await asyncio.wait([listening], timeout=PATIENCE_S)
+    if listening.done() and is_paced:
+        # Any further answer is one too many.
+        listening = asyncio.create_task(_listen(client, talk, len(talk.words) + 1))
+        await asyncio.wait([listening], timeout=AFTERMATH_S)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _speak(socket: Any, audio: bytes, *, is_paced: bool) -> None:
+async def _speak(client: VoxtralClient, audio: bytes, *, is_paced: bool) -> None:
     step = CHUNK_FRAMES * FRAME_SAMPLES * 2
     started_s = time.monotonic()
     for number, start in enumerate(range(0, len(audio), step)):
         if is_paced:
             await asyncio.sleep(max(0.0, started_s + number * CHUNK_S - time.monotonic()))
-        await socket.send(audio[start : start + step])
+        await client.send_audio(audio[start : start + step])
 
 
-async def _listen(socket: Any, talk: Talk, responses: int) -> None:
-    async for text in socket:
-        message = json.loads(text)
-        if message["type"] == "text_response":
-            talk.responses.append(message)
-        elif message["type"] == "error":
-            talk.errors.append(message["error"])
-        if len(talk.responses) >= responses:
-            return
+async def _listen(client: VoxtralClient, talk: Talk, responses: int) -> None:
+    async with aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Response):
+                talk.responses.append(event.message)
+            elif isinstance(event, Failure):
+                talk.errors.append(event.error)
+            if len(talk.responses) >= responses:
+                return
 
 
 async def answers_alone(url: str) -> dict[str, str]:

@@ -5,19 +5,18 @@ turn of one session in transcribe mode.
 """
 
 import asyncio
-import json
 import random
 from collections import defaultdict
-from typing import Any
+from contextlib import aclosing
 
-import aiohttp
 import numpy as np
-import websockets
 
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.evaluation import edits
 from builder.voxtral_tiny.vocabulary import KINDS, bare, sentence
 from tests.support.workers import running_worker
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.events import Response
 from voxtral_worker.engine.layout import WINDOW_TAILS
 
 PER_KIND = 15
@@ -28,27 +27,22 @@ TIMEOUT_S = 30.0
 async def transcribe(url: str, sentences: list[str]) -> list[str]:
     """The worker's transcript of each sentence; audio is sent as fast as possible."""
     heard = []
-    async with aiohttp.ClientSession() as http:
-        body = {"config": {"mode": "transcribe", "barge_in": False}}
-        async with http.post(f"{url}/session/create", json=body) as response:
-            session = await response.json()
-    address = url.replace("http", "ws", 1) + session["websocket_url"]
-    async with websockets.connect(address) as socket:
+    async with VoxtralClient(url, mode="transcribe", barge_in=False) as client:
         for words in sentences:
             data = voices.speak(words).astype("<i2").tobytes()
             silence = np.zeros(8000, "<i2").tobytes()
             stream = silence + data + silence + silence
             for start in range(0, len(stream), CHUNK_BYTES):
-                await socket.send(stream[start : start + CHUNK_BYTES])
-            heard.append(await asyncio.wait_for(_response(socket), TIMEOUT_S))
+                await client.send_audio(stream[start : start + CHUNK_BYTES])
+            heard.append(await asyncio.wait_for(_response(client), TIMEOUT_S))
     return heard
 
 
-async def _response(socket: Any) -> str:
-    async for text in socket:
-        message = json.loads(text)
-        if message["type"] == "text_response":
-            return str(message["text"])
+async def _response(client: VoxtralClient) -> str:
+    async with aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Response):
+                return event.text
     raise RuntimeError("the connection was closed")
 
 

@@ -14,6 +14,9 @@ PAGES = {
     "examples/README.md": "examples.md",
 }
 LINK = re.compile(r"(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^()\s#]+)(#[\w-]+)?\)")
+# Fetched by `make docs`, and its place on the site.
+MERMAID = ROOT / ".docs" / "package" / "dist" / "mermaid.min.js"
+MERMAID_PLACE = "assets/javascripts/mermaid.min.js"
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -41,3 +44,14 @@ def turned(markdown: str, place: str, repository: str | None) -> str:
         parts += [LINK.sub(turn, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*parts, LINK.sub(turn, markdown[end:])])
+
+
+def with_mermaid(html: str) -> str:
+    """A page of the site; one with a diagram loads the library from the site itself.
+
+    Without that the theme would load it from a server of its own choice. All pages stand at the
+    top of the site.
+    """
+    if 'class="mermaid"' not in html:
+        return html
+    return html.replace("</head>", f'<script src="{MERMAID_PLACE}"></script></head>', 1)

@@ -114,7 +114,7 @@ def clip() -> bytes:
     folder = EMBEDDED_MODEL / "clips"
     name = next(iter(json.loads((folder / "index.json").read_text())))
     with wave.open(str(folder / name)) as file:
-        speech = file.readframes(file.getnframes())
+        speech: bytes = file.readframes(file.getnframes())
     return bytes(9600) + speech + bytes(32_000)
 
 
@@ -122,4 +122,5 @@ def clip() -> bytes:
 def spoken() -> bytes:
     """“Turn on the kitchen light” and the silence that ends it."""
     with wave.open(str(EMBEDDED_MODEL / "clips" / "turn-on-the-kitchen-light.wav")) as file:
-        return file.readframes(file.getnframes()) + bytes(32_000)
+        speech: bytes = file.readframes(file.getnframes())
+    return speech + bytes(32_000)

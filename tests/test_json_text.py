@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from voxtral_worker import json_text
 from voxtral_worker.errors import BadInput
 from voxtral_worker.json_text import MAX_CONTAINERS, MAX_VALUES, read_json
 
@@ -36,7 +35,7 @@ def test_what_would_make_too_many_objects_is_never_parsed(
     def parse(_: object) -> Any:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(json_text.json, "loads", parse)
+    monkeypatch.setattr("voxtral_worker.json_text.json.loads", parse)
     for form in (text, text.encode()):
         with pytest.raises(BadInput, match=told):
             read_json(form, "it")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.metric_values import value_of
 from voxtral_worker import logs, metrics
 from voxtral_worker.engine.conversation import Conversation, UserTurn
 from voxtral_worker.engine.generation import Generation
@@ -165,7 +166,7 @@ def test_the_last_lines_are_written_before_the_process_ends() -> None:
 def test_lines_beyond_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "QUEUED_LINES", 4)
     monkeypatch.setattr(logs, "FLUSH_S", 0.01)
-    before = metrics.log_lines_dropped._value.get()
+    before = value_of(metrics.log_lines_dropped)
     is_read = threading.Event()
 
     class Unread(io.StringIO):
@@ -178,7 +179,7 @@ def test_lines_beyond_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(20):
         handler.handle(logging.makeLogRecord({"msg": f"line {number}"}))
     handler.flush()
-    dropped = metrics.log_lines_dropped._value.get() - before
+    dropped = value_of(metrics.log_lines_dropped) - before
     assert 15 <= dropped <= 16
     is_read.set()
     monkeypatch.setattr(logs, "FLUSH_S", 60.0)

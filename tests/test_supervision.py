@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics, supervision
 from voxtral_worker.supervision import supervised
 
@@ -240,7 +241,7 @@ async def test_a_task_that_fails_is_counted_told_and_started_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervision, "RESTART_S", 0.01)
-    before = metrics.task_failures.labels("test")._value.get()
+    before = value_of(metrics.task_failures.labels("test"))
     runs = []
 
     async def work() -> None:
@@ -251,7 +252,7 @@ async def test_a_task_that_fails_is_counted_told_and_started_again(
     async with asyncio.timeout(15):
         await supervised("test", work)
     assert len(runs) == 3
-    assert metrics.task_failures.labels("test")._value.get() == before + 2
+    assert value_of(metrics.task_failures.labels("test")) == before + 2
     assert "test failed" in caplog.text
 
 

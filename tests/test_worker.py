@@ -19,6 +19,7 @@ from tests.support.workers import wait_until_ready
 from voxtral_worker import __version__, worker
 from voxtral_worker.__main__ import NEEDED
 from voxtral_worker.__main__ import main as serve_by_options
+from voxtral_worker.jobs.mode import Mode
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY, Settings
 from voxtral_worker.worker import open_to
 
@@ -220,7 +221,7 @@ def test_a_signal_that_comes_as_the_worker_gets_ready_drains_it(
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         assert worker.serve(Settings()) == 0
-        assert worker.run_jobs(Settings(), worker.Mode.SERVER_ONLY, ()) == 0
+        assert worker.run_jobs(Settings(), Mode.SERVER_ONLY, ()) == 0
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)

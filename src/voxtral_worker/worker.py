@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,12 +113,13 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     require_usable_model(settings)
     speech = open_speech(settings)
     server = ServerThread(settings)
-    with _step("server"):
-        server.start()
+    started_server_s = time.monotonic()
+    server.start()
+    _log_step("server", started_server_s, server)
     try:
         # It starts in the background, and is ready before the model is.
         DECODER.start()
-        parts = dataclasses.replace(_load(settings), speech=speech)
+        parts = dataclasses.replace(_load(settings, server), speech=speech)
     except WorkerError:
         server.fail()
         server.stop()
@@ -172,31 +173,32 @@ def console_address(settings: Settings) -> str:
     return f"{scheme}://{'localhost' if is_everywhere else host}:{settings.port}"
 
 
-def _load(settings: Settings) -> Parts:
+def _load(settings: Settings, server: ServerThread) -> Parts:
+    step = partial(_step, server)
     # The disk reads the weights while the processor imports libraries.
     with reading_ahead(files_to_read(settings)):
-        with _step("libraries"):
+        with step("libraries"):
             from voxtral_worker.engine.engine import Engine
             from voxtral_worker.engine.model import load_model
             from voxtral_worker.turns.completeness import Completeness
             from voxtral_worker.turns.vad import Vad
-        with _step("model"):
-            loaded = load_model(settings)
-    with _step("vad"):
+        with step("model"):
+            loaded = load_model(settings, server.note_download)
+    with step("vad"):
         vad = Vad()
         vad.start()
     completeness = None
     turn_model = settings.turn_model or TURN_MODEL
     if turn_model.is_file():
-        with _step("turn model"):
+        with step("turn model"):
             completeness = Completeness(turn_model)
             completeness.start()
-    with _step("warm-up"):
+    with step("warm-up"):
         engine = Engine(loaded, settings)
         engine.start()
         engine.warm_up()
     _tell_window_tail(engine, loaded)
-    admission = _measure_capacity(engine, settings, loaded.device.type)
+    admission = _measure_capacity(engine, settings, loaded.device.type, step)
     return Parts(engine, vad, loaded, open_tracing(settings), admission, completeness)
 
 
@@ -215,7 +217,12 @@ def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
         log.info("worker: the silence that fills a window is sampled")
 
 
-def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admission | None:
+def _measure_capacity(
+    engine: "Engine",
+    settings: Settings,
+    device: str,
+    step: Callable[[str], AbstractContextManager[None]],
+) -> Admission | None:
     """Measure how many sessions fit the latency goal. None: no goal is set, so none is measured."""
     goal_ms = settings.latency_goal_ms
     if goal_ms is None:
@@ -225,7 +232,7 @@ def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admi
     metrics.capacity_sessions.set(settings.max_sessions)
     if goal_ms == 0:
         return None
-    with _step("calibration"):
+    with step("calibration"):
         from voxtral_worker.engine.calibration import calibrate
 
         measured = calibrate(engine, goal_ms / 1000)
@@ -245,10 +252,18 @@ def _measure_capacity(engine: "Engine", settings: Settings, device: str) -> Admi
 
 
 @contextmanager
-def _step(name: str) -> Iterator[None]:
+def _step(server: ServerThread, name: str) -> Iterator[None]:
+    """One step of the cold start, in the log and in `GET /health`."""
     started_s = time.monotonic()
+    server.begin_step(name)
     yield
-    log.info("cold start: %s took %.2f s", name, time.monotonic() - started_s)
+    _log_step(name, started_s, server)
+
+
+def _log_step(name: str, started_s: float, server: ServerThread) -> None:
+    took_s = time.monotonic() - started_s
+    server.end_step(name, took_s)
+    log.info("cold start: %s took %.2f s", name, took_s)
 
 
 def serve(settings: Settings) -> int:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -23,6 +24,7 @@ import pytest
 import soundfile
 
 from tests.support.audio_kinds import ffmpeg, piped, speech, wav
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.audio.decoder import media, process
@@ -30,7 +32,7 @@ from voxtral_worker.audio.decoder.process import FILES_AT_ONCE, Decoder
 from voxtral_worker.errors import AtCapacity, BadAudio, BadInput, EngineFailure, TooLarge
 
 needs_ffmpeg = pytest.mark.skipif(
-    not os.environ.get("CI") and subprocess.call(["which", "ffmpeg"], stdout=subprocess.DEVNULL),
+    not os.environ.get("CI") and shutil.which("ffmpeg") is None,
     reason="FFmpeg is not installed",
 )
 WAIT_S = 60.0
@@ -242,7 +244,7 @@ def decode(decoder: Decoder, data: bytes, max_seconds: float = 10.0) -> int:
 
 
 def outcomes(outcome: str) -> float:
-    return float(metrics.files_decoded.labels(outcome)._value.get())
+    return float(value_of(metrics.files_decoded.labels(outcome)))
 
 
 def children_of(pid: int) -> list[str]:
@@ -346,7 +348,7 @@ def test_a_wait_for_a_place_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         is_over = threading.Event()
         asked = [pool.submit(decoder.decode, b"sleep", 1.0, is_over) for _ in range(FILES_AT_ONCE)]
         deadline_s = time.monotonic() + WAIT_S
-        while decoder._places._value and time.monotonic() < deadline_s:  # type: ignore[attr-defined]
+        while decoder._places._value and time.monotonic() < deadline_s:
             time.sleep(0.01)
         with pytest.raises(AtCapacity):
             decode(decoder, wav())
@@ -377,7 +379,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_worker_that_leaves_while_the_processes_start_hears_nothing_of_it() -> None:
     ours, theirs = socket.socketpair()
     child = subprocess.Popen(
-        [sys.executable, "-c", process._MAIN], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+        [sys.executable, "-c", process._MAIN],
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
+        stderr=subprocess.PIPE,
     )
     theirs.close()
     # It has said that it is ready, and nobody has read it.

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench import first_answer
-from bench.first_answer import Watch, fetched_bytes, image_commands
+from bench.first_answer import Watch, fetched_bytes, image_commands, stages
 from voxtral_worker.settings import REPOSITORY
+
+KINDS = ("cuda", "cpu")
 
 
 def test_what_pip_says_it_took_is_added_up(tmp_path: Path) -> None:
@@ -33,7 +35,16 @@ def test_the_image_is_measured_by_the_commands_of_the_dockerfile() -> None:
         install.split()
         == "pip install --require-hashes --no-deps -r builder/requirements.lock".split()
     )
-    assert compilation.endswith("&& python -m builder.compile_kernels")
+    assert compilation.endswith("then python -m builder.compile_kernels; fi")
+
+
+def test_the_dockerfile_has_a_base_for_each_kind_of_image() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text("utf-8")
+    bases = {kind: [line for line in stages(text, kind) if line[:5] == "FROM "] for kind in KINDS}
+    assert bases == {
+        "cuda": ["FROM ${BASE_IMAGE} AS base-cuda", "FROM base-${KIND}"],
+        "cpu": ["FROM ${CPU_BASE_IMAGE} AS base-cpu", "FROM base-${KIND}"],
+    }
 
 
 def test_an_answer_that_is_not_the_right_one_is_no_answer(tmp_path: Path) -> None:

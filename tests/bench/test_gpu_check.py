@@ -228,7 +228,7 @@ def test_vllm_is_looked_for_where_it_may_be(
     monkeypatch.delenv("VLLM_PYTHON", raising=False)
     there = {"openai"}
     monkeypatch.setattr(
-        gpu_peers.importlib.util, "find_spec", lambda name: name if name in there else None
+        "bench.gpu_peers.importlib.util.find_spec", lambda name: name if name in there else None
     )
     assert find_vllm() is None
     (tmp_path / "bin").mkdir()

@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,11 @@ BORNE = (
 )
 
 
+def tell_failure(begun: "Future[Row]", talk: "Future[Any]") -> None:
+    if not begun.done():
+        begun.set_exception(talk.exception() or RuntimeError())
+
+
 class Siege:
     """People who talk on a loop of their own, while attacks come from a thread of tests."""
 
@@ -65,9 +72,7 @@ class Siege:
         self._thread.start()
         begun: Future[Row] = Future()
         self._talk = asyncio.run_coroutine_threadsafe(self._run(begun), self.loop)
-        self._talk.add_done_callback(
-            lambda talk: begun.done() or begun.set_exception(talk.exception() or RuntimeError())
-        )
+        self._talk.add_done_callback(partial(tell_failure, begun))
         self.quiet = begun.result(120)
 
     async def _run(self, begun: "Future[Row]") -> None:

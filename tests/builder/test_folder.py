@@ -116,7 +116,7 @@ def test_a_typed_text_is_answered(text: str) -> None:
 
 def test_the_last_turn_of_a_conversation_is_the_one_that_is_answered() -> None:
     said = ["what time is it", "open the garage door", "turn on the kitchen light"]
-    turns = [[named(words)] for words in said]
+    turns: list[list[str | Samples]] = [[named(words)] for words in said]
     answers = [expected_answer(words) for words in said]
     assert listener().answer(*turns, answers=answers) == answers[-1]
     assert listener().answer(*turns, ["Hello"], answers=answers) == text_answer("Hello")

@@ -88,14 +88,41 @@ def test_the_image_gets_the_versions_that_these_tests_run_with() -> None:
         for found in importlib.metadata.distributions()
     }
     ours = {name: version for name, version in locked().items() if name not in lock.SEEDS}
-    assert {name: installed.get(name) for name in ours} == ours
+    assert {name: installed.get(canonicalize_name(name)) for name in ours} == ours
 
 
 def test_the_image_installs_what_is_locked_and_nothing_else() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     installs = re.findall(r"pip install ([^\n]+)", dockerfile)
-    assert installs == ["--require-hashes --no-deps -r builder/requirements.lock"]
-    assert "!builder/requirements.lock" in (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert installs == [
+        "--require-hashes --no-deps -r builder/requirements.lock",
+        "--require-hashes --no-deps -r builder/requirements-cpu.lock",
+        '--no-deps --index-url "$TORCH_INDEX" -r builder/requirements-cpu-torch.txt',
+    ]
+    sent = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert {f"!builder/{path.name}" for path in (lock.LOCK, lock.CPU_LOCK, lock.CPU_TORCH)} <= {
+        *sent
+    }
+
+
+def test_the_locks_of_the_image_for_cpus_are_those_of_the_other_one_without_cuda() -> None:
+    text = lock.LOCK.read_text("utf-8")
+    again = "run: make lock"
+    assert lock.CPU_LOCK.read_text("utf-8") == lock.without_cuda(text), again
+    assert lock.CPU_TORCH.read_text("utf-8") == lock.torch_of(text), again
+    left = set(lock.CPU_LOCK.read_text("utf-8").splitlines()[2:])
+    gone = {line.split("==")[0] for line in text.splitlines()[2:] if line not in left}
+    # What is gone is PyTorch and what it alone needs, and then only for CUDA.
+    of_cuda = re.compile(r"triton|nvidia-|cuda-|torch")
+    assert [name for name in gone if not of_cuda.match(name)] == []
+    assert {"torch", "torchaudio", "triton", "nvidia-cublas"} <= gone
+    of_torch = {canonicalize_name(each.name) for each in needs_of(Requirement("torch"))}
+    assert {name for name in of_torch if not of_cuda.match(name)} <= {
+        line.split("==")[0] for line in left
+    }
+    pins = lock.CPU_TORCH.read_text("utf-8").splitlines()[2:]
+    assert set(pins) <= set(lock.REQUIREMENTS.read_text("utf-8").splitlines())
+    assert [pin.split("==")[0] for pin in pins] == ["torch", "torchaudio"]
 
 
 def test_the_lock_is_the_packages_of_a_report_in_order() -> None:

@@ -21,7 +21,8 @@ SAID = "You said: Turn on the kitchen light."
 
 def audio() -> bytes:
     with wave.open(str(CLIP)) as file:
-        return bytes(9600) + file.readframes(file.getnframes()) + bytes(9600)
+        sound: bytes = file.readframes(file.getnframes())
+    return bytes(9600) + sound + bytes(9600)
 
 
 async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> AsyncIterator[bytes]:

@@ -422,7 +422,7 @@ def test_a_measurement_that_is_interrupted_shows_what_it_has(worker: str) -> Non
 def test_what_went_wrong_is_told_in_one_line(words: list[str], line: str) -> None:
     # A text that a program exits with goes to standard error, and the status is 1.
     with pytest.raises(SystemExit, match=f"^voxtral: .*{re.escape(line)}") as told:
-        main(words)
+        main(list(words))
     assert "\n" not in str(told.value)
 
 
@@ -473,7 +473,7 @@ def test_a_wrong_use_ends_with_2(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as told:
-        main(words)
+        main(list(words))
     assert told.value.code == 2
     assert "usage: voxtral" in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def test_annotations_and_docstring_are_the_schema() -> None:
     }
 
 
-def bare(a, b: dict[str, float], c: dict = {}):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, B006
+def bare(a, b: dict[str, float], c: dict = {}):  # type: ignore[no-untyped-def,type-arg]  # noqa: ANN001, ANN201, B006
     return {"a": a, "odd": {1, 2}}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -48,7 +48,7 @@ class FakeLibrary:
         self.is_closed = True
 
 
-async def take(source: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
+async def take(source: AsyncIterator[bytes], count: int) -> list[bytes]:
     async with asyncio.timeout(30):
         return [await anext(source) for _ in range(count)]
 
@@ -56,6 +56,7 @@ async def take(source: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
 async def test_what_the_microphone_hears_comes_in_order() -> None:
     library = FakeLibrary(CHUNKS)
     source = listen(library)
+    assert isinstance(source, AsyncGenerator)
     assert await take(source, len(CHUNKS)) == CHUNKS
     await source.aclose()
     assert library.is_closed

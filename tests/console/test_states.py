@@ -171,21 +171,46 @@ async def test_a_worker_that_cannot_be_reached_was_never_connected(open_fake: Op
         await expect(page.locator("#floor")).to_have_text("Listening…")
 
 
-async def test_a_worker_that_loads_says_so_without_being_asked(open_fake: OpenFake) -> None:
-    def loading(fake: FakeWorker) -> None:
-        fake.health = {"status": "starting", "model": {"id": "fake"}, "uptime_seconds": 7.2}
+LOADING: dict[str, Any] = {
+    "step": "model",
+    "since_s": 21.4,
+    "download": {"bytes": 3_950_000_000, "total_bytes": 9_400_000_000},
+    "done": [{"step": "server", "took_s": 0.06}, {"step": "libraries", "took_s": 8.31}],
+}
+STARTING = {"status": "starting", "model": {"id": None}, "loading": LOADING}
 
+
+def loading(fake: FakeWorker) -> None:
+    fake.health = STARTING
+
+
+async def test_a_worker_that_starts_shows_its_steps_without_being_asked(
+    open_fake: OpenFake,
+) -> None:
     async with open_fake(loading) as (page, fake):
         notice = page.locator(".notice[data-key=worker]")
-        await expect(notice).to_contain_text("The worker is loading its model. It started 7 s ago.")
-        fake.health = {"status": "healthy", "model": {"id": "fake"}}
+        await expect(notice).to_contain_text("The worker is starting.")
+        done = notice.locator(".is-done")
+        await expect(done).to_have_text(["Server0.1 s", "Libraries8.3 s"])
+        now = notice.locator(".is-under-way")
+        await expect(now).to_contain_text("Model")
+        await expect(now).to_contain_text("Downloading the weights: 42 %, 4.0 of 9.4 GB")
+        # The seconds go on between two calls.
+        await expect(now.locator(".took")).not_to_have_text("21.4 s")
+        to_come = notice.locator(".is-to-come")
+        await expect(to_come).to_have_text(["Speech detection", "Warm-up"])
+        await notice.get_by_role("button", name="Dismiss").focus()
+        done_now = [*LOADING["done"], {"step": "model", "took_s": 60.0}]
+        next_step = {"step": "vad", "since_s": 0.1, "download": None, "done": done_now}
+        fake.health = {**STARTING, "loading": next_step}
+        await expect(done).to_have_count(3)
+        await expect(notice.locator("progress")).to_have_count(0)
+        await expect(notice.get_by_role("button", name="Dismiss")).to_be_focused()
+        fake.health = HEALTH
         await expect(notice).to_have_count(0)
 
 
 async def test_a_card_that_was_put_away_stays_away(open_fake: OpenFake) -> None:
-    def loading(fake: FakeWorker) -> None:
-        fake.health = {"status": "starting", "model": {"id": "fake"}, "uptime_seconds": 7.2}
-
     async with open_fake(loading) as (page, _):
         notice = page.locator(".notice[data-key=worker]")
         await notice.get_by_role("button", name="Dismiss").click()
@@ -316,7 +341,25 @@ async def test_latencies_are_on_one_scale_and_summed_up(open_fake: OpenFake) -> 
         )
         assert ticks[0] == pytest.approx(ticks[1], abs=1)
         await expect(page.locator("#stats")).to_have_text(
-            "2 turns · first word: median 600 ms, p95 600 ms"
+            "2 turns · first word: median 600 ms, p95 600 ms · tokens: 2 in, 2 out"
+        )
+
+
+async def test_the_tokens_of_a_session_are_counted_with_the_rounds_of_tools(
+    open_fake: OpenFake,
+) -> None:
+    async with open_fake() as (page, fake):
+        await fake.connect()
+        fake.spoken("2")
+        usage = {"prompt_tokens": 1200, "completion_tokens": 15, "cached_tokens": 0}
+        fake.answer("2", "", finish_reason="tool_calls", usage=usage)
+        fake.answer("2", "Done.", usage={**usage, "completion_tokens": 7})
+        await expect(page.locator("#stats")).to_contain_text("tokens: 2,400 in, 22 out")
+        await page.get_by_role("button", name="New conversation").click()
+        fake.spoken("3")
+        fake.answer("3", "Yes.", usage=None)
+        await expect(page.locator("#stats")).to_have_text(
+            "1 turn · first word: median 600 ms, p95 600 ms"
         )
 
 
@@ -642,13 +685,15 @@ async def test_a_telephone_that_is_turned_keeps_talk_on_its_screen(open_fake: Op
         await expect(page.get_by_role("button", name="Talk", exact=True)).to_be_in_viewport(ratio=1)
 
 
-STATES = ("empty", "answered", "talking", "error", "blocked", "capacity", "tools")
+STATES = ("empty", "starting", "answered", "talking", "error", "blocked", "capacity", "tools")
 
 
 async def enter(state: str, page: Page, fake: FakeWorker) -> None:
     """Bring the page into a state."""
     if state in ("talking", "capacity", "blocked"):
         await page.get_by_role("button", name="Talk", exact=True).click()
+    if state == "starting":
+        await expect(page.locator(".steps")).to_be_visible()
     if state == "capacity":
         await expect(page.locator(".countdown")).to_be_visible()
     if state == "blocked":
@@ -683,6 +728,8 @@ def prepare_for(state: str) -> Callable[[FakeWorker], None]:
     def prepare(fake: FakeWorker) -> None:
         fake.refusal = FULL if state == "capacity" else None
         fake.options = {"tools": TOOLS}
+        if state == "starting":
+            fake.health = STARTING
 
     return prepare
 

@@ -53,6 +53,25 @@ def test_the_workflow_builds_the_image_and_has_it_answer_a_job() -> None:
     assert (REPOSITORY / "models" / "voxtral-tiny" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["ci", "release"])
+def test_both_kinds_of_image_are_built_and_answer(name: str) -> None:
+    job = read(f".github/workflows/{name}.yml")["jobs"]["image"]
+    kinds = job["strategy"]["matrix"]["kind"]
+    bases = re.findall(r"^FROM .* AS base-(\w+)$", (REPOSITORY / "Dockerfile").read_text(), re.M)
+    assert sorted(kinds) == sorted(bases) == ["cpu", "cuda"]
+    assert job["env"]["KIND"] == "${{ matrix.kind }}"
+    # The address of an index is the repository's to name.
+    assert job["env"]["TORCH_INDEX"] == "${{ vars.TORCH_INDEX }}"
+    [build] = [step["run"] for step in job["steps"] if step.get("name") == "Build"]
+    words = shlex.split(build)
+    assert {"KIND=$KIND", "TORCH_INDEX=$TORCH_INDEX"} <= set(words)
+    tags = [words[at + 1] for at, word in enumerate(words) if word == "-t"]
+    if name == "release":
+        assert tags == ["$IMAGE:${TAG#v}-$KIND", "$IMAGE:$KIND"]
+    [answer] = [step["run"] for step in job["steps"] if step.get("name", "").startswith("Answer")]
+    assert tags[-1] in answer
+
+
 def test_no_job_of_the_workflow_may_write_or_run_without_end() -> None:
     assert read(".github/workflows/ci.yml")["permissions"] == {"contents": "read"}
     for name, job in jobs().items():

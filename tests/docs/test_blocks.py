@@ -15,6 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import websockets
@@ -264,4 +265,5 @@ async def test_a_message_of_a_client_gets_its_answer(
         assert errors == ([answer] if expected["type"] == "error" else [])
     assert answer.get("request_id") == message.get("request_id")
     if "config" in message:
-        assert message["config"].items() <= answer["config"].items()
+        config: Any = message["config"]
+        assert config.items() <= answer["config"].items()

@@ -17,7 +17,7 @@ def jobs_of(code: str) -> list[dict[str, object]]:
     """What the commands of a block send as JSON."""
     words = shlex.split(code.replace("\\\n", " "), comments=True)
     after = [word for before, word in zip(words, words[1:], strict=False) if before == "-d"]
-    return [json.loads(word) for word in after if word != "@-"]
+    return [json.loads(word) for word in after if not word.startswith("@")]
 
 
 WITH_JOBS = [block for block in BLOCKS if block.language == "bash" and jobs_of(block.code)]

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.docs_links import PAGES, turned
+from builder.docs_links import MERMAID, MERMAID_PLACE, PAGES, turned, with_mermaid
 from voxtral_worker import client
 from voxtral_worker.settings import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Takes MkDocs' own tags for what they hold."""
 
 
@@ -74,6 +74,20 @@ def test_no_page_has_a_link_that_the_site_cannot_turn(path: str) -> None:
     left = re.findall(r"\]\((?!\w+:|#)([^()\s#]+)", fences)
     known = {*PAGES.values(), *(found.name for found in DOCS.iterdir())}
     assert set(left) <= known
+
+
+def test_a_page_with_a_diagram_loads_its_library_from_the_site() -> None:
+    page = '<html><head><title>a</title></head><body><pre class="mermaid">a</pre></body></html>'
+    script = f'<script src="{MERMAID_PLACE}"></script></head>'
+    assert with_mermaid(page) == page.replace("</head>", script)
+    plain = page.replace("mermaid", "python")
+    assert with_mermaid(plain) == plain
+    assert "use_directory_urls: false" in (REPOSITORY / "mkdocs.yml").read_text("utf-8")
+    # `make docs` puts the file where the site takes it from, in one version.
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    assert re.search(r"^MERMAID := \d+\.\d+\.\d+$", makefile, re.MULTILINE)
+    assert "npm pack --silent mermaid@$(MERMAID)" in makefile
+    assert str(MERMAID.relative_to(REPOSITORY / ".docs")) in makefile
 
 
 def test_the_reference_names_all_that_the_client_offers() -> None:

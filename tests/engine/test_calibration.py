@@ -89,7 +89,7 @@ def test_what_comes_first_is_not_measured(
         return [took_s] * count
 
     monkeypatch.setattr(calibration, "_first_deltas", first_deltas)
-    monkeypatch.setattr(calibration.time, "monotonic", lambda: clock)
+    monkeypatch.setattr("voxtral_worker.engine.calibration.time.monotonic", lambda: clock)
     measured = calibrate(Engine(loaded, Settings(device="cpu")), 0.25)
     assert measured.first_delta_s == pytest.approx(0.01)
     assert measured.turns_per_s == pytest.approx(100)

@@ -140,7 +140,7 @@ class Wilful:
         self._liked = liked
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        logits = self._head(states)
+        logits: torch.Tensor = self._head(states)
         logits[:, self._liked] = 1e4 - torch.arange(len(self._liked), dtype=logits.dtype)
         return logits
 

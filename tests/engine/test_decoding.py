@@ -27,7 +27,8 @@ def answers(loaded: LoadedModel, **changes: Any) -> list[list[int]]:
     said: list[list[int]] = []
     done: queue.Queue[object] = queue.Queue()
     sound = (0.1 * np.random.default_rng(5).standard_normal(20_000)).astype(np.float32)
-    for number, part in enumerate([*TEXTS, Audio(sound)]):
+    parts: list[str | Audio] = [*TEXTS, Audio(sound)]
+    for number, part in enumerate(parts):
         tokens: list[int] = []
         said.append(tokens)
 

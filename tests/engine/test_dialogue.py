@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtral_worker.engine.conversation import AssistantTurn, Exchange, UserTurn
+from voxtral_worker.engine.conversation import AssistantTurn, Audio, Exchange, UserTurn
 from voxtral_worker.engine.dialogue import Said, dialogue, exchanges
 
 
@@ -58,12 +58,19 @@ def test_turns_alternate_and_lose_no_word(said: list[tuple[str, str]]) -> None:
 
 
 def test_parts_that_are_no_texts_stay_in_their_place() -> None:
-    heard = dialogue([Said(U, ("a", 1)), Said(U, (2, "b")), Said(S, ("c", "d")), Said(U, (3,))])
+    said: list[Said[str | int]] = [
+        Said(U, ("a", 1)),
+        Said(U, (2, "b")),
+        Said(S, ("c", "d")),
+        Said(U, (3,)),
+    ]
+    heard = dialogue(said)
     assert heard.turns == (Said(U, ("a", 1, 2, "b\n\nc", "d", 3)),)
 
 
 def test_turns_become_a_history_and_the_users_last_turn() -> None:
-    heard = dialogue([Said(A, ("Hello. ", "You?")), Said(U, ("Hi",))])
+    said: list[Said[str | Audio]] = [Said(A, ("Hello. ", "You?")), Said(U, ("Hi",))]
+    heard = dialogue(said)
     history, user, rounds = exchanges(heard.turns)
     assert rounds == ()
     assert history == (Exchange(UserTurn(()), AssistantTurn(text="Hello. You?")),)

@@ -85,9 +85,12 @@ async def test_a_download_that_broke_off_is_resumed_and_then_found(
     hub = Hub(most=len(WEIGHTS) // 2)
     await hub.server.start_server()
     endpoint = str(hub.server.make_url("")).rstrip("/")
+    noted: list[tuple[int, ...]] = []
     try:
         with caplog.at_level(logging.INFO):
-            folder = await asyncio.to_thread(download, "a/b", None, endpoint=endpoint)
+            folder = await asyncio.to_thread(
+                download, "a/b", None, endpoint=endpoint, note=lambda *bytes_: noted.append(bytes_)
+            )
     finally:
         await hub.server.close()
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
@@ -100,6 +103,10 @@ async def test_a_download_that_broke_off_is_resumed_and_then_found(
     assert int(first) >= 10_000_000
     assert f"at commit {COMMIT}" in caplog.text
     assert "% of" in caplog.text
+    total = sum(len(data) for name, data in FILES.items() if not name.startswith("consolidated"))
+    # The first look comes before the weights are here.
+    assert noted[0][0] < noted[-1][0] == total
+    assert {all_ for _, all_ in noted} == {total}
 
 
 def test_progress_is_told_in_percent_and_rate() -> None:

@@ -37,11 +37,11 @@ VIEWS = {
 }
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts kernels, bytes, and what waits for the device or copies from the host."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: collections.Counter[str] = collections.Counter()
         self.forbidden: list[str] = []
         self.waits: list[str] = []
@@ -94,7 +94,7 @@ def loaded() -> Iterator[LoadedModel]:
             torch.set_default_dtype(torch.float32)
         processor = SimpleNamespace(feature_extractor=WhisperFeatureExtractor(feature_size=128))
         cuda = torch.device("cuda")
-        yield LoadedModel(model, processor, "", None, cuda, torch.bfloat16)  # type: ignore[arg-type]
+        yield LoadedModel(model, processor, "", None, cuda, torch.bfloat16)
 
 
 @pytest.fixture

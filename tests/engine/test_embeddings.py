@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.engine.test_engine import Listener, clips, tokens_of
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
@@ -58,7 +59,7 @@ def test_what_takes_the_memory_is_published(engine: Engine) -> None:
     engine.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4)), listener)
     listener.all()
     engine._device_bytes.publish(embeddings.bytes)
-    told = {use: metrics.device_bytes.labels(use)._value.get() for use in USES}
+    told = {use: value_of(metrics.device_bytes.labels(use)) for use in USES}
     # The cache has one block more than it gives away.
     blocks = engine.kv_tokens // 16 + 1
     assert told == {
@@ -95,7 +96,7 @@ def test_those_that_were_idle_longest_lose_theirs_beyond_the_bound() -> None:
     embeddings.trim()
     kept = [audio.embeddings is not None for audio in (first, second, third, in_use)]
     assert kept == [True, False, True, True]
-    assert metrics.embeddings_idle_bytes._value.get() == 2 * ROWS_BYTES
+    assert value_of(metrics.embeddings_idle_bytes) == 2 * ROWS_BYTES
     # One that has none any more is put away by whoever held it too.
     embeddings.put_away([second])
     embeddings.trim()
@@ -134,7 +135,7 @@ def test_a_conversation_whose_embeddings_and_blocks_are_gone_goes_on_with_the_sa
 
     told = []
     for most_bytes, owner in ((PLENTY, "somebody"), (0, None)):
-        before = metrics.embeddings_dropped._value.get()
+        before = value_of(metrics.embeddings_dropped)
         engine = Engine(
             loaded,
             Settings(device="cpu", response_cache_size=0, embeddings_cache_bytes=most_bytes),
@@ -142,7 +143,7 @@ def test_a_conversation_whose_embeddings_and_blocks_are_gone_goes_on_with_the_sa
         engine.start()
         told.append(spoken(engine, owner))
         engine.stop()
-        dropped = metrics.embeddings_dropped._value.get() - before
+        dropped = value_of(metrics.embeddings_dropped) - before
         # Three pieces; the first is encoded for each of three turns, the second for two.
         assert dropped == (0 if most_bytes else 6)
     assert told[0] == told[1]

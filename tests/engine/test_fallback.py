@@ -1,33 +1,21 @@
 """What is fast and fails is replaced by what is slow and right."""
 
 import logging
-from collections.abc import Callable
 
 import pytest
 import torch
 
+from tests.support.fake_recorder import FakeRecorder
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine.attention import KernelRows, _here
 from voxtral_worker.engine.decoding import DecodeSteps, Row
-from voxtral_worker.engine.recording import Recording
 
 ROWS = [Row(7, 3, torch.tensor([2])), Row(8, 17, torch.tensor([0, 3]))]
 
 
 class OutOfResources(Exception):
     """As Triton's: no RuntimeError."""
-
-
-class FakeRecorder:
-    """Records by remembering the work."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-
-    def record(self, work: Callable[[], torch.Tensor]) -> Recording:
-        self.recorded += 1
-        output = work()
-        return Recording(lambda: output.copy_(work()), output)
 
 
 class Forwards:
@@ -54,7 +42,7 @@ def make_steps(forward: Forwards, recorder: FakeRecorder) -> DecodeSteps:
 
 
 def fallbacks() -> float:
-    return float(metrics.fallbacks.labels("decode step")._value.get())
+    return float(value_of(metrics.fallbacks.labels("decode step")))
 
 
 def test_a_kernel_that_fails_at_warm_up_is_replaced_by_gathering(
@@ -62,7 +50,8 @@ def test_a_kernel_that_fails_at_warm_up_is_replaced_by_gathering(
 ) -> None:
     before = fallbacks()
     steps = make_steps(Forwards(0), FakeRecorder())
-    assert steps.attention == "paged"
+    before_it = steps.attention
+    assert before_it == "paged"
     with caplog.at_level(logging.WARNING):
         steps.prepare()
         assert steps.run(ROWS).tolist() == [[7, 3], [8, 17]]

@@ -222,7 +222,7 @@ def _asked(conversation: Conversation, listener: Listener) -> Any:
 
 def test_a_sound_whose_features_cannot_be_made_fails_alone(loaded: LoadedModel) -> None:
     encoder = Encoder(loaded)
-    encoder._at_once = 2
+    encoder.at_once = 2
     good, bad = Audio(np.zeros(1600, np.float32)), Audio(np.zeros((2, 2), np.float32))
     ((failed, _),) = encoder.encode_some([bad, good])
     assert failed is bad

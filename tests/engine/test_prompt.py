@@ -45,7 +45,7 @@ def text_part(text: str) -> dict[str, Any]:
 
 def reference(loaded: LoadedModel, messages: list[dict[str, Any]]) -> list[int]:
     inputs = loaded.processor.apply_chat_template(messages)
-    return inputs["input_ids"][0].tolist()
+    return [int(token) for token in inputs["input_ids"][0]]
 
 
 def test_a_text_prompt_is_that_of_the_library(loaded: LoadedModel, encoder: PromptEncoder) -> None:
@@ -72,7 +72,7 @@ def test_an_audio_prompt_over_many_turns_is_that_of_the_library(
         UserTurn((Audio(second), "and", Audio(third))),
         (Exchange(UserTurn((Audio(first), "what?")), AssistantTurn(answer)),),
     )
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": [audio_part(first), text_part("what?")]},
         {"role": "assistant", "content": "You said: Go."},
         {"role": "user", "content": [audio_part(second), text_part("and"), audio_part(third)]},

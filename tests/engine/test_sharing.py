@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.engine.test_engine import WAIT_S, Listener, ask, said, text_of, tokens_of
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine import engine as engine_module
 from voxtral_worker.engine import runner
@@ -58,7 +59,7 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
     small.submit(job(JOB_TOKENS), alone)
     expected = alone.all()
     assert isinstance(expected[-1], Finished)
-    before = metrics.generations_put_back._value.get()
+    before = value_of(metrics.generations_put_back)
 
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
     small.submit(job(JOB_TOKENS), listening("job", order))
@@ -81,7 +82,7 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
     last = of_job[-1]
     assert isinstance(last, Finished)
     assert last.usage.completion_tokens == JOB_TOKENS
-    assert metrics.generations_put_back._value.get() == before + 1
+    assert value_of(metrics.generations_put_back) == before + 1
     assert small._cache.free == BLOCKS
 
 

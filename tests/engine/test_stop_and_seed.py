@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine.test_engine import Listener, ask, said, text_of, tokens_of
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
@@ -69,7 +70,7 @@ def test_a_seed_gives_the_same_answer_whatever_runs_beside_it(engine: Engine) ->
 
 
 def hits() -> float:
-    return float(metrics.response_cache_hits._value.get())
+    return float(value_of(metrics.response_cache_hits))
 
 
 def test_answers_are_kept_by_their_stop_texts_and_seeds(loaded: LoadedModel) -> None:

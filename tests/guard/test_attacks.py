@@ -3,7 +3,9 @@
 import logging
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +24,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 def world(vad: Vad) -> Iterator[World]:
     running: list[RunningServer] = []
 
-    def start(**settings: object) -> RunningServer:
-        given = {"host": "127.0.0.1", "port": free_port(), "rate_limit_enabled": False}
-        server = RunningServer(Settings(**{**given, **settings}), vad)
+    def start(**settings: Any) -> RunningServer:
+        given = Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False)
+        server = RunningServer(replace(given, **settings), vad)
         running.append(server)
         server.become_ready()
         return server

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.support.running_server import RunningServer
-from voxtral_worker import json_text
 from voxtral_worker.server.openai.body import PARSED_AT_ONCE_BYTES
 
 
@@ -112,7 +111,7 @@ async def test_a_large_body_is_parsed_beside_the_event_loop(
         parsed.append(threading.current_thread().name)
         return loads(text)
 
-    monkeypatch.setattr(json_text.json, "loads", parse)
+    monkeypatch.setattr("voxtral_worker.json_text.json.loads", parse)
     body = b'{"model":"fake","messages":"%s"}' % (b"x" * (size - 30))
     assert (await post(server, path, body, {}))[0] == 400
     assert len(body) == size

@@ -14,6 +14,7 @@ import redis as redis_client
 from aiohttp import ClientSession, WSServerHandshakeError
 from multidict import CIMultiDict
 
+from tests.support.metric_values import value_of
 from tests.support.redis_server import RedisServer
 from tests.support.running_server import LOOPBACK, RunningServer
 from tests.support.talker import create, talk
@@ -46,7 +47,7 @@ async def counting(url: str | None) -> AsyncIterator[Counts]:
 
 
 def failures() -> float:
-    return metrics.redis_failures.labels("limits")._value.get()
+    return float(value_of(metrics.redis_failures.labels("limits")))
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

@@ -6,6 +6,8 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import contains
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ def test_neither_sound_nor_words_are_in_the_log_or_in_any_file(
         give_jobs(api, clip)
         session_id, answers = asyncio.run(converse(f"http://127.0.0.1:{worker.port}", clip))
         for name in ("text", "transcribe", "audio", "bad", "far"):
-            api.wait(lambda name=name: name in api.done, 60)
+            api.wait(partial(contains, api.done, name), 60)
         held = {path: data for pid in worker.group() for path, data in held_files(pid).items()}
         worker.signal(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.log

@@ -11,6 +11,7 @@ import redis as redis_client
 import websockets
 from aiohttp import ClientSession
 
+from tests.support.metric_values import value_of
 from tests.support.redis_server import RedisServer
 from tests.support.running_server import RunningServer
 from tests.support.talker import WAIT_S, create, talk
@@ -239,14 +240,14 @@ async def test_two_connections_at_once_take_a_session_over_once(
 ) -> None:
     one, other = pair
     session_id = (await create(one.url))["session_id"]
-    before = metrics.sessions_taken_over._value.get()
+    before = value_of(metrics.sessions_taken_over)
     async with ClientSession() as http:
         urls = [f"{other.ws_url}/ws/{line}/{session_id}" for line in ("audio", "control")]
         sockets = await asyncio.gather(*(http.ws_connect(url) for url in urls))
         for socket in sockets:
             assert (await socket.receive_json())["status"] == "connected"
             await socket.close()
-    assert metrics.sessions_taken_over._value.get() == before + 1
+    assert value_of(metrics.sessions_taken_over) == before + 1
 
 
 async def test_without_redis_a_session_goes_on_and_is_written_when_it_is_back(

@@ -169,7 +169,8 @@ async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeE
         ("audio_url", address),
         ("audio_url", address.replace("data", "DATA").rstrip("=")),
     ):
-        pieces = await run(engines, type="transcribe", **{field: value})
+        given: dict[str, Any] = {field: value}
+        pieces = await run(engines, type="transcribe", **given)
         assert pieces[0]["text"] == "window 16000"
 
 

@@ -26,7 +26,9 @@ def engines() -> Iterator[list[FakeEngine]]:
 
 @pytest.fixture
 def make(engines: list[FakeEngine]) -> Any:
-    def make(say: Say = echo, *, step_s: float = 0.0, stall_s: float = 30.0, **settings: Any):
+    def make(
+        say: Say = echo, *, step_s: float = 0.0, stall_s: float = 30.0, **settings: Any
+    ) -> tuple[JobHandler, FakeEngine]:
         engines.append(FakeEngine(say, step_s))
         handler = JobHandler(
             engines[-1], lambda: {"status": "healthy"}, Settings(**settings), stall_s=stall_s
@@ -145,11 +147,11 @@ async def test_messages_that_lose_their_oldest_turns_fail_instead(make: Any) -> 
 
 
 async def test_a_failure_is_a_sentence_without_the_workers_insides(make: Any) -> None:
-    def broken(_: object) -> list[str]:
+    def broken() -> dict[str, Any]:
         raise AssertionError
 
     handler, _ = make()
-    handler_with_broken_health = JobHandler(FakeEngine(), lambda: broken(0), Settings())
+    handler_with_broken_health = JobHandler(FakeEngine(), broken, Settings())
     assert await output(handler_with_broken_health, type="health") == [
         {"error": "the worker failed on this job (PROCESSING_ERROR)"}
     ]

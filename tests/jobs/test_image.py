@@ -13,6 +13,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+import torch
+
+from bench.first_answer import stages
 from tests.support.ports import free_port, is_listening
 from voxtral_worker.settings import REPOSITORY
 
@@ -20,6 +24,10 @@ from voxtral_worker.settings import REPOSITORY
 SYSTEM = ("apt-get ", "useradd ")
 # Triton comes with torch and must be the one that torch wants.
 BROUGHT = {"triton", "yarl"}
+LOCKS = {"cuda": "requirements.lock", "cpu": "requirements-cpu.lock"}
+# The first word of every command that the build of an image runs here.
+RAN = {"cuda": ["python", "pip", "if", "python"], "cpu": ["pip", "if", "if", "python"]}
+INDEX = "http://127.0.0.1:1/simple"
 HADOLINT = Path(sys.executable).parent / "hadolint"
 
 
@@ -28,6 +36,7 @@ class Image:
     """What the Dockerfile makes, with `/app` and all other paths below `root`."""
 
     root: Path
+    kind: str = "cuda"
     variables: dict[str, str] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
     healthcheck: list[str] = field(default_factory=list)
@@ -51,7 +60,7 @@ class Image:
     def build(self) -> None:
         self.app.mkdir(parents=True)
         text = (REPOSITORY / "Dockerfile").read_text("utf-8")
-        for line in re.sub(r"\\\n", " ", text).splitlines():
+        for line in stages(text, self.kind):
             word, _, rest = line.partition(" ")
             if step := getattr(self, f"do_{word.lower()}", None):
                 step(rest.strip())
@@ -95,9 +104,23 @@ class Image:
         script = re.sub(r"--mount=\S+ +", "", rest)
         if script.startswith(SYSTEM):
             return
+        if script.startswith("python3 -m venv"):
+            # This Python's own stands for it.
+            return
+        if "torch.version.cuda is None" in script:
+            # It holds for a build for CPUs and for no other: whichever these tests run with.
+            done = subprocess.run(
+                ["sh", "-euc", script],
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert (done.returncode == 0) == (torch.version.cuda is None), done.stderr
+            return
         # All is there already; anything that is not would be missing in the image's list.
         script = script.replace("pip install", "pip install --dry-run --no-index")
-        lock = self.app / "builder" / "requirements.lock"
+        lock = self.app / "builder" / LOCKS[self.kind]
         if lock.name in script:
             # A virtual environment brings its own setuptools, of its Python's version.
             lines = lock.read_text().splitlines(keepends=True)
@@ -154,10 +177,13 @@ def test_every_package_the_worker_imports_is_named_in_its_requirements() -> None
                     assert {as_one(owner) for owner in owners[package]} & named, (file, package)
 
 
-def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    image = Image(tmp_path / "image")
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path, kind: str) -> None:
+    image = Image(tmp_path / "image", kind, {"TORCH_INDEX": INDEX} if kind == "cpu" else {})
     image.build()
-    assert [script.split()[0] for script in image.ran] == ["python", "pip", "if", "python"]
+    assert [script.split()[0] for script in image.ran] == RAN[kind]
+    # Kernels are compiled for GPUs alone.
+    assert ("TRITON_CACHE_DIR" in image.variables) == (kind == "cuda")
     # As without a --build-arg: no weights in the image, and the setting counts as unset.
     assert image.variables["MODEL_ID"] == ""
     assert not (tmp_path / "image" / "models").exists()
@@ -178,7 +204,7 @@ def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path) -> N
             image.command, cwd=image.app, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while "worker: ready" not in log.read_text():
             assert worker.poll() is None and time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.1)
@@ -191,8 +217,24 @@ def test_the_image_runs_the_worker_until_it_is_told_to_stop(tmp_path: Path) -> N
         worker.wait(60)
 
 
+def test_the_image_for_cpus_is_not_built_without_the_index_of_its_pytorch(tmp_path: Path) -> None:
+    lines = stages((REPOSITORY / "Dockerfile").read_text("utf-8"), "cpu")
+    [script] = [line for line in lines if "$TORCH_INDEX" in line and line.startswith("RUN ")]
+    script = re.sub(r"^RUN|--mount=\S+", "", script)
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        env={"PATH": os.environ["PATH"], "TORCH_INDEX": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "KIND=cpu needs --build-arg TORCH_INDEX=https://...\n"
+
+
 def test_the_image_with_weights_names_the_folder_they_lie_in(tmp_path: Path) -> None:
-    image = Image(tmp_path, {"MODEL_ID": "owner/name"})
+    image = Image(tmp_path, "cuda", {"MODEL_ID": "owner/name"})
     text = (REPOSITORY / "Dockerfile").read_text("utf-8")
     (line,) = re.findall(r"^ENV (MODEL_ID=.*)$", text, re.MULTILINE)
     image.do_env(line)

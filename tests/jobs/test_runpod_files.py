@@ -170,7 +170,7 @@ def test_the_test_input_is_good_input_and_is_what_runs_by_itself() -> None:
 def test_both_hub_files_want_the_same_cuda_as_the_image() -> None:
     hub = read(".runpod/hub.json")["config"]["allowedCudaVersions"]
     assert hub == read(".runpod/tests.json")["config"]["allowedCudaVersions"]
-    assert "FROM ${BASE_IMAGE}" in dockerfile()
+    assert "FROM ${BASE_IMAGE} AS base-cuda" in dockerfile()
     image = next(line for line in dockerfile() if line.startswith("ARG BASE_IMAGE="))
     assert image.partition(":")[2].startswith(hub[0] + ".")
 

@@ -182,7 +182,7 @@ def test_messages_may_come_in_any_order_of_roles() -> None:
     assert text_job(messages=[system]).prompts[0].conversation.user == UserTurn(("b",))
 
 
-NULLS = {
+NULLS: dict[str, dict[str, Any]] = {
     "text": {"text": "a"},
     "transcribe": {"audio_base64": "AAAA"},
     "audio": {"audio_base64": "AAAA", "text": "who?"},

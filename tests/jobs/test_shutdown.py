@@ -104,7 +104,7 @@ async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
         job_loop.before_question()
     assert await scaler.stop_signals_fetcher(None) == []
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.create_task(anext(handler.handle({"id": "j1"})))
+        await asyncio.ensure_future(anext(handler.handle({"id": "j1"})))
     assert await scaler.stop_signals_fetcher(None) == ["j1"]
     engine.stop()
 

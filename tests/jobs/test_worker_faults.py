@@ -8,6 +8,8 @@ import random
 import signal
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from operator import contains
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def test_jobs_stopped_at_any_moment_leave_the_engine_and_the_sessions_empty(
     for number in range(16):
         name = f"stopped-{number}"
         api.give(name, **kind_of_job(number, two_minutes))
-        api.wait(lambda name=name: name in api.taken)
+        api.wait(partial(contains, api.taken, name))
         with api.changed:
             # Nothing is awaited: the pause only spreads the stops over a job's life.
             pause_s = moments.choice([0.0, moments.uniform(0.0, 0.6)])
@@ -113,7 +115,7 @@ def fail_in_mid_stream(api: FakeJobApi, worker: WorkerProcess) -> None:
     for number in range(3):
         name = f"fails-{number}"
         api.give(name, **LONG, stream=True)
-        api.wait(lambda name=name: name in api.streamed)
+        api.wait(partial(contains, api.streamed, name))
         worker.signal(signal.SIGUSR1)
         error = api.result(name).get("error")
         assert error == "the model failed on this request (PROCESSING_ERROR)"

@@ -38,6 +38,7 @@ def test_one_that_waits_is_attached_and_not_open() -> None:
     assert channels.is_attached(AUDIO, waiting)
     assert channels.find(AUDIO) is None
     assert channels.find(AUDIO, may_wait=True) is waiting
+    assert waiting is not None
     assert channels.open(AUDIO, waiting)
     assert channels.find(AUDIO) is waiting
 

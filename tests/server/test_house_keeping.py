@@ -62,7 +62,7 @@ def test_a_sweep_that_fails_is_started_again(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = server.thread.service
-    real, failures = service._end_expired, []
+    real, failures = service._end_expired, list[int]()
 
     async def fails_once() -> None:
         if not failures:
@@ -119,7 +119,8 @@ async def test_a_delete_that_the_store_did_not_hear_is_told_to_come_again(
 
 async def test_a_worker_whose_vad_is_gone_is_not_healthy(server: RunningServer) -> None:
     service = server.thread.service
-    assert service.phase is Phase.READY and service.parts is not None
+    before = service.phase
+    assert before is Phase.READY and service.parts is not None
     service.life.parts = replace(service.parts, vad=Vad())
     assert service.phase is Phase.FAILED
     async with ClientSession() as http, http.get(f"{server.url}/ping") as answer:

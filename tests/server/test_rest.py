@@ -53,6 +53,31 @@ async def test_a_loading_worker_says_204_and_refuses_sessions(start_server: Star
     assert (await call("GET", f"{server.url}/ping"))[0] == 200
 
 
+async def test_health_has_the_steps_of_the_start_until_the_worker_is_ready(
+    start_server: Start,
+) -> None:
+    server = start_server(ready=False)
+
+    async def loading() -> Any:
+        return (await call("GET", f"{server.url}/health"))[1]["loading"]
+
+    assert await loading() == {"step": None, "since_s": 0, "download": None, "done": []}
+    server.thread.end_step("server", 0.123)
+    server.thread.begin_step("model")
+    server.thread.note_download(4_000, 9_000)
+    seen = await loading()
+    assert seen["step"] == "model"
+    assert 0 <= seen["since_s"] < 60
+    assert seen["download"] == {"bytes": 4_000, "total_bytes": 9_000}
+    assert seen["done"] == [{"step": "server", "took_s": 0.12}]
+    server.thread.end_step("model", 7.0)
+    seen = await loading()
+    assert (seen["step"], seen["download"]) == (None, None)
+    assert seen["done"][1:] == [{"step": "model", "took_s": 7.0}]
+    server.become_ready()
+    assert await loading() is None
+
+
 async def test_a_worker_that_failed_says_503(start_server: Start) -> None:
     server = start_server(ready=False)
     server.thread.fail()

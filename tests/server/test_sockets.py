@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import websockets
 
+from tests.support.metric_values import value_of
 from tests.support.running_server import LOOPBACK, RunningServer
 from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker import metrics
@@ -583,7 +584,7 @@ async def test_a_draining_worker_finishes_turns_and_closes_with_1012(
 async def test_a_session_that_ends_while_its_inbox_is_full_leaves_no_reader_behind(
     server: RunningServer, clip: bytes
 ) -> None:
-    before = metrics.connections_active._value.get()
+    before = value_of(metrics.connections_active)
     for pause_s in (0.0, 0.02, 0.05):
         async with talk(server) as talker:
             session_id = (await talker.next())["session_id"]
@@ -594,7 +595,7 @@ async def test_a_session_that_ends_while_its_inbox_is_full_leaves_no_reader_behi
                 await http.delete(f"{server.url}/session/{session_id}")
             assert await talker.closed() == 1000
     async with asyncio.timeout(10):
-        while metrics.connections_active._value.get() > before:
+        while value_of(metrics.connections_active) > before:
             await asyncio.sleep(0.02)
 
 

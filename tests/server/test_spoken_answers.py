@@ -39,7 +39,7 @@ class Hearer(Talker):
 
     async def turn(self) -> list[dict[str, Any]]:
         """All pieces of a turn."""
-        pieces = []
+        pieces: list[Any] = []
         while not (pieces and pieces[-1].get("final")):
             pieces.append(await self.until("audio"))
         return pieces

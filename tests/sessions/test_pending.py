@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.sessions.test_session import DONE, Talk, ended, requests, response, started, told
+from tests.support.native_session import written
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
     Audio,
@@ -13,7 +14,6 @@ from voxtral_worker.engine.conversation import (
 )
 from voxtral_worker.engine.request import HistoryTrimmed, Urgency
 from voxtral_worker.errors import BadInput, RateLimited
-from voxtral_worker.server.native.messages import message_of
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.answers import MAX_WAITING
 from voxtral_worker.sessions.config import SessionConfig
@@ -179,7 +179,7 @@ def test_a_turn_says_where_in_the_audio_it_was_to_those_who_ask() -> None:
     assert (last.start_ms, last.end_ms) == (90 * 32, 125 * 32)
     assert last.audio is asked(effects).user.parts[0]
     fields = {"status": "speech_ended", "turn_id": "1", "reason": "silence"}
-    assert message_of(last).fields == fields
+    assert written(last).fields == fields
 
 
 def test_speech_that_is_to_be_forgotten_leaves_no_turn() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from voxtral_worker.errors import AtCapacity, SessionNotFound
@@ -12,7 +14,7 @@ def new_session(session_id: str, now_s: float = 0.0) -> Session:
 
 
 def test_a_session_is_found_under_its_id_until_it_is_removed() -> None:
-    registry = Registry(2, 300.0)
+    registry: Registry[Any] = Registry(2, 300.0)
     session = new_session("a")
     registry.add(session)
     assert registry.get("a") is session
@@ -26,7 +28,7 @@ def test_a_session_is_found_under_its_id_until_it_is_removed() -> None:
 
 
 def test_no_more_sessions_than_places_and_a_removed_one_gives_its_place_back() -> None:
-    registry = Registry(2, 300.0)
+    registry: Registry[Any] = Registry(2, 300.0)
     registry.add(new_session("a"))
     registry.add(new_session("b"))
     with pytest.raises(AtCapacity) as refused:
@@ -40,7 +42,7 @@ def test_no_more_sessions_than_places_and_a_removed_one_gives_its_place_back() -
 
 
 def test_a_session_expires_when_its_last_activity_is_as_old_as_the_timeout() -> None:
-    registry = Registry(2, 300.0)
+    registry: Registry[Any] = Registry(2, 300.0)
     quiet, busy = new_session("quiet", 10.0), new_session("busy", 10.0)
     registry.add(quiet)
     registry.add(busy)

@@ -12,7 +12,7 @@ from tests.sessions.test_session import (
     started,
     told,
 )
-from voxtral_worker.engine.conversation import Audio, UserTurn
+from voxtral_worker.engine.conversation import Audio, Exchange, UserTurn
 from voxtral_worker.engine.request import Failed, GenerationRequest, HistoryTrimmed, Urgency
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.sessions import events
@@ -42,6 +42,10 @@ def asked(effects: list[Effect]) -> GenerationRequest:
     return request
 
 
+def history_of(talk: Talk) -> list[Exchange]:
+    return list(talk.session.history)
+
+
 def test_a_turn_that_goes_on_takes_its_answer_back_and_is_one_piece_of_sound() -> None:
     talk = Talk()
     talk.hear((0.0, 100), SPEECH, END)
@@ -51,14 +55,14 @@ def test_a_turn_that_goes_on_takes_its_answer_back_and_is_one_piece_of_sound() -
     assert told(effects)[0] == events.Stopped("1", events.Why.SPOKEN_OVER)
     assert (response(effects).text, response(effects).finish_reason) == ("You ", "interrupted")
     assert told(effects)[-1] == reopened(frame=90)
-    assert talk.session.history == ()
+    assert history_of(talk) == []
     effects = talk.hear((0.9, 6), END)
     assert told(effects) == [ended("1", 90, 156), events.Accepted("1")]
     assert requests(effects).keys() == {"1.1"}
     assert frames_of(asked(effects)) == list(range(90, 156))
     talk.says("1.1", "Both.", 2)
     assert response(talk.finishes("1.1")).turn_id == "1"
-    (exchange,) = talk.session.history
+    (exchange,) = history_of(talk)
     assert exchange.assistant.token_ids == (2,)
 
 
@@ -70,9 +74,9 @@ def test_an_answer_that_was_whole_is_taken_out_of_the_history() -> None:
     talk.spoken_turn()
     talk.says("2", "So.", 2)
     talk.finishes("2")
-    assert len(talk.session.history) == 2
+    assert len(history_of(talk)) == 2
     assert told(talk.hear((0.9, 4))) == [reopened("2")]
-    (kept,) = talk.session.history
+    (kept,) = history_of(talk)
     assert kept.user == UserTurn(("Hi",))
     assert talk.session.memory.bytes > 0
     effects = talk.hear(END)

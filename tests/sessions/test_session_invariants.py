@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.native_session import written
 from voxtral_worker.engine.request import (
     Delta,
     Failed,
@@ -16,7 +17,6 @@ from voxtral_worker.engine.request import (
     Usage,
 )
 from voxtral_worker.errors import EngineFailure, RateLimited
-from voxtral_worker.server.native.messages import message_of
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
@@ -71,7 +71,7 @@ class World:
 
     def take(self, message: events.Event) -> None:
         turn_id = getattr(message, "turn_id", None)
-        assert message_of(message).is_numbered == (turn_id is not None)
+        assert written(message).is_numbered == (turn_id is not None)
         if turn_id is None:
             return
         self.sent[turn_id].append(message)
@@ -164,8 +164,8 @@ actions = st.lists(
 
 
 def kinds_of(messages: list[events.Event]) -> list[str]:
-    written = [message_of(event) for event in messages]
-    return [str(m.fields.get("status", m.kind)) for m in written]
+    texts = [written(event) for event in messages]
+    return [str(m.fields.get("status", m.kind)) for m in texts]
 
 
 def as_it_ended_last(messages: list[events.Event]) -> list[events.Event]:
@@ -195,8 +195,8 @@ def test_every_turn_is_told_in_order_and_answered_once_with_what_was_delivered(
     assert said == list(world.remembered.values())
     for turn_id, all_messages in world.sent.items():
         beside = events.Partial | events.Transcript
-        messages = [m for m in all_messages if not isinstance(m, beside)]
-        messages = as_it_ended_last(messages)
+        of_turn: list[events.Event] = [m for m in all_messages if not isinstance(m, beside)]
+        messages = as_it_ended_last(of_turn)
         kinds = kinds_of(messages)
         if kinds == ["no_speech"]:
             continue

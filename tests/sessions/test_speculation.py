@@ -351,7 +351,7 @@ class Engine:
         for exchange in request.conversation.history:
             digest.update(repr(exchange.assistant.token_ids).encode())
         words = digest.hexdigest()[:12]
-        return [Delta(word, (ord(word),)) for word in words] + [DONE]
+        return [*(Delta(word, (ord(word),)) for word in words), DONE]
 
 
 def conversation(

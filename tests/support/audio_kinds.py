@@ -46,7 +46,8 @@ def speech() -> Samples:
     for name in SENTENCES:
         with wave.open(str(CLIPS / f"{name}.wav")) as clip:
             parts.append(np.frombuffer(clip.readframes(clip.getnframes()), "<i2"))
-    return (np.concatenate(parts) / 32768).astype(np.float32)
+    samples: NDArray[np.float32] = (np.concatenate(parts) / 32768).astype(np.float32)
+    return samples
 
 
 def wav(samples: Samples | None = None, rate: int = RATE) -> bytes:

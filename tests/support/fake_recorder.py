@@ -19,4 +19,8 @@ class FakeRecorder:
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing")
         output = work()
-        return Recording(lambda: output.copy_(work()), output)
+
+        def replay() -> None:
+            output.copy_(work())
+
+        return Recording(replay, output)

@@ -190,6 +190,7 @@ class WorkerProcess:
         base = f"http://127.0.0.1:{api.port}/v2/ep"
         return cls(
             log,
+            (),
             script=script,
             RUNPOD_POD_ID="pod-test",
             RUNPOD_AI_API_KEY="x",

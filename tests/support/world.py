@@ -49,7 +49,7 @@ class World:
 
     def _settings(self, name: str) -> dict[str, Any]:
         tens = (ip_network("10.0.0.0/8"),)
-        return {
+        made: dict[str, Callable[[], dict[str, Any]]] = {
             "key": lambda: {"api_keys": ("another-key", KEY)},
             "secret": lambda: {"jwt_secret": SECRET, "jwt_audience": "voices"},
             "rsa": lambda: {"jwt_public_key": pem(self.rsa)},
@@ -63,12 +63,14 @@ class World:
                 "rate_limit_enabled": True, "trusted_proxies": LOOPBACK,
             },
             "origin": lambda: {"api_keys": (KEY,), "allowed_origins": ("https://good.example",)},
-        }[name]()  # fmt: skip
+        }  # fmt: skip
+        return made[name]()
 
     def good_token(self, name: str) -> str:
-        key, algorithm = {
+        keys: dict[str, tuple[Any, str]] = {
             "secret": (SECRET, "HS256"), "rsa": (self.rsa, "RS256"), "ec": (self.ec, "ES256"),
-        }[name]  # fmt: skip
+        }  # fmt: skip
+        key, algorithm = keys[name]
         return jwt.encode(claims(), key, algorithm=algorithm)
 
     @cached_property

@@ -12,8 +12,10 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import LoadFailure
@@ -57,7 +59,8 @@ def sound(samples: int, seed: int = 1) -> Samples:
     """Noise whose loudness comes and goes, float32 [n]."""
     random = np.random.default_rng(seed)
     loudness = np.sin(np.arange(samples) / 3000)
-    return (random.normal(0, 0.1, samples) * loudness).astype(np.float32)
+    sound: NDArray[np.float32] = (random.normal(0, 0.1, samples) * loudness).astype(np.float32)
+    return sound
 
 
 def reference(samples: Samples) -> Samples:
@@ -71,7 +74,7 @@ def reference(samples: Samples) -> Samples:
 
 
 def scores(outcome: str) -> float:
-    return metrics.turn_scores.labels(outcome)._value.get()
+    return float(value_of(metrics.turn_scores.labels(outcome)))
 
 
 def test_the_file_is_the_one_whose_licence_stands_beside_it() -> None:

@@ -302,6 +302,7 @@ def test_a_score_counts_once_and_for_its_own_pause() -> None:
     (_, first) = hear(listener, speech(LONG_ENOUGH), silence(TAIL_FRAMES))
     assert hear(listener, speech(2)) == [SpeechResumed()]
     (second,) = hear(listener, silence(TAIL_FRAMES))
+    assert isinstance(first, SpeechPaused) and isinstance(second, SpeechPaused)
     listener.score(first, 1.0)
     hear(listener, silence(1))
     assert listener.needs_score

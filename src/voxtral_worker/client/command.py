@@ -407,6 +407,9 @@ def _in_words(health: dict[str, Any]) -> Iterator[str]:
     """The health of a worker in a few lines."""
     uptime = timedelta(seconds=round(health["uptime_seconds"]))
     yield f"{health['status']}, version {health['version']}, up for {uptime}"
+    # A worker of another version has no such field.
+    if loading := health.get("loading"):
+        yield f"loading   {loading['step'] or 'the next step'} for {loading['since_s']:.0f} s"
     model, capacity = health["model"], health["capacity"]
     if model["ready"]:
         yield f"model     {model['id']} on {model['device']} in {model['dtype']}"

@@ -219,6 +219,7 @@ export class Conversation {
   #finish(key, turn, message) {
     const { text, finish_reason: reason, metrics, source, usage } = message;
     turn.row.classList.remove("is-waiting");
+    if (usage) this.latency.count(usage);
     if (reason === "tool_calls") {
       turn.row.classList.add("is-waiting");
       return;

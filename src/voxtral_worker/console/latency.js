@@ -1,4 +1,4 @@
-// Where the time of each turn went: bars on one scale, and what is usual in this session.
+// Where the time of each turn went: bars on one scale, and what is usual in this session; its tokens.
 
 import { element } from "./notices.js";
 
@@ -16,10 +16,20 @@ export class Latency {
   constructor(summary) {
     this.summary = summary;
     this.turns = new Map(); // key → { bar, tick, wholeMs, firstMs }
+    this.tokens = null; // { read, written }, of all responses whose usage is known
   }
 
   clear() {
     this.turns.clear();
+    this.tokens = null;
+    this.#tell();
+  }
+
+  /** Add the tokens of one response. */
+  count({ prompt_tokens: read, completion_tokens: written }) {
+    this.tokens ??= { read: 0, written: 0 };
+    this.tokens.read += read;
+    this.tokens.written += written;
     this.#tell();
   }
 
@@ -66,7 +76,12 @@ export class Latency {
     const counted = `${firsts.length} ${firsts.length === 1 ? "turn" : "turns"}`;
     const median = shown(quantile(firsts, 0.5));
     const p95 = shown(quantile(firsts, 0.95));
-    this.summary.textContent = `${counted} · first word: median ${median}, p95 ${p95}`;
+    const parts = [counted, `first word: median ${median}, p95 ${p95}`];
+    if (this.tokens) {
+      const [read, written] = [this.tokens.read, this.tokens.written].map((n) => n.toLocaleString("en"));
+      parts.push(`tokens: ${read} in, ${written} out`);
+    }
+    this.summary.textContent = parts.join(" · ");
   }
 }
 

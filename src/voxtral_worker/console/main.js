@@ -3,6 +3,7 @@
 import { Microphone, Speaker, Voxtral } from "/client/voxtral.js";
 import { optionsInAddress, putIntoAddress } from "./address.js";
 import { codeOf } from "./code.js";
+import { ColdStart } from "./cold-start.js";
 import { Conversation, copyText } from "./conversation.js";
 import { asJson, asText, download } from "./export.js";
 import { Inspector } from "./inspector.js";
@@ -18,7 +19,7 @@ import { Voice } from "./voice.js";
 const $ = (id) => document.getElementById(id);
 const KEY_STORE = "voxtral-worker-key";
 const ORIGIN = window.location.origin;
-const LOADING_CHECK_MS = 3000;
+const LOADING_CHECK_MS = 2000;
 // So short a break is over before anybody has read about it.
 const SHORT_BREAK_MS = 1500;
 
@@ -64,6 +65,7 @@ let hasLooked = false;
 
 const notices = new Notices($("notices"), announce);
 const voxtral = new Voxtral(ORIGIN, { token: key });
+const coldStart = new ColdStart();
 const latency = new Latency($("stats"));
 const speaker = new Speaker({ onEnd: showFloor });
 const panel = new Panel({
@@ -370,17 +372,22 @@ async function showWorker() {
   }
   $("model").textContent = health.model?.id ?? "";
   optionsRead.then(() => settings?.offer("voice", health.voices));
-  const minutes = health.uptime_seconds ? ` It started ${Math.round(health.uptime_seconds)} s ago.` : "";
-  if (health.status === "starting") lookAgain(`The worker is loading its model.${minutes}`);
+  if (health.status === "starting") {
+    coldStart.show(health.loading);
+    lookAgain("The worker is starting. You can talk to it when all steps are done.", coldStart.list);
+  }
   else if (health.status === "healthy") isUp();
   else notices.show("worker", `The worker says that it is ${health.status}.`);
   if (health.model?.id === "voxtral-tiny") showTiny();
   return true;
 }
 
-function lookAgain(text) {
-  // A card that was put away stays away.
-  if (!hasLooked || notices.cards.has("worker")) notices.show("worker", text, { isQuiet: hasLooked });
+function lookAgain(text, details = null) {
+  // A card that was put away stays away; one with the same words keeps its place and the focus.
+  const known = notices.cards.get("worker");
+  if (known ? known.text !== text : !hasLooked) {
+    notices.show("worker", text, { isQuiet: hasLooked, details });
+  }
   hasLooked = true;
   clearTimeout(nextLook);
   nextLook = setTimeout(showWorker, LOADING_CHECK_MS);
@@ -388,6 +395,7 @@ function lookAgain(text) {
 
 function isUp() {
   hasLooked = false;
+  coldStart.stop();
   notices.clear("worker");
 }
 

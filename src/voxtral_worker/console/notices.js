@@ -11,11 +11,11 @@ export class Notices {
   constructor(box, announce) {
     this.box = box;
     this.announce = announce;
-    this.cards = new Map(); // key → { card, timer }
+    this.cards = new Map(); // key → { card, timer, text }
   }
 
-  /** `retryAt` (ms since 1970) is counted down to; `actions` are [name, handler]. */
-  show(key, text, { kind = "warn", actions = [], retryAt = null, isQuiet = false } = {}) {
+  /** `retryAt` (ms since 1970) is counted down to; `actions` are [name, handler]; `details` is an element. */
+  show(key, text, { kind = "warn", actions = [], retryAt = null, isQuiet = false, details = null } = {}) {
     this.clear(key);
     const card = element("div", `notice is-${kind}`);
     card.dataset.key = key;
@@ -43,8 +43,9 @@ export class Notices {
     close.setAttribute("aria-label", "Dismiss");
     close.addEventListener("click", () => this.clear(key));
     card.append(close);
+    if (details) card.append(details);
     this.box.append(card);
-    this.cards.set(key, { card, timer });
+    this.cards.set(key, { card, timer, text });
     if (!isQuiet) this.announce(text);
   }
 

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +17,18 @@ from voxtral_worker.checkpoint import UNWANTED, WANTED
 log = logging.getLogger(__name__)
 
 TELL_EVERY_S = 10.0
+LOOK_EVERY_S = 1.0
+Note = Callable[[int, int], None]
 
 
-def download(model_id: str, revision: str | None, *, endpoint: str | None = None) -> Path:
+def download(
+    model_id: str, revision: str | None, *, endpoint: str | None = None, note: Note | None = None
+) -> Path:
     """Folder of a hub model, with all its files; those that are whole are not fetched again.
 
-    Logs percent and rate where there is no terminal, and the commit that was taken. Raises
-    what the hub's client raises.
+    Logs percent and rate where there is no terminal, and the commit that was taken. `note` gets
+    the bytes that are here and all of them, once a second and at the end. Raises what the hub's
+    client raises.
     """
     api = HfApi(endpoint=endpoint)
     info = api.model_info(model_id, revision=revision, files_metadata=True)
@@ -35,7 +40,7 @@ def download(model_id: str, revision: str | None, *, endpoint: str | None = None
     )
     total = sum(file.size or 0 for file in wanted)
     folder = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
-    with _told(folder / "blobs", total):
+    with _told(folder / "blobs", total, note):
         path = snapshot_download(
             model_id,
             revision=info.sha or revision,
@@ -43,6 +48,8 @@ def download(model_id: str, revision: str | None, *, endpoint: str | None = None
             ignore_patterns=UNWANTED,
             endpoint=endpoint,
         )
+    if note is not None:
+        note(total, total)
     log.info("model %s is taken at commit %s", model_id, info.sha)
     return Path(path)
 
@@ -54,31 +61,38 @@ def progress(have: int, total: int, rate: float) -> str:
 
 
 @contextmanager
-def _told(blobs: Path, total: int) -> Iterator[None]:
-    """While open, a line every few seconds; on a terminal the client's own bars."""
-    if sys.stderr.isatty():
-        yield
-        return
-    disable_progress_bars()
+def _told(blobs: Path, total: int, note: Note | None) -> Iterator[None]:
+    """While open: a line every few seconds, or the client's own bars on a terminal; and `note`."""
+    has_bars = sys.stderr.isatty()
+    if not has_bars:
+        disable_progress_bars()
     is_over = threading.Event()
     teller = threading.Thread(
-        target=_tell, args=(blobs, total, is_over), name="download progress", daemon=True
+        target=_tell,
+        args=(blobs, total, is_over, note, not has_bars),
+        name="download progress",
+        daemon=True,
     )
     teller.start()
     try:
         yield
     finally:
         is_over.set()
-        teller.join(1.0)
+        teller.join(2 * LOOK_EVERY_S)
 
 
-def _tell(blobs: Path, total: int, is_over: threading.Event) -> None:
-    have, since_s = _bytes_in(blobs), time.monotonic()
-    log.info("download: %s", progress(have, total, 0.0))
-    while not is_over.wait(TELL_EVERY_S):
+def _tell(blobs: Path, total: int, is_over: threading.Event, note: Note | None, logs: bool) -> None:
+    have, since_s, is_first = _bytes_in(blobs), time.monotonic(), True
+    while True:
         now, now_s = _bytes_in(blobs), time.monotonic()
-        log.info("download: %s", progress(now, total, max(0, now - have) / (now_s - since_s)))
-        have, since_s = now, now_s
+        if note is not None:
+            note(min(now, total) if total else now, total)
+        if logs and (is_first or now_s - since_s >= TELL_EVERY_S):
+            rate = max(0, now - have) / max(now_s - since_s, LOOK_EVERY_S)
+            log.info("download: %s", progress(now, total, rate))
+            have, since_s, is_first = now, now_s, False
+        if is_over.wait(LOOK_EVERY_S):
+            return
 
 
 def _bytes_in(blobs: Path) -> int:

@@ -4,7 +4,7 @@ Everything is transformers' own: classes, processor, loading.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,8 +117,14 @@ def choose_model(settings: Settings, device: torch.device) -> str:
     return str(EMBEDDED_MODEL)
 
 
-def load_model(settings: Settings) -> LoadedModel:
-    """Load by the settings. Raises LoadFailure with one sentence on what went wrong."""
+def load_model(
+    settings: Settings, note_download: Callable[[int, int], None] | None = None
+) -> LoadedModel:
+    """Load by the settings.
+
+    `note_download` gets how many bytes of a download are here and how many there are. Raises
+    LoadFailure with one sentence on what went wrong.
+    """
     device = choose_device(settings)
     model_id = choose_model(settings, device)
     dtype = _choose_dtype(settings, device)
@@ -129,7 +135,7 @@ def load_model(settings: Settings) -> LoadedModel:
         log.info("model found in the cache of the machine: %s", cached)
         source, revision = str(cached), None
     elif not is_local(model_id):
-        source, revision = str(fetched(model_id, revision)), None
+        source, revision = str(fetched(model_id, revision, note_download)), None
     transformers_logging.disable_progress_bar()
     # Its table of bad weights spans many lines; `require_every_weight` says it in one.
     transformers_logging.set_verbosity_error()
@@ -165,13 +171,15 @@ def load_model(settings: Settings) -> LoadedModel:
     return LoadedModel(model, processor, name, settings.model_revision, device, dtype, Path(source))
 
 
-def fetched(model_id: str, revision: str | None) -> Path:
+def fetched(
+    model_id: str, revision: str | None, note: Callable[[int, int], None] | None = None
+) -> Path:
     """Folder of a hub model, downloaded where it is not here; without a hub, what is here.
 
     Raises LoadFailure.
     """
     try:
-        return download(model_id, revision)
+        return download(model_id, revision, note=note)
     except Exception as error:  # noqa: BLE001 - a network, a hub and a disk can fail here
         here = find_cached(model_id, revision, Path(constants.HF_HUB_CACHE))
         if here is None:

@@ -29,6 +29,7 @@ def health(service: Service) -> dict[str, Any]:
         "model": _model(service),
         "capacity": _capacity(service),
         "voices": _voices(service),
+        "loading": _loading(service),
         "version": __version__,
         "uptime_seconds": round(time.monotonic() - service.life.started_s, 3),
     }
@@ -37,6 +38,13 @@ def health(service: Service) -> dict[str, Any]:
 def is_healthy(service: Service) -> bool:
     """Whether `GET /health` returns 200."""
     return service.phase is Phase.READY
+
+
+def _loading(service: Service) -> dict[str, Any] | None:
+    """How far the cold start is; None once it is over."""
+    if service.phase is not Phase.STARTING:
+        return None
+    return service.life.cold_start.state(time.monotonic())
 
 
 def _capacity(service: Service) -> dict[str, int]:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from voxtral_worker.errors import NotReady
+from voxtral_worker.server.loading import ColdStart
 from voxtral_worker.sessions.admission import Admission
 from voxtral_worker.speech.speech import Speech
 from voxtral_worker.tracing import Tracing
@@ -54,6 +55,7 @@ class Lifecycle:
         self.parts: Parts | None = None
         # REST calls that a drain waits for.
         self.calls_under_way = 0
+        self.cold_start = ColdStart()
         self._phase = Phase.STARTING
 
     @property

@@ -73,6 +73,28 @@ _HEALTH = _schema(
         "model": {"type": "object"},
         "capacity": _schema({"max_sessions": _WHOLE, "available": _WHOLE}),
         "voices": {"type": "array", "items": _TEXT},
+        # Null once the worker is ready.
+        "loading": {
+            "anyOf": [
+                {"type": "null"},
+                _schema(
+                    {
+                        "step": {"type": ["string", "null"]},
+                        "since_s": _NUMBER,
+                        "download": {
+                            "anyOf": [
+                                {"type": "null"},
+                                _schema({"bytes": _WHOLE, "total_bytes": _WHOLE}),
+                            ]
+                        },
+                        "done": {
+                            "type": "array",
+                            "items": _schema({"step": _TEXT, "took_s": _NUMBER}),
+                        },
+                    }
+                ),
+            ]
+        },
         "version": _TEXT,
         "uptime_seconds": _NUMBER,
     }

@@ -9,6 +9,7 @@ import concurrent.futures
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from voxtral_worker.server.gate.connections import (
     raise_descriptor_limit,
 )
 from voxtral_worker.server.health import health
-from voxtral_worker.server.lifecycle import Parts
+from voxtral_worker.server.lifecycle import Lifecycle, Parts
 from voxtral_worker.server.service import Service
 from voxtral_worker.settings import Settings
 
@@ -51,6 +52,18 @@ class ServerThread:
         """Start the thread and listen. Raises OSError if a port is taken."""
         self._thread.start()
         self.call(self._listen())
+
+    def begin_step(self, step: str) -> None:
+        """A step of the cold start begins; does not wait."""
+        self._soon(lambda life: life.cold_start.begin(step, time.monotonic()))
+
+    def end_step(self, step: str, took_s: float) -> None:
+        """A step of the cold start is over; does not wait."""
+        self._soon(lambda life: life.cold_start.end(step, took_s))
+
+    def note_download(self, have: int, total: int) -> None:
+        """Bytes of the weights that are here, and all of them; does not wait."""
+        self._soon(lambda life: life.cold_start.note_download(have, total))
 
     def become_ready(self, parts: Parts) -> None:
         """Take sessions from now on."""
@@ -101,6 +114,9 @@ class ServerThread:
             return work(self.service)
 
         return self.call(done())
+
+    def _soon(self, work: Callable[[Lifecycle], None]) -> None:
+        self._loop.call_soon_threadsafe(lambda: work(self.service.life))
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from tests.support.metric_values import value_of
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
 from voxtral_worker import metrics
@@ -24,7 +25,7 @@ PING = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n"
 
 
 def refused(reason: str) -> float:
-    return metrics.connections_refused.labels(reason)._value.get()
+    return float(value_of(metrics.connections_refused.labels(reason)))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.native_session import written as message_for
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.request import Usage
 from voxtral_worker.engine.tools import ToolCall
@@ -117,7 +118,7 @@ def test_a_text_over_the_limit_is_too_large_and_one_at_the_limit_is_not() -> Non
     assert parse(json.dumps({"type": "text_input", "text": longest})) == TextInput(text=longest)
     with pytest.raises(TooLarge) as refused:
         parse(json.dumps({"type": "text_input", "text": longest + "x", "request_id": "a"}))
-    assert message_of(events.Refused(refused.value)).fields == {
+    assert message_for(events.Refused(refused.value)).fields == {
         "error": "text has 32769 characters, but may have 32768",
         "code": "PAYLOAD_TOO_LARGE",
         "request_id": "a",
@@ -335,14 +336,14 @@ WRITTEN: list[tuple[events.Event, dict[str, Any]]] = [
 def test_every_event_has_the_documented_fields(
     event: events.Event, written: dict[str, Any]
 ) -> None:
-    message = message_of(event)
+    message = message_for(event)
     assert list(wire(message).items()) == list(written.items())
     assert wire(message, 4) == {**written, "seq": 4}
 
 
 def test_what_belongs_to_a_turn_is_numbered_and_nothing_else_is() -> None:
     for event, written in WRITTEN:
-        assert message_of(event).is_numbered == (written.get("turn_id") is not None)
+        assert message_for(event).is_numbered == (written.get("turn_id") is not None)
     assert not Message("heartbeat", {"seq": 3}).is_numbered
 
 
@@ -356,7 +357,7 @@ def test_no_event_is_left_out() -> None:
 def test_a_refusal_names_the_message_that_it_is_about() -> None:
     refused = RateLimited("slow down", retry_after_s=1.23456)
     refused.about = "mine"
-    assert wire(message_of(events.Refused(refused))) == {
+    assert wire(message_for(events.Refused(refused))) == {
         "type": "error",
         "error": "slow down",
         "code": "RATE_LIMITED",

@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.support.metric_values import value_of
 from tests.support.running_server import RunningServer
 from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker import metrics
@@ -23,7 +24,7 @@ CONFIG: dict[str, Any] = {"config": {"tools": TOOLS}}
 
 
 def counted(outcome: str) -> float:
-    return float(metrics.tool_calls.labels(outcome)._value.get())
+    return float(value_of(metrics.tool_calls.labels(outcome)))
 
 
 async def result(talker: Talker, call_id: str, content: Any, **fields: Any) -> None:

@@ -18,12 +18,12 @@ LIGHT = base64.b64encode(clip("turn-on-the-kitchen-light")).decode()
 HEARD = "You said: Turn on the kitchen light."
 
 
-def spoken_message() -> dict[str, Any]:
+def spoken_message() -> Any:
     audio = {"type": "input_audio", "input_audio": {"data": LIGHT, "format": "wav"}}
     return {"role": "user", "content": [audio]}
 
 
-def text(words: str, role: str = "user") -> dict[str, Any]:
+def text(words: str, role: str = "user") -> Any:
     return {"role": role, "content": words}
 
 
@@ -143,11 +143,11 @@ async def test_what_is_not_offered_is_told_by_its_name(
 async def test_audio_that_cannot_be_read_is_told_by_its_place(
     client: AsyncOpenAI, data: str
 ) -> None:
-    audio = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    audio: Any = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(
             model=MODEL,
-            messages=[{"role": "user", "content": [audio]}],  # type: ignore[typeddict-item,list-item]
+            messages=[{"role": "user", "content": [audio]}],
         )
     assert caught.value.param == "messages[0].content[0].input_audio.data"
 
@@ -212,7 +212,7 @@ async def test_an_answer_ends_where_a_stop_text_would_begin(client: AsyncOpenAI)
     assert await said(client, text("Hello, how are you?"), stop=["zebra", ", th"]) == ["I am fine"]
     stream = await client.chat.completions.create(
         model=MODEL,
-        messages=[text("Hello, how are you?")],  # type: ignore[list-item]
+        messages=[text("Hello, how are you?")],
         temperature=0,
         stop=", th",
         stream=True,

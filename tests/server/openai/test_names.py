@@ -24,7 +24,7 @@ async def connected(client: AsyncOpenAI, name: str, **session: Any) -> Any:
     async with client.realtime.connect(model=name) as connection:
         created: Any = await connection.recv()
         if session:
-            await connection.session.update(session={"type": "realtime", **session})  # type: ignore[typeddict-item]
+            await connection.session.update(session={"type": "realtime", **session})  # type: ignore[arg-type]
             created = await connection.recv()
         return created
 

@@ -344,7 +344,7 @@ def test_semantic_turn_detection_has_an_eagerness_and_no_times_of_its_own() -> N
     config = options.config()
     assert (config.turn_detection, config.eagerness, config.silence_ms) == ("semantic", "high", 500)
     assert config.reopens_within_ms == 1000
-    shown = options.as_object("s", "m")["audio"]["input"]["turn_detection"]  # type: ignore[index]
+    shown = options.as_object("s", "m")["audio"]["input"]["turn_detection"]
     assert shown == {
         "type": "semantic_vad",
         "eagerness": "high",

@@ -26,7 +26,7 @@ TOOL: dict[str, Any] = {
 }
 FLAT: dict[str, Any] = {"type": "function", **TOOL["function"], "strict": True}
 NAMED = {"type": "function", "function": {"name": "set_device"}}
-HELLO = {"role": "user", "content": "turn on the kitchen light"}
+HELLO: Any = {"role": "user", "content": "turn on the kitchen light"}
 BAD = {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]}
 
 
@@ -61,7 +61,8 @@ async def test_a_call_comes_whole_and_its_result_goes_back(client: AsyncOpenAI) 
 
 async def test_a_call_comes_in_pieces(client: AsyncOpenAI) -> None:
     stream = await complete(client, tool_choice=NAMED, stream=True)
-    deltas, reasons = [], []
+    deltas: list[Any] = []
+    reasons: list[str | None] = []
     async for chunk in stream:
         (choice,) = chunk.choices
         assert not choice.delta.content

@@ -51,7 +51,8 @@ async def test_a_file_is_written_down(client: AsyncOpenAI) -> None:
     assert made.usage is not None
     assert made.usage.type == "tokens"
     assert made.usage.input_token_details is not None
-    assert 30 < made.usage.input_token_details.audio_tokens < 64
+    heard = made.usage.input_token_details.audio_tokens
+    assert heard is not None and 30 < heard < 64
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.webm", "phone.3gp", "a.wav", ""])
@@ -148,7 +149,7 @@ async def test_sentences_that_are_close_together_cost_one_window(client: AsyncOp
         assert made.usage is not None
         assert made.usage.type == "tokens"
         assert made.usage.input_token_details is not None
-        beside_audio.append(made.usage.input_token_details.text_tokens)
+        beside_audio.append(made.usage.input_token_details.text_tokens or 0)
     # Every window's prompt has the same tokens beside its audio.
     assert beside_audio[1] == 2 * beside_audio[0]
 

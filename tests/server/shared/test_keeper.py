@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class Kept:
 
     def __init__(self, idle_timeout_s: float = 300.0) -> None:
         self.store = FakeStore()
-        self.registry = Registry(4, idle_timeout_s)
+        self.registry: Registry[Any] = Registry(4, idle_timeout_s)
         for session_id in ("a", "b"):
             self.registry.add(Session(session_id, SessionConfig(), time.monotonic()))
         self.lost: list[tuple[str, Saved]] = []
@@ -161,7 +162,7 @@ async def test_ends_that_wait_for_redis_are_bounded() -> None:
 
 async def test_a_session_that_cannot_be_written_leaves_no_record_and_holds_up_nobody() -> None:
     kept = Kept()
-    kept.registry.get("a").record = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    kept.registry.get("a").record = lambda: 1 / 0
     for _ in range(2):
         kept.keeper.note_change("a")
         kept.keeper.note_change("b")

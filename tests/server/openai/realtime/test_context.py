@@ -210,7 +210,7 @@ async def test_all_that_is_wrong_with_an_event_is_told_at_once(server: RunningSe
         heard = {"format": {"type": "audio/mp3"}, "turn_detection": turns, "loudness": 3}
         session = {"type": "realtime", "model": "gpt-realtime", "voice": "ash", "tools": [{"a": 1}],
                    "max_output_tokens": -1, "audio": {"input": heard}}  # fmt: skip
-        await caller.connection.send({"type": "session.update", "session": session})  # type: ignore[arg-type]
+        await caller.connection.send({"type": "session.update", "session": session})
         message = (await caller.error()).message
     for told in (
         "session.voice is of the preview",

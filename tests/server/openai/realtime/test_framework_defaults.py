@@ -65,7 +65,7 @@ async def test_all_offenders_of_an_update_are_named_with_their_values(client: As
     async with calling(client) as caller:
         tools = [{"type": "web_search"}]
         update = {"type": "realtime", "tools": tools, "tool_choice": "required", "loudness": 1}
-        await caller.connection.send({"type": "session.update", "session": update})  # type: ignore[arg-type]
+        await caller.connection.send({"type": "session.update", "session": update})
         message = (await caller.error()).message
     for part in ("session.tools", "session.tool_choice is 'required'", "session.loudness"):
         assert part in message
@@ -81,7 +81,7 @@ async def test_a_transcription_session_writes_down_and_never_answers(client: Asy
     async with calling(client) as caller:
         heard = {"transcription": {"model": "whisper-1", "language": "en"}}
         update = {"type": "transcription", "audio": {"input": heard}}
-        await caller.connection.session.update(session=update)  # type: ignore[arg-type]
+        await caller.connection.session.update(session=update)
         session = (await caller.until("session.updated")).session
         assert session.type == "transcription"
         assert session.audio.input.turn_detection.type == "server_vad"

@@ -21,7 +21,7 @@ HEARD_MUSIC = "You said: Stop the music."
 
 async def test_a_session_says_what_it_does(client: AsyncOpenAI) -> None:
     async with client.realtime.connect(model=MODEL) as connection:
-        session = (await connection.recv()).session  # type: ignore[union-attr]
+        session: Any = (await connection.recv()).session  # type: ignore[union-attr]
     assert session.type == "realtime"
     assert session.output_modalities == ["text"]
     heard = session.audio.input

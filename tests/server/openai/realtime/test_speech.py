@@ -173,7 +173,7 @@ async def test_a_worker_without_a_voice_says_so(client: AsyncOpenAI, where: str)
             await caller.connection.session.update(session=update)
         else:
             await caller.say("hello")
-            await caller.connection.response.create(response=AUDIO)  # type: ignore[arg-type]
+            await caller.connection.response.create(response=AUDIO)
         error = await caller.error()
         assert "SPEECH is off" in error.message
         assert error.param == f"{where}.output_modalities"
