@@ -32,6 +32,7 @@ $(STAMP): $(WORKER) builder/requirements-dev.txt
 clients:
 	$(PYTHON) -m venv .clients
 	.clients/bin/pip install --quiet --disable-pip-version-check -r builder/requirements-clients.txt
+	.clients/bin/pip install --quiet --disable-pip-version-check --no-deps instructor==1.17.0
 	cp tests/docs/clients/frameworks/package.json .clients && npm install --silent --no-audit --no-fund --prefix .clients
 
 # The docs as a site in .site (needs npm); a link that leads nowhere ends it. REPOSITORY=https://... for links to files.

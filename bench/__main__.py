@@ -14,6 +14,7 @@ NAMES = (
     "schedules",
     "understanding",
     "speech",
+    "speech_soak",
 )
 NEEDS = {"understanding": "flite"}
 

@@ -20,7 +20,7 @@ import websockets
 from bench.load_speakers import percentile
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from tests.support.workers import running_process
-from voxtral_worker.speech.embedded import EmbeddedVoice
+from voxtral_worker.speech.embedded import EmbeddedVoice, voices_there
 from voxtral_worker.speech.sentences import SentenceSplitter
 from voxtral_worker.speech.voice import VOICE_RATE, Samples
 
@@ -46,7 +46,7 @@ def run() -> None:
 
 
 async def _measure() -> None:
-    await sounds()
+    sounds()
     with running_process({"SPEECH": "embedded", "RESPONSE_CACHE_SIZE": "0"}) as worker:
         process = psutil.Process(worker.process.pid)
         url = worker.url.replace("http", "ws", 1)
@@ -59,14 +59,14 @@ async def _measure() -> None:
 # How it sounds.
 
 
-async def sounds() -> None:
+def sounds() -> None:
     """Levels and joints of the voice, and how fast it is, without a worker."""
     voice = EmbeddedVoice()
-    await voice.load()
+    voice.load()
     splitter = SentenceSplitter()
     sentences = [*splitter.push(TEXT), *splitter.finish()]
     began_s = time.process_time()
-    spoken = [await _said(voice, sentence) for sentence in sentences]
+    spoken = [_said(voice, sentence) for sentence in sentences]
     took_s = time.process_time() - began_s
     joined = np.concatenate(spoken)
     ends = [abs(float(samples[at])) for samples in spoken for at in (0, -1)]
@@ -86,8 +86,8 @@ async def sounds() -> None:
         print(f"| {name} | {value} |")
 
 
-async def _said(voice: EmbeddedVoice, sentence: str) -> Samples:
-    return np.concatenate([s async for s in voice.say(sentence, voice.names[0], 1.0)])
+def _said(voice: EmbeddedVoice, sentence: str) -> Samples:
+    return np.concatenate(list(voice.say(sentence, voices_there()[0], 1.0)))
 
 
 def _db(value: float) -> float:
@@ -154,7 +154,8 @@ def utterance() -> tuple[bytes, int]:
     return audio, int(np.flatnonzero(loudness > 0.05 * loudness.max())[-1])
 
 
-def _address(url: str, **config: object) -> str:
+def address(url: str, **config: object) -> str:
+    """The address of a session's socket; the options are its config."""
     query = urlencode({"config": json.dumps({"temperature": 0, **config})})
     return f"{url}/ws/audio?{query}"
 
@@ -173,7 +174,7 @@ async def first_sounds(url: str) -> None:
 
 
 async def _converse(url: str, index: int) -> Person:
-    async with websockets.connect(_address(url, voice="default"), max_size=None) as socket:
+    async with websockets.connect(address(url, voice="default"), max_size=None) as socket:
         person = Person(socket)
         reading = asyncio.create_task(person.read())
         # People do not begin together.
@@ -195,7 +196,7 @@ async def interruptions(url: str) -> None:
     frames = [audio[at : at + FRAME_BYTES] for at in range(0, len(audio), FRAME_BYTES)]
     first = next(n for n, frame in enumerate(frames) if _is_loud(frame))
     for _ in range(BARGE_INS):
-        async with websockets.connect(_address(url, voice="default"), max_size=None) as socket:
+        async with websockets.connect(address(url, voice="default"), max_size=None) as socket:
             for chunk in frames + [bytes(FRAME_BYTES)] * 20:
                 await socket.send(chunk)
             turn_id = await _until_sound(socket)
@@ -279,7 +280,7 @@ async def _cost(url: str, process: psutil.Process, *, voice: str | None) -> tupl
 async def _asked(url: str, answers: int, voice: str | None) -> float:
     """Ask so many texts, each once its answer is whole; the seconds of speech that came."""
     spoken_ms = 0.0
-    async with websockets.connect(_address(url, voice=voice), max_size=None) as socket:
+    async with websockets.connect(address(url, voice=voice), max_size=None) as socket:
         for number in range(answers):
             asked = {"type": "text_input", "text": f"set a timer for {1 + number % 9} minutes"}
             await socket.send(json.dumps(asked))

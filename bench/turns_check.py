@@ -140,7 +140,9 @@ async def play(url: str, spoken: Spoken, config: dict[str, Any], key: str | None
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     session_id = await asyncio.to_thread(create_session, url, config, headers)
     address = url.replace("http", "ws", 1) + f"/ws/audio/{session_id}"
-    async with websockets.connect(address, additional_headers=headers, max_size=None) as socket:
+    async with websockets.connect(
+        address, additional_headers=headers, max_size=None, open_timeout=WAIT_S
+    ) as socket:
         frames = spoken.samples.reshape(-1, FRAME_SAMPLES)
         for number, frame in enumerate(frames, 1):
             await socket.send(frame.tobytes())

@@ -56,7 +56,8 @@ OWNERS = {
     "engine/engine.py Engine.__init__": ["stop, which joins it"],
     "engine/download.py _told": ["ended and joined in the finally"],
     "engine/transcript.py write_down": ["the task group"],
-    "audio/decoder/process.py Decoder._ensure_spawned": ["stop, or the end of its pipe"],
+    "processes.py spawn": ["the caller, which closes its socket and kills it"],
+    "speech/process.py VoiceProcess._start": ["close, or its loss, which cancel it"],
     "audio/decoder/child.py ForkServer._take": ["its limit of time, and the parent's end"],
     "audio/aside.py run_aside": ["ends with the work, whose result is awaited"],
     "client/sync.py Voxtral.__init__": ["close, which stops its loop"],
@@ -115,6 +116,7 @@ PARSED = {
     "engine/tools.py _value": "arguments of a call that are in a history already",
     "jobs/local.py _read_job": "the operator's file, before any job",
     "json_text.py read_json": "what a caller sent: MAX_CONTAINERS and MAX_VALUES",
+    "speech/plain.py _is_json": "a sentence: at most 4096 characters",
     "sessions/record.py read_record": "the worker's own records",
 }
 

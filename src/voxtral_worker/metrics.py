@@ -123,6 +123,7 @@ event_loop_tasks = Gauge("voxtral_event_loop_tasks", "Tasks of the server's even
 tool_calls = Counter("voxtral_tool_calls_total", "Calls of tools", ["outcome"])
 speech_seconds = Counter("voxtral_speech_seconds_total", "Seconds of speech made")
 speech_failures = Counter("voxtral_speech_failures_total", "Sentences that were not spoken")
+speech_restarts = Counter("voxtral_speech_restarts_total", "Losses of the voice's process")
 jobs_total = Counter("voxtral_jobs_total", "RunPod jobs", ["type", "outcome"])
 
 EXPOSITION_TYPE = CONTENT_TYPE_LATEST

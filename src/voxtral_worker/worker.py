@@ -119,10 +119,14 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     try:
         # It starts in the background, and is ready before the model is.
         DECODER.start()
+        if speech is not None:
+            speech.start()
         parts = dataclasses.replace(_load(settings, server), speech=speech)
     except WorkerError:
         server.fail()
         server.stop()
+        if speech is not None:
+            speech.stop()
         DECODER.stop()
         raise
     # All objects that exist now stay until the end. Freezing them keeps the garbage collector
@@ -131,9 +135,6 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     gc.freeze()
     when_ready()
     server.become_ready(parts)
-    if speech is not None:
-        # It loads its voice in the background, before the first answer needs it.
-        speech.start()
     log.info("worker: ready after %.1f s", time.monotonic() - started_s)
     for sentence in open_to(settings):
         log.warning("worker: %s: no API_KEYS, JWT_SECRET or JWT_PUBLIC_KEY is set", sentence)

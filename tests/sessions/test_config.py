@@ -131,7 +131,7 @@ def test_scores_are_waited_for_as_eagerness_says_and_not_without_them() -> None:
 
 @pytest.mark.parametrize(
     ("choice", "waits"),
-    [("auto", Waits(16, 16, 30, 16)), ("required", Waits(16, 16, 30, 16)), ("none", None)],
+    [("auto", Waits(16, 18, 30, 17)), ("required", Waits(16, 18, 30, 17)), ("none", None)],
 )
 def test_where_a_tool_may_be_called_no_turn_ends_early(choice: str, waits: Waits | None) -> None:
     tool = {"type": "function", "name": "light", "parameters": {"type": "object"}}

@@ -72,3 +72,35 @@ def test_what_says_nothing_goes_with_what_does() -> None:
     assert cut(["1. Go. \n\n2. Stop."]) == ["1. Go. \n\n", "2. Stop."]
     assert cut(["  "]) == ["  "]
     assert cut([]) == []
+
+
+LONG = "I can switch on the lamp for you, but first tell me, please, in which room it is. Well?"
+
+
+def test_the_first_sentence_of_an_answer_is_said_from_its_first_breath_on() -> None:
+    splitter = SentenceSplitter(is_early=True)
+    said = [sentence for word in words(LONG) for sentence in splitter.push(word)]
+    assert [*said, *splitter.finish()] == [
+        "I can switch on the lamp for you, ",
+        "but first tell me, please, in which room it is. ",
+        "Well? ",
+    ]
+
+
+@pytest.mark.parametrize("text", ["Well, yes, it is on.", "It costs you in all 1,250,000 euros."])
+def test_a_breath_that_comes_soon_or_within_a_number_parts_nothing(text: str) -> None:
+    splitter = SentenceSplitter(is_early=True)
+    assert [s for word in text for s in splitter.push(word)] == []
+    assert splitter.finish() == [text]
+
+
+def test_a_first_sentence_that_is_whole_already_is_not_parted() -> None:
+    splitter = SentenceSplitter(is_early=True)
+    assert splitter.push(LONG + " ")[0].endswith("it is. ")
+
+
+@given(st.lists(st.text(alphabet="ab ,.;\n", max_size=40)))
+def test_early_words_joined_with_the_rest_are_the_text(pieces: list[str]) -> None:
+    splitter = SentenceSplitter(is_early=True)
+    said = [sentence for piece in pieces for sentence in splitter.push(piece)]
+    assert "".join([*said, *splitter.finish()]) == "".join(pieces)

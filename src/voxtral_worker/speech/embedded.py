@@ -1,11 +1,12 @@
 """The voice that comes with the worker: hibari-tts, English, 8 MB, from its own package.
 
 It reads numbers, dates, amounts and abbreviations as people say them. It makes a sentence at a
-time, 60 times as fast as it is spoken, on the thread that calls.
+time, 60 times as fast as it is spoken, on the thread that calls: a process of its own
+(`child.py`).
 """
 
 import importlib.util
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,9 @@ SILENCE = 0.003
 # The voice begins with 300 ms of silence, which a listener would wait for, and ends with 500 ms.
 LEAD_SAMPLES = VOICE_RATE * 40 // 1000
 TAIL_SAMPLES = VOICE_RATE * 220 // 1000
+# Within a sentence a reader pauses for less.
+CLAUSE_TAIL_SAMPLES = VOICE_RATE * 120 // 1000
+SENTENCE_ENDS = (".", "!", "?", "…")
 FADE_SAMPLES = VOICE_RATE * 5 // 1000
 # The same text always sounds the same.
 SEED = 0
@@ -34,32 +38,40 @@ def is_installed() -> bool:
     return importlib.util.find_spec("hibari") is not None
 
 
+def folder() -> str:
+    """Where the voices are that do not come with the package."""
+    from hibari import voices
+
+    return str(voices.cache_dir())
+
+
+def voices_there() -> tuple[str, ...]:
+    """Voices whose files are on this machine, the default first; none is fetched."""
+    from hibari import voices
+
+    there = [name for name in voices.VOICES if _is_there(name)]
+    return (voices.DEFAULT, *(name for name in there if name != voices.DEFAULT))
+
+
 class EmbeddedVoice:
-    """Blocks the loop that owns it while it makes a sentence: that loop must serve nothing else."""
+    """Each voice is loaded when it is first asked for."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Hibari] = {}
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Voices whose files are on this machine; none is fetched."""
-        from hibari import voices
-
-        there = [name for name in voices.VOICES if _is_there(name)]
-        return (voices.DEFAULT, *(name for name in there if name != voices.DEFAULT))
-
-    async def load(self) -> None:
+    def load(self) -> None:
         """Load the default voice; it takes a second."""
-        self._say(self._voice(self.names[0]), "Ready.", 1.0)
+        list(self.say("Ready.", voices_there()[0], 1.0))
 
-    async def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
-        """One piece a text, as long as the model was made for it."""
-        samples = self._say(self._voice(voice), text, speed)
-        if len(samples):
-            yield samples
-
-    async def close(self) -> None:
-        """Nothing is open."""
+    def say(self, text: str, voice: str, speed: float) -> Iterator[Samples]:
+        """Speech, float32 [n] at VOICE_RATE, in pieces as long as the model was made for."""
+        own = self._voice(voice)
+        for phonemes in in_pieces(own.g2p(text), MOST_PHONEMES):
+            is_whole = phonemes.rstrip(" \"'”’)").endswith(SENTENCE_ENDS)
+            tail = TAIL_SAMPLES if is_whole else CLAUSE_TAIL_SAMPLES
+            samples = trimmed(own.from_phonemes(phonemes, speed, SEED), tail)
+            if len(samples):
+                yield samples
 
     def _voice(self, name: str) -> "Hibari":
         from hibari import Hibari
@@ -67,13 +79,6 @@ class EmbeddedVoice:
         if name not in self._loaded:
             self._loaded[name] = Hibari(name)
         return self._loaded[name]
-
-    def _say(self, voice: "Hibari", text: str, speed: float) -> Samples:
-        pieces = [
-            voice.from_phonemes(phonemes, speed, SEED)
-            for phonemes in in_pieces(voice.g2p(text), MOST_PHONEMES)
-        ]
-        return trimmed(np.concatenate(pieces)) if pieces else np.zeros(0, np.float32)
 
 
 def in_pieces(text: str, most: int) -> list[str]:
@@ -87,12 +92,12 @@ def in_pieces(text: str, most: int) -> list[str]:
     return [*pieces, text] if text.strip() else pieces
 
 
-def trimmed(samples: Samples) -> Samples:
+def trimmed(samples: Samples, tail_samples: int = TAIL_SAMPLES) -> Samples:
     """Speech without the long silence around it, faded where it was cut; empty for silence."""
     loud = np.flatnonzero(np.abs(samples) > SILENCE)
     if not len(loud):
         return np.zeros(0, np.float32)
-    begin, end = max(0, loud[0] - LEAD_SAMPLES), loud[-1] + TAIL_SAMPLES
+    begin, end = max(0, loud[0] - LEAD_SAMPLES), loud[-1] + tail_samples
     kept: Samples = np.clip(GAIN * samples[begin:end], -1.0, 1.0).astype(np.float32)
     fade = np.linspace(0.0, 1.0, min(FADE_SAMPLES, len(kept)), dtype=np.float32)
     kept[: len(fade)] *= fade

@@ -3,8 +3,10 @@
 Models write them unasked, and a voice would say "asterisk asterisk".
 """
 
+import json
 import re
 
+_OBJECTS = re.compile(r"\s*\[?\s*\{")
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\n]*\)")
 _LINE_MARKS = re.compile(r"^[ \t]*(?:#{1,6}|[-*+•]|>+)[ \t]+", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$", re.MULTILINE)
@@ -14,10 +16,26 @@ _TABLE = re.compile(r"\|")
 
 
 def as_spoken(text: str) -> str:
-    """The words of a text; a sentence may hold one end of what its neighbour closes."""
+    """The words of a text; a sentence may hold one end of what its neighbour closes.
+
+    JSON has none: a model that writes a call of a tool as text would have it read out.
+    """
+    if _is_json(text):
+        return ""
     text = _LINK.sub(r"\1", text)
     text = _RULE.sub("", text)
     text = _LINE_MARKS.sub("", text)
     text = _EMPHASIS.sub(r"\2", text)
     text = _STRAY.sub("", text)
     return _TABLE.sub(",", text).strip()
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is an object or a list of objects."""
+    if _OBJECTS.match(text) is None:
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -9,6 +9,10 @@ import sentencex
 MAX_CHARACTERS = 240
 # Of a text whose language nobody has named, sentences end as in English.
 DEFAULT_LANGUAGE = "en"
+# The first words of an answer are said as soon as a reader would breathe behind so many characters,
+# some seconds of speech: the rest is written meanwhile.
+EARLY_CHARACTERS = 24
+_EARLY = re.compile(r"[;:,—–][ \t]+(?=\S)")
 _LINES = re.compile(r"(?<=\n)(?!$)")
 _BREATHS = (";", ":", ",", "—", "–", " ")
 
@@ -16,16 +20,20 @@ _BREATHS = (";", ":", ",", "—", "–", " ")
 class SentenceSplitter:
     """The sentences joined are the text, whatever the pieces were that it came in."""
 
-    def __init__(self, language: str | None = None) -> None:
-        """`language` is an ISO 639-1 code."""
+    def __init__(self, language: str | None = None, *, is_early: bool = False) -> None:
+        """`language` is an ISO 639-1 code; `is_early`: the first sentence may come in two parts."""
         self._language = language or DEFAULT_LANGUAGE
         self._text = ""
+        self._is_early = is_early
 
     def push(self, text: str) -> list[str]:
         """Sentences that are whole now: what ends one is known once the next has begun."""
         sentences = self._cut(self._text + text)
         self._text = "".join(sentences[-1:])
         whole = list(_bounded(sentences[:-1]))
+        if self._is_early and not whole:
+            whole = self._first_part()
+        self._is_early = self._is_early and not whole
         *pieces, self._text = _bounded([self._text])
         return whole + pieces
 
@@ -33,6 +41,16 @@ class SentenceSplitter:
         """What is left."""
         sentences, self._text = self._cut(self._text), ""
         return sentences
+
+    def _first_part(self) -> list[str]:
+        if self._text.lstrip()[:1] in ("[", "{"):
+            # JSON, whose commas are no breaths.
+            return []
+        found = _EARLY.search(self._text, EARLY_CHARACTERS)
+        if found is None:
+            return []
+        part, self._text = self._text[: found.end()], self._text[found.end() :]
+        return [part]
 
     def _cut(self, text: str) -> list[str]:
         cut: list[str] = []

@@ -39,7 +39,7 @@ class _Words:
         self.has_ended = False
         self.is_given_up = False
         self.sentences: asyncio.Queue[str | None] = asyncio.Queue()
-        self._splitter = SentenceSplitter(format_.language)
+        self._splitter = SentenceSplitter(format_.language, is_early=True)
 
     def add(self, text: str) -> None:
         if not self.is_given_up:

@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -20,8 +19,9 @@ from voxtral_worker.errors import (
     WorkerError,
 )
 from voxtral_worker.settings import EMBEDDED_VOICE, NO_VOICE, Settings
-from voxtral_worker.speech.embedded import EmbeddedVoice, is_installed
+from voxtral_worker.speech.embedded import folder, is_installed, voices_there
 from voxtral_worker.speech.plain import as_spoken
+from voxtral_worker.speech.process import VoiceProcess
 from voxtral_worker.speech.remote import RemoteVoice
 from voxtral_worker.speech.sentences import SentenceSplitter
 from voxtral_worker.speech.voice import (
@@ -131,10 +131,8 @@ class Speech:
         self._loop.close()
 
     async def _load(self) -> None:
-        started_s = time.monotonic()
         try:
             await self._voice.load()
-            log.info("speech: the voice took %.2f s to load", time.monotonic() - started_s)
         except Exception:  # what a voice's package raises nobody knows; it is asked again later
             log.exception("speech: the voice cannot be loaded")
 
@@ -199,10 +197,11 @@ def open_speech(settings: Settings) -> Speech | None:
         return Speech(remote, settings.speech_voice or "alloy")
     if not is_installed():
         raise LoadFailure("SPEECH is embedded, but the package hibari-tts is not installed")
-    own = EmbeddedVoice()
+    own = voices_there()
     asked = settings.speech_voice or DEFAULT_VOICE
     try:
-        return Speech(own, named(asked, own.names, own.names[0]))
+        default = named(asked, own, own[0])
+        return Speech(VoiceProcess(own, environment={"HIBARI_HOME": folder()}), default)
     except BadInput as error:
         raise LoadFailure(f"SPEECH_VOICE: {error.message}") from None
 

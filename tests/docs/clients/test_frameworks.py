@@ -94,6 +94,34 @@ async def test_a_live_conversation_of_a_framework_is_answered(
     assert said in await python("socket_clients.py", name, f"{aliased.url}/v1", str(CLIP))
 
 
+TURNS = {
+    "turn-on-the-kitchen-light": "you said turn on the kitchen light",
+    "stop-the-music": "you said stop the music",
+    "call-home-on-friday": "you said call home on friday",
+    "go-forward-two-meters": "you said go forward two meters",
+}
+CLIPS = [str(CLIP.with_stem(name)) for name in TURNS]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", ["openai_agents", "livekit", "pipecat"])
+async def test_a_framework_holds_a_conversation_that_is_spoken_on_both_sides(
+    aliased: EmbeddedServer, name: str
+) -> None:
+    """What it would have played has the right words, by a recogniser that is not the worker's."""
+    heard = await python("spoken_clients.py", name, f"{aliased.url}/v1", *CLIPS)
+    assert heard == " | ".join([*TURNS.values(), "calls: 0", "errors: []"]) + "\n"
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", ["openai_agents", "livekit", "pipecat"])
+async def test_a_framework_runs_a_function_in_the_middle_of_a_spoken_turn(
+    aliased: EmbeddedServer, name: str
+) -> None:
+    heard = await python("spoken_clients.py", name, f"{aliased.url}/v1", "--tool", CLIPS[0])
+    assert heard == "done | calls: 1 | errors: []\n"
+
+
 async def node(program: str, *arguments: str) -> str:
     if not (INSTALLED / "node_modules").exists():
         pytest.skip("the frameworks of Node are not installed: make clients")

@@ -20,6 +20,8 @@ from voxtral_worker.settings import REPOSITORY
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 LIGHT = "Turn on the kitchen light."
+# What the embedded model says to a tool's result.
+DONE = "Done."
 TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 CHUNK_BYTES = 9600
 
@@ -74,23 +76,37 @@ async def test_each_live_conversation_goes_on_to_its_end(
     aliased: EmbeddedServer, call: dict[str, Any]
 ) -> None:
     transcribes = "intent=transcription" in call["socket"]
+    calls_tools = any(is_result(event) for event in call["events"])
     async with websockets.connect(aliased.ws_url + call["socket"], max_size=None) as socket:
         talker = Talker(socket)
         await talker.until("session.created")
+        called: str | None = None
+        said = ""
         for event in call["events"]:
             if "item_id" in event:
                 # It was the name of an item of another session.
                 continue
-            if event["type"] != "input_audio_buffer.append":
+            if is_result(event):
+                # The framework answered a call of another session, and named its items.
+                called = called or (await response(talker))["output"][-1]["call_id"]
+                item = {**event["item"], "call_id": called}
+                await talker.send({**event, "item": item, "previous_item_id": None})
+                called = None
+            elif event["type"] != "input_audio_buffer.append":
                 await talker.send(event)
             elif event["audio"] == AUDIO:
                 await speak(talker, event)
+                said = ""
             if event["type"] == "response.create":
-                await answered(talker)
+                made = await response(talker)
+                called = made["output"][-1].get("call_id")
+                said = "" if called else answer(made)
         if transcribes:
             assert (await talker.until(TRANSCRIBED))["transcript"] == LIGHT
+        elif calls_tools:
+            assert said == DONE
         else:
-            assert LIGHT in await answered(talker)
+            assert LIGHT in answer(await response(talker))
     kinds = [event["type"] for event in talker.seen]
     assert "error" not in kinds
     assert kinds.count("session.updated") == [e["type"] for e in call["events"]].count(
@@ -99,10 +115,18 @@ async def test_each_live_conversation_goes_on_to_its_end(
     assert ("response.created" in kinds) is not transcribes
 
 
-async def answered(talker: Talker) -> str:
-    response = (await talker.until("response.done"))["response"]
-    assert response["status"] == "completed"
-    (part,) = response["output"][0]["content"]
+def is_result(event: dict[str, Any]) -> bool:
+    return bool(event.get("item", {}).get("type") == "function_call_output")
+
+
+async def response(talker: Talker) -> dict[str, Any]:
+    made: dict[str, Any] = (await talker.until("response.done"))["response"]
+    assert made["status"] == "completed"
+    return made
+
+
+def answer(made: dict[str, Any]) -> str:
+    (part,) = made["output"][0]["content"]
     text = str(part["transcript"] if part["type"] == "output_audio" else part["text"])
     assert text.strip()
     return text

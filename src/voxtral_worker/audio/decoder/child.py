@@ -9,7 +9,6 @@ file from it and writes the samples to it. If the child dies, the fork server an
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -21,10 +20,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import av
 
+from voxtral_worker import processes
 from voxtral_worker.audio.decoder.media import read_sound
 from voxtral_worker.audio.decoder.mono import Samples
 from voxtral_worker.audio.decoder.wire import (
@@ -45,8 +45,6 @@ Read: TypeAlias = Callable[[bytes, float], list[Samples]]
 NOBODY = 65_534
 # How often the fork server looks whether a child has ended, while one runs.
 REAP_S = 0.02
-# Options of Linux's prctl, from <linux/prctl.h>.
-_SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,7 @@ class Running:
 
 def main(read: Read = read_sound, limits: Limits | None = None) -> None:
     """Serve the worker until it closes its socket, which is this process's standard input."""
-    control = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):
-        os.dup2(null, descriptor)
+    control, null = processes.take_socket()
     # In this order: loading opens files, which `_give_up_rights` and `_confine` make impossible.
     _load_all()
     held = _give_up_rights()
@@ -216,8 +211,7 @@ def _give_up_rights() -> list[str]:
     # Live turns need the processor more. If memory runs out, the kernel should end this process
     # and not the worker.
     os.nice(5)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("800")
+    if processes.be_first_to_go():
         held.append("first to go")
     os.chdir("/")
     if os.getuid() == 0:
@@ -226,16 +220,16 @@ def _give_up_rights() -> list[str]:
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             held.append("other user")
-    if _control_process(_SET_NO_NEW_PRIVS, 1):
+    if processes.control_process(processes.SET_NO_NEW_PRIVS, 1):
         held.append("no new privileges")
-    if _control_process(_SET_DUMPABLE, 0):
+    if processes.control_process(processes.SET_DUMPABLE, 0):
         held.append("not traced")
     return held
 
 
 def _confine(limits: Limits) -> None:
     """Allow this process no more memory than its limit, and no new file, socket or process."""
-    _control_process(_SET_PDEATHSIG, signal.SIGKILL)
+    processes.control_process(processes.SET_PDEATHSIG, signal.SIGKILL)
     bounds = [
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_FSIZE, 0, 0),
@@ -244,21 +238,14 @@ def _confine(limits: Limits) -> None:
         # Open descriptors stay open; no new one can be opened.
         (resource.RLIMIT_NOFILE, 0, 0),
     ]
-    with contextlib.suppress(OSError), open("/proc/self/statm") as sizes:
-        pages = int(sizes.read().split()[0])
-        most = pages * resource.getpagesize() + limits.memory_bytes
+    used = processes.memory_bytes()
+    if used is not None:
+        most = used + limits.memory_bytes
         bounds.insert(0, (resource.RLIMIT_AS, most, most))
     for kind, soft, hard in bounds:
         resource.setrlimit(kind, (soft, hard))
 
 
-def _control_process(option: int, value: int) -> bool:
-    """Call Linux's `prctl`. False if the platform has none or the call is refused."""
-    prctl: Any = getattr(_LIBC, "prctl", None)
-    return prctl is not None and prctl(option, value, 0, 0, 0) == 0
-
-
-_LIBC = ctypes.CDLL(None)
 # Two samples of silence at 8 kHz.
 _TINY_WAV = (
     b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0"

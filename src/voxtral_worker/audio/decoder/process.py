@@ -3,10 +3,8 @@
 import contextlib
 import json
 import logging
-import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from typing import TypeAlias
@@ -34,6 +32,7 @@ from voxtral_worker.errors import (
     TooLarge,
     WorkerError,
 )
+from voxtral_worker.processes import spawn
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -170,20 +169,7 @@ class Decoder:
     def _ensure_spawned(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         if self._control is not None and self._process is not None:
             return self._control, self._process
-        ours, theirs = socket.socketpair()
-        path = [os.path.abspath(entry) for entry in sys.path if entry]
-        with theirs:
-            # A session of its own, because Ctrl-C in a terminal would end it before its files are
-            # done. No environment variables, because they hold the worker's keys. One OpenBLAS
-            # thread, because a process with threads cannot be forked safely.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", f"import sys; sys.path[:] = {path!r}; {self._main}"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                cwd="/",
-                start_new_session=True,
-            )
+        ours, self._process = spawn(self._main)
         ours.settimeout(START_S)
         self._control = ours
         self._is_ready = False

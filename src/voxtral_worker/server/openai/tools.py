@@ -20,10 +20,11 @@ T = TypeVar("T")
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
-def toolbox_of(options: Options, before: Toolbox = NO_TOOLS) -> Toolbox:
+def toolbox_of(options: Options, before: Toolbox = NO_TOOLS, *, may_come: bool = False) -> Toolbox:
     """What a request offers; what it does not say is as before.
 
-    Raises BadOption, or reports it.
+    `may_come`: `required` may be said before there are tools, and holds once there are. Raises
+    BadOption, or reports it.
     """
     tools = before.tools
     if options.get("tools") is not None:
@@ -32,6 +33,9 @@ def toolbox_of(options: Options, before: Toolbox = NO_TOOLS) -> Toolbox:
     choice, parallel = options.get("tool_choice"), options.get("parallel_tool_calls")
     if choice is None and before.choice_for(tools) is not None:
         choice = before.choice_for(tools)
+    if not tools and may_come and choice in (None, "required"):
+        is_required = "required" in (choice, before.choice)
+        return Toolbox(choice="required") if is_required else NO_TOOLS
     if not tools and choice != "required":
         # Frameworks that offer nothing send a choice all the same.
         return NO_TOOLS

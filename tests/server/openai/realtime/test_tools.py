@@ -231,3 +231,27 @@ async def test_tools_that_cannot_be_followed_are_refused(server: RunningServer) 
         assert "the tool 'light'" in (await caller.error()).message
         await caller.connection.response.create(response={"tools": TOOLS})
         assert "the tool 'light'" in (await caller.error()).message
+
+
+async def test_a_choice_may_be_said_before_the_tools_that_it_is_of(server: RunningServer) -> None:
+    server.engine.calls = [(LIGHT,)]
+    async with calling(server) as caller:
+        shown = await caller.update(audio=manual(), tool_choice="required", tools=[])
+        assert (shown.tool_choice, shown.tools) == ("required", [])
+        # Frameworks send their instructions in between.
+        shown = await caller.update(instructions="Be kind.")
+        assert shown.tool_choice == "required"
+        shown = await caller.update(tools=TOOLS)
+        assert shown.tool_choice == "required"
+        await caller.say("Go")
+        await caller.connection.response.create()
+        await caller.answer()
+    assert server.engine.requests[-1].conversation.tools.must_call
+
+
+async def test_without_tools_a_required_call_is_an_answer_in_words(server: RunningServer) -> None:
+    async with calling(server) as caller:
+        await caller.update(audio=manual(), tool_choice="required")
+        await caller.say("Go")
+        await caller.connection.response.create()
+        assert words(await caller.answer())

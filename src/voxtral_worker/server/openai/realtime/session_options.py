@@ -145,7 +145,8 @@ class SessionOptions:
             changed = dataclasses.replace(changed, instructions=instructions)
         if session.get("max_output_tokens") is not None:
             changed = dataclasses.replace(changed, max_output_tokens=most_tokens(session))
-        changed = dataclasses.replace(changed, tools=toolbox_of(session, self.tools))
+        tools = toolbox_of(session, self.tools, may_come=True)
+        changed = dataclasses.replace(changed, tools=tools)
         speaks = read_modalities(session)
         if speaks is not None:
             changed = dataclasses.replace(changed, speaks=speaks)

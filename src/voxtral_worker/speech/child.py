@@ -1,0 +1,134 @@
+"""The process of the embedded voice: says the texts of all sessions.
+
+It ends when its socket is closed, and with the worker in any case.
+"""
+
+import contextlib
+import heapq
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from voxtral_worker import processes
+from voxtral_worker.speech.embedded import EmbeddedVoice
+from voxtral_worker.speech.voice import Samples
+from voxtral_worker.speech.wire import (
+    CANCEL,
+    END,
+    FAILED,
+    READY,
+    SAY,
+    SOUND,
+    Unpacker,
+    packed,
+    read_asked,
+)
+
+RECEIVED_BYTES = 1 << 16
+# Beyond what the process has once its voice is loaded; the longest piece takes a tenth of it.
+MEMORY_BYTES = 1 << 30
+# A text waits so much longer for each of its characters: whoever has begun to speak has sound
+# ahead, and a short text, which is often the first of an answer, is soon done.
+PATIENCE_S = 0.01
+
+
+class Mouth(Protocol):
+    """What makes the speech."""
+
+    def load(self) -> None:
+        """Get ready; it may take a second."""
+
+    def say(self, text: str, voice: str, speed: float) -> Iterator[Samples]:
+        """Speech, float32 [n] at VOICE_RATE; each step takes a fraction of a second."""
+
+
+@dataclass(order=True)
+class Text:
+    """A text that is being said; the one that is due first is continued first."""
+
+    due_s: float
+    number: int
+    pieces: Iterator[Samples] = field(compare=False)
+
+
+def main(mouth: Mouth | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
+    """Serve the worker, whose socket is standard input, until it is gone."""
+    line, _ = processes.take_socket()
+    processes.control_process(processes.SET_PDEATHSIG, signal.SIGKILL)
+    mouth = mouth or EmbeddedVoice()
+    mouth.load()
+    held = confine(memory_bytes)
+    # A worker that is gone needs nothing more.
+    with contextlib.suppress(ConnectionError):
+        line.sendall(packed(READY, 0, ", ".join(held).encode()))
+        Sayer(line, mouth).run()
+
+
+class Sayer:
+    """Makes one piece at a time, and looks what has come in between."""
+
+    def __init__(self, line: socket.socket, mouth: Mouth) -> None:
+        self._line = line
+        self._mouth = mouth
+        self._unpacker = Unpacker()
+        self._waiting: list[Text] = []
+
+    def run(self) -> None:
+        """Until the other end is closed."""
+        while True:
+            ready, _, _ = select.select([self._line], [], [], 0 if self._waiting else None)
+            if ready:
+                data = self._line.recv(RECEIVED_BYTES)
+                if not data:
+                    return
+                for kind, number, body in self._unpacker.push(data):
+                    self._take(kind, number, body)
+            elif self._waiting:
+                self._continue(heapq.heappop(self._waiting))
+
+    def _take(self, kind: int, number: int, body: bytes) -> None:
+        if kind == CANCEL:
+            self._waiting = [text for text in self._waiting if text.number != number]
+            heapq.heapify(self._waiting)
+        elif kind == SAY:
+            text, voice, speed = read_asked(body)
+            due_s = time.monotonic() + PATIENCE_S * len(text)
+            heapq.heappush(self._waiting, Text(due_s, number, self._mouth.say(text, voice, speed)))
+
+    def _continue(self, text: Text) -> None:
+        try:
+            samples = next(text.pieces, None)
+        except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller is told
+            told = f"{type(error).__name__}: {error}"[:1000]
+            self._line.sendall(packed(FAILED, text.number, told.encode("utf-8", "replace")))
+            return
+        if samples is None:
+            self._line.sendall(packed(END, text.number))
+            return
+        self._line.sendall(packed(SOUND, text.number, samples.tobytes()))
+        heapq.heappush(self._waiting, text)
+
+
+def confine(memory_bytes: int) -> list[str]:
+    """From here on: no more memory than allowed, no file written; what the platform let us do."""
+    held = []
+    # When memory runs out, answers as text matter more.
+    if processes.be_first_to_go():
+        held.append("first to go")
+    if processes.control_process(processes.SET_NO_NEW_PRIVS, 1):
+        held.append("no new privileges")
+    if processes.control_process(processes.SET_DUMPABLE, 0):
+        held.append("not traced")
+    bounds = [(resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)]
+    used = processes.memory_bytes()
+    if used is not None:
+        bounds.append((resource.RLIMIT_AS, used + memory_bytes))
+        held.append("limited memory")
+    for kind, most in bounds:
+        resource.setrlimit(kind, (most, most))
+    return held

@@ -1,0 +1,219 @@
+"""The worker's side of the embedded voice: texts go to its process, and speech comes back."""
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from voxtral_worker import metrics
+from voxtral_worker.errors import SpeechFailed
+from voxtral_worker.processes import spawn
+from voxtral_worker.speech.voice import Samples
+from voxtral_worker.speech.wire import (
+    CANCEL,
+    END,
+    FAILED,
+    HEAD,
+    MAX_BODY_BYTES,
+    READY,
+    SAY,
+    SOUND,
+    asked,
+    packed,
+)
+
+log = logging.getLogger(__name__)
+
+START_S = 60.0
+# The process is lost if texts wait and nothing comes for so long; a piece takes 100 ms.
+SILENCE_S = 15.0
+# A voice that ends as soon as it has started must not take the processors from the model.
+RESTART_S = 5.0
+_MAIN = "from voxtral_worker.speech.child import main; main()"
+
+
+class Lost(Exception):
+    """The process ended, or had to be ended."""
+
+
+@dataclass
+class _Process:
+    """One life of the process."""
+
+    child: "subprocess.Popen[bytes]"
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    # The texts that are being said: SOUND, END or FAILED, and its body; None when it is lost.
+    saying: dict[int, "asyncio.Queue[tuple[int, bytes] | None]"] = field(default_factory=dict)
+    has_started: asyncio.Event = field(default_factory=asyncio.Event)
+    is_lost: bool = False
+    reading: "asyncio.Task[None] | None" = None
+
+
+class VoiceProcess:
+    """Says the texts of all callers in a process, which is started again when it is lost.
+
+    Its methods belong to one event loop, whose thread outlives the process.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        main: str = _MAIN,
+        environment: Mapping[str, str] | None = None,
+        *,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """`names`: the voices, the default first."""
+        self._names = names
+        self._main = main
+        self._environment = environment
+        self._silence_s = silence_s
+        self._process: _Process | None = None
+        self._number = 0
+        # Held while one is started: everybody waits for the same.
+        self._starting = asyncio.Lock()
+        # No new process is started before, after one that never got ready.
+        self._rests_until_s = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The voices that there are, the default first."""
+        return self._names
+
+    async def load(self) -> None:
+        """Start the process, and wait until it is ready. Raises SpeechFailed."""
+        try:
+            await self._ready()
+        except Lost:
+            raise SpeechFailed("the voice's process did not start") from None
+
+    async def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
+        """See Voice. A text whose process is lost before its first sound is said by the next."""
+        has_begun = False
+        for is_last in (False, True):
+            try:
+                process = await self._ready()
+                async with contextlib.aclosing(self._say(process, text, voice, speed)) as pieces:
+                    async for samples in pieces:
+                        has_begun = True
+                        yield samples
+            except Lost:
+                if has_begun or is_last:
+                    raise SpeechFailed("the voice's process was lost") from None
+            else:
+                return
+
+    async def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.reading is not None
+        process.reading.cancel()
+        await asyncio.wait([process.reading])
+
+    async def _say(
+        self, process: _Process, text: str, voice: str, speed: float
+    ) -> AsyncGenerator[Samples, None]:
+        self._number = number = (self._number + 1) % (1 << 32)
+        said: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        process.saying[number] = said
+        process.writer.write(packed(SAY, number, asked(text, voice, speed)))
+        try:
+            while (message := await said.get()) is not None:
+                kind, body = message
+                if kind == END:
+                    return
+                if kind == FAILED:
+                    log.warning("speech: a text could not be said: %s", ascii(body.decode()))
+                    raise SpeechFailed("the voice failed")
+                yield np.frombuffer(body, np.float32)
+            raise Lost
+        finally:
+            # What still comes of it has no place to go.
+            if process.saying.pop(number, None) is not None and not process.is_lost:
+                process.writer.write(packed(CANCEL, number))
+
+    async def _ready(self) -> _Process:
+        """The process, once it has started. Raises Lost."""
+        async with self._starting:
+            process = self._process
+            if process is None:
+                process = self._process = await self._start()
+        await process.has_started.wait()
+        if process.is_lost:
+            raise Lost
+        return process
+
+    async def _start(self) -> _Process:
+        if time.monotonic() < self._rests_until_s:
+            raise Lost
+        try:
+            ours, child = spawn(self._main, self._environment)
+        except OSError as error:
+            log.warning("speech: the voice's process cannot be started (%s)", error)
+            self._rests_until_s = time.monotonic() + RESTART_S
+            raise Lost from None
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        process = _Process(child, reader, writer)
+        process.reading = asyncio.create_task(self._read(process), name="voice")
+        return process
+
+    async def _read(self, process: _Process) -> None:
+        why = "its process was ended"
+        try:
+            why = await self._pass_on(process)
+        finally:
+            self._lose(process, why)
+
+    async def _pass_on(self, process: _Process) -> str:
+        """Give each text its speech; returns why there is no more."""
+        started_s = time.monotonic()
+        while True:
+            limit_s = self._silence_s if process.has_started.is_set() else START_S
+            was_saying = set(process.saying)
+            try:
+                async with asyncio.timeout(limit_s):
+                    kind, number, length = HEAD.unpack(await process.reader.readexactly(HEAD.size))
+                    if length > MAX_BODY_BYTES or (kind == SOUND and length % 4):
+                        return "what it sends is no speech"
+                    body = await process.reader.readexactly(length)
+            except TimeoutError:
+                # A text that came in the meantime has not waited for so long yet.
+                if was_saying & process.saying.keys() or not process.has_started.is_set():
+                    return "it does not answer"
+                continue
+            except (OSError, asyncio.IncompleteReadError):
+                return "its process ended"
+            if kind == READY:
+                took_s = time.monotonic() - started_s
+                log.info("speech: the voice took %.2f s to load (%s)", took_s, body.decode())
+                process.has_started.set()
+            elif (said := process.saying.get(number)) is not None:
+                said.put_nowait((kind, body))
+
+    def _lose(self, process: _Process, why: str) -> None:
+        process.is_lost = True
+        process.writer.close()
+        process.child.kill()
+        process.child.wait()
+        if self._process is process:
+            self._process = None
+            log.warning("speech: the voice is lost, as %s; it is started again", why)
+            metrics.speech_restarts.inc()
+            if not process.has_started.is_set():
+                self._rests_until_s = time.monotonic() + RESTART_S
+        process.has_started.set()
+        for said in process.saying.values():
+            said.put_nowait(None)
