@@ -106,7 +106,7 @@ def check_speed(scale: Scale, folder: Path, settings: Settings) -> None:
     print("\n| step | took | floor | ratio |\n| --- | --- | --- | --- |")
     weights = _language_bytes(loaded.model)
     for batch in scale.batches:
-        cache = batch * scale.context_tokens * engine._runner.bytes_per_token
+        cache = batch * scale.context_tokens * engine._core.runner.bytes_per_token
         for name, choose in (("decode", _greedily), ("decode, temperature 0.2", _warm)):
             took_s = timed(_decode_step(engine, batch, scale.context_tokens, choose), device)
             step = f"{name}, batch {batch}, {scale.context_tokens} tokens each"
@@ -130,7 +130,7 @@ def _decode_step(
     engine: Engine, batch: int, context: int, choose: Callable[[torch.Tensor], object]
 ) -> Callable[[], object]:
     """One decode of sequences that own blocks of their own, with the choice of its tokens."""
-    runner = engine._runner
+    runner = engine._core.runner
     width = blocks_for(context + 1)
     rows = [
         Row(5, context, (torch.arange(width) + i * width) % runner.blocks) for i in range(batch)

@@ -102,8 +102,8 @@ def load_random(scale: Scale, folder: Path, settings: Settings | None = None) ->
 def endless_engine(loaded: LoadedModel, settings: Settings) -> Engine:
     """Started and warm; random weights would say anything, and never when to stop."""
     engine = Engine(loaded, settings)
-    engine._delivery.stop_ids = frozenset()
-    engine._delivery.is_runaway = lambda token_ids: False
+    engine._core.outputs.stop_ids = frozenset()
+    engine._core.outputs.is_runaway = lambda token_ids: False
     engine.start()
     engine.warm_up()
     return engine

@@ -45,8 +45,8 @@ def conversation(*, is_audio: bool) -> Conversation:
 def endless_engine(settings: Settings) -> Engine:
     """An engine whose answers are all as long as allowed, whatever the model would say."""
     engine = Engine(load_model(settings), settings)
-    engine._delivery.stop_ids = frozenset()
-    engine._delivery.is_runaway = lambda token_ids: False
+    engine._core.outputs.stop_ids = frozenset()
+    engine._core.outputs.is_runaway = lambda token_ids: False
     engine.start()
     engine.warm_up()
     return engine

@@ -35,15 +35,16 @@ class TokenTimes:
 
     def __init__(self, engine: Engine) -> None:
         self._made: dict[Generation, Made] = defaultdict(Made)
-        self._take = engine._delivery.take
-        engine._delivery.take = self._hear  # type: ignore[method-assign]
+        self._responses = engine._core.outputs.responses
+        self._take = engine._core.outputs.take
+        engine._core.outputs.take = self._hear  # type: ignore[method-assign]
 
     def of(self, generation: Generation) -> Made:
         """What was made; it is forgotten here."""
         return self._made.pop(generation, Made())
 
     def _hear(self, sequence: Sequence, token_id: int) -> str | None:
-        made = self._made[sequence.generation]
+        made = self._made[self._responses[sequence.sequence_id].generation]
         made.token_ids.append(token_id)
         made.times_s.append(time.monotonic())
         return self._take(sequence, token_id)

@@ -35,7 +35,7 @@ from voxtral_worker.audio.frames import FRAME_SAMPLES
 
 # Sessions at once: the worker is to have time for each.
 SIDE_BY_SIDE = 2
-KINDS = ("sentence", "prompt", "people")
+KINDS = ("sentence", "people")
 STAGES = ("VAD and sockets", "silence", "answer", "end of speech → first delta")
 SETTINGS = {"RESPONSE_CACHE_SIZE": "0", "METRICS_PUBLIC": "true"}
 

@@ -2,10 +2,9 @@
 
 Turns of synthetic voices that hesitate in a sentence, after a filler, in a list and between groups
 of digits, and turns of people (Debian's pocketsphinx-testdata) with the pauses that they made
-themselves, lengthened. Whole sentences of a person are prompts that hold no pause (Debian's
-asterisk-core-sounds-en-g722, decoded by ffmpeg). How long pauses are follows what LiveKit publishes
-of people who talk to agents (eot-bench, English, silence alone): 56 % are longer than 0.3 s, 22 %
-than 0.6, 10 % than 1.0, 5 % than 1.6.
+themselves, lengthened. How long pauses are follows what LiveKit publishes of people who talk to
+agents (eot-bench, English, silence alone): 56 % are longer than 0.3 s, 22 % than 0.6, 10 % than
+1.0, 5 % than 1.6.
 
 The folder gets recordings and `manifest.jsonl`, as `make turns-check` reads them.
 """
@@ -26,23 +25,6 @@ RATE = 16_000
 # Held out of the embedded model's training, and another one.
 VOICES = ("rms", "slt")
 PEOPLE = Path("/usr/share/pocketsphinx/test/data")
-PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
-# Whole sentences among them, by the list of what they say.
-WHOLE = """
-agent-loggedoff agent-loginok agent-newlocation agent-pass cannot-complete-as-dialed
-check-number-dial-again conf-getconfno conf-getpin conf-invalidpin conf-kicked conf-leaderhasleft
-conf-locked conf-lockednow conf-noempty conf-now-muted conf-now-recording conf-now-unmuted
-conf-onlyone conf-onlyperson conf-placeintoconf conf-unlockednow conf-waitforleader
-confbridge-conf-begin confbridge-conf-end confbridge-invalid confbridge-lock-no-join
-confbridge-locked confbridge-only-participant confbridge-pin-bad confbridge-removed
-confbridge-unlocked dir-nomatch dir-nomore feature-not-avail-line followme/pls-hold-while-try
-followme/sorry hello-world number-not-answering pls-hold-while-try pm-invalid-option
-priv-introsaved privacy-prompt queue-thankyou queue-youarenext simul-call-limit-reached
-something-terribly-wrong sorry-youre-having-problems speed-dial-empty transfer tt-monkeysintro
-tt-somethingwrong tt-weasels vm-mailboxfull vm-msgforwarded vm-msgsaved vm-newpassword
-vm-nobodyavail vm-nomore vm-nonumber vm-passchanged vm-rec-busy vm-rec-name vm-rec-temp vm-rec-unv
-vm-reenterpassword vm-sorry vm-tempgreetactive vm-tempremoved vm-tooshort vm-undeleted demo-echodone
-""".split()
 # Of mid-turn pauses, which share is longer than so many seconds.
 LONGER = ((1.0, 0.1), (0.556, 0.3), (0.217, 0.6), (0.1, 1.0), (0.05, 1.6), (0.0, 2.4))
 NOISE = 10 ** (-70 / 20)
@@ -168,20 +150,6 @@ def people() -> dict[str, list[Samples]]:
     return found
 
 
-def prompts() -> dict[str, list[Samples]]:
-    """Whole sentences of a person, one stretch each."""
-    found = {}
-    for name in WHOLE if PROMPTS.is_dir() else ():
-        source = ("-f", "g722", "-i", str(PROMPTS / f"{name}.g722"))
-        command = ["ffmpeg", "-v", "error", *source, "-f", "s16le", "-"]
-        data = subprocess.run(command, capture_output=True, check=True).stdout
-        samples = np.float32(1 / 32_768) * np.frombuffer(data, "<i2").astype(np.float32)
-        pieces = cut_at_pauses(samples)
-        if len(pieces) == 1:
-            found[name.replace("/", "-")] = pieces
-    return found
-
-
 def cut_at_pauses(samples: Samples) -> list[Samples]:
     """The stretches between pauses of a recording; what is before and behind them is left out."""
     frames = samples[: len(samples) - len(samples) % STEP].reshape(-1, STEP)
@@ -243,7 +211,6 @@ def make(folder: Path) -> None:
                 else:
                     turns.append((f"{kind}-{number}-{voice}", kind, pieces))
     turns += [(f"people-{name}", "people", pieces) for name, pieces in people().items()]
-    turns += [(f"prompt-{name}", "prompt", pieces) for name, pieces in prompts().items()]
     with (folder / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
         for kind in sorted({kind for _, kind, _ in turns}):
             own = [turn for turn in turns if turn[1] == kind]

@@ -153,7 +153,7 @@ def test_no_words_come_of_a_call_that_nobody_may_make(
     loaded: LoadedModel, engine: Engine, name: str, tools: Toolbox | None
 ) -> None:
     liked = [loaded.tokenizer.get_special_token(name), loaded.tokenizer.eos_id]
-    engine._runner._head = Wilful(loaded, liked)
+    engine._core.runner._head = Wilful(loaded, liked)
     made = ask(engine, tools, temperature=0)
     assert (made.text, made.calls, made.finish_reason) == ("", (), "stop")
 
@@ -162,7 +162,7 @@ def test_a_model_that_is_free_to_call_writes_what_the_schema_says(
     loaded: LoadedModel, engine: Engine
 ) -> None:
     call = loaded.tokenizer.get_special_token("[TOOL_CALLS]")
-    engine._runner._head = Wilful(loaded, [call])
+    engine._core.runner._head = Wilful(loaded, [call])
     made = ask(engine, box(DEVICE, parallel=False), temperature=1, most=400)
     assert made.finish_reason == "tool_calls"
     assert made.text == ""

@@ -70,8 +70,8 @@ def test_a_session_that_is_gone_leaves_no_blocks(loaded: LoadedModel) -> None:
     engine.start()
     schedule = Schedule(engine)
     schedule.run([Talk(0, (Said("hello"),))])
-    assert engine._cache.kept > 0
+    assert engine._core.scheduler.cache.kept > 0
     engine.forget("0")
     schedule.run([Talk(0, ()), Talk(0, (Said("hello"),))])
     engine.stop()
-    assert set(engine._cache._kept) <= {"1"}
+    assert set(engine._core.scheduler.cache._kept) <= {"1"}

@@ -1,7 +1,7 @@
 """What a GPU would be asked to do at the released shape, on a machine that has none."""
 
 import collections
-import sys
+import itertools
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,18 +19,23 @@ from transformers import VoxtralConfig, VoxtralForConditionalGeneration, Whisper
 from tests.support.random_model import RELEASED, _config
 from voxtral_worker.engine import paged_kernel
 from voxtral_worker.engine.calibration import session_tokens
+from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.decoding import SIZES
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.features import FeatureExtractor
-from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
+from voxtral_worker.engine.kv_cache import Admission, blocks_for
 from voxtral_worker.engine.memory import plan
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.packing import Chunk
-from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.model_runner import ModelRunner
+from voxtral_worker.engine.plan import Chunk
+from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.sampler import choose
+from voxtral_worker.engine.sequence import Sequence
 from voxtral_worker.settings import Settings
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select")
+AUDIO_TOKEN = 24
+_ids = itertools.count(1)
 VIEWS = {
     *("device", "view", "transpose", "select", "slice", "unsqueeze", "expand", "reshape"),
     *("t", "flatten", "detach", "alias", "split", "unbind", "_unsafe_view"),
@@ -98,15 +103,15 @@ def loaded() -> Iterator[LoadedModel]:
 
 
 @pytest.fixture
-def runner(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Runner:
+def runner(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (14 << 30, 24 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 9 << 30)
     monkeypatch.setattr(paged_kernel, "decode", lambda *_: None)
-    return Runner(loaded, Settings(device="cuda"))
+    return ModelRunner(loaded, Settings(device="cuda"))
 
 
 @pytest.mark.parametrize("rows", [size for size in SIZES if size <= 32])
-def test_a_step_of_the_released_shape_can_be_recorded(runner: Runner, rows: int) -> None:
+def test_a_step_of_the_released_shape_can_be_recorded(runner: ModelRunner, rows: int) -> None:
     steps = runner._steps
     assert steps is not None
     with torch.inference_mode(), Watch() as watch:
@@ -118,7 +123,7 @@ def test_a_step_of_the_released_shape_can_be_recorded(runner: Runner, rows: int)
     assert watch.peak_bytes < rows * 300 << 10
 
 
-def test_a_step_that_gathers_needs_nothing_of_the_host(runner: Runner) -> None:
+def test_a_step_that_gathers_needs_nothing_of_the_host(runner: ModelRunner) -> None:
     steps = runner._steps
     assert steps is not None
     steps.attention = "gathered"
@@ -137,7 +142,7 @@ def test_the_docs_hold_what_a_card_is_computed_to_hold(loaded: LoadedModel, giga
     assert row in docs.read_text("utf-8").splitlines()
 
 
-def test_fifty_sessions_of_1600_tokens_fit_into_24_gb(runner: Runner) -> None:
+def test_fifty_sessions_of_1600_tokens_fit_into_24_gb(runner: ModelRunner) -> None:
     assert runner.blocks * 16 >= 50 * 1600
 
 
@@ -189,25 +194,20 @@ def test_choosing_tokens_never_waits(
     assert watch.peak_bytes < 34 << 20
 
 
-def chunk_of(rows: int, context: int, audio_tokens: int = 0) -> Chunk:
+def chunk_of(runner: ModelRunner, rows: int, context: int, audio_tokens: int = 0) -> Chunk:
     """The next `rows` tokens of a prompt behind `context` others; some of them are audio's."""
     tokens = context + rows
-    blocks = blocks_for(tokens)
-    piece = SimpleNamespace(
-        embeddings=torch.empty(audio_tokens, RELEASED.hidden, dtype=torch.bfloat16, device="cuda")
-    )
-    span = SimpleNamespace(start=context + 1, stop=context + 1 + audio_tokens, audio=piece)
-    sequence = SimpleNamespace(
-        prompt=SimpleNamespace(
-            ids=[0] * tokens, spans=[span] if audio_tokens else [], weighted_from=sys.maxsize
-        ),
-        positions=lambda start, stop: list(range(start, stop)),
-        ids=lambda start, stop: [0] * (stop - start),
-        prefill_tokens=tokens,
-        block_ids=torch.zeros(blocks, dtype=torch.long),
-        slots=torch.zeros(blocks * BLOCK_TOKENS, dtype=torch.long),
-    )
-    return Chunk(sequence, context, tokens)  # type: ignore[arg-type]
+    ids, audio = [0] * tokens, Audio(np.zeros(1600, np.float32))
+    ids[context + 1 : context + 1 + audio_tokens] = [AUDIO_TOKEN] * audio_tokens
+    pieces = (audio,) if audio_tokens else ()
+    sequence = Sequence(next(_ids), Prompt(tuple(ids), pieces, audio_token_id=AUDIO_TOKEN), 1)
+    sequence.place(Admission(tuple(range(blocks_for(tokens))), 0))
+    runner._tables.place(sequence)
+    if audio_tokens:
+        shape = (audio_tokens, RELEASED.hidden)
+        embedded = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+        runner._embeddings.add(audio, embedded)
+    return Chunk(sequence, context, tokens)
 
 
 @pytest.fixture
@@ -237,9 +237,9 @@ def no_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_prompt_of_the_released_shape_is_computed_without_waiting(
-    runner: Runner, prompts: list[tuple[int, int, int]], kernels: int, mebibytes: int
+    runner: ModelRunner, prompts: list[tuple[int, int, int]], kernels: int, mebibytes: int
 ) -> None:
-    chunks = [chunk_of(*prompt) for prompt in prompts]
+    chunks = [chunk_of(runner, *prompt) for prompt in prompts]
     with torch.inference_mode(), Watch() as watch:
         logits = runner._packed(chunks)
     assert logits.shape == (len(prompts), RELEASED.vocabulary)

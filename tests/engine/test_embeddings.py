@@ -16,7 +16,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
-from voxtral_worker.engine.embeddings import Embeddings, embeddings_on
+from voxtral_worker.engine.embeddings import Embeddings
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Finished, GenerationRequest, Sampling
@@ -29,13 +29,13 @@ ROWS_BYTES = 375 * 8 * 4
 USES = ("weights", "kv_cache", "embeddings", "other")
 
 
-def places(audio: Audio) -> str:
-    assert isinstance(audio.embeddings, torch.Tensor)
-    return audio.embeddings.device.type
+def place_of(embeddings: Embeddings, audio: Audio) -> str:
+    return embeddings._tensors[audio.audio_id].device.type
 
 
 def test_what_is_stored_in_the_cache_is_off_the_device(engine: Engine) -> None:
-    engine._encoder.embeddings = Embeddings(torch.device("cpu"), PLENTY, NOWHERE)
+    embeddings = engine._core.embeddings
+    embeddings.away = NOWHERE
     history: tuple[Exchange, ...] = ()
     spoken = [Audio(samples) for samples in clips().values()][:3]
     for audio in spoken:
@@ -48,24 +48,24 @@ def test_what_is_stored_in_the_cache_is_off_the_device(engine: Engine) -> None:
         events = listener.all()
         assert isinstance(events[-1], Finished)
         history += (Exchange(user, AssistantTurn(tuple(tokens_of(events)))),)
-    assert [places(audio) for audio in spoken] == ["meta"] * 3
-    assert engine._encoder.embeddings.bytes == 0
+    assert [place_of(embeddings, audio) for audio in spoken] == ["meta"] * 3
+    assert embeddings.bytes == 0
 
 
 def test_what_takes_the_memory_is_published(engine: Engine) -> None:
-    embeddings, (samples, *_) = engine._encoder.embeddings, clips().values()
+    embeddings, (samples, *_) = engine._core.embeddings, clips().values()
     audio, listener = Audio(samples), Listener()
     conversation = Conversation(UserTurn((audio,)), transcribe=True)
     engine.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4)), listener)
     listener.all()
-    engine._device_bytes.publish(embeddings.bytes)
+    engine._core.device_bytes.publish(embeddings.bytes)
     told = {use: value_of(metrics.device_bytes.labels(use)) for use in USES}
     # The cache has one block more than it gives away.
     blocks = engine.kv_tokens // 16 + 1
     assert told == {
         "weights": sum(each.nbytes for each in engine._loaded.model.parameters()),
-        "kv_cache": blocks * 16 * engine._runner.bytes_per_token,
-        "embeddings": audio.embeddings.nbytes,  # type: ignore[attr-defined]
+        "kv_cache": blocks * 16 * engine._core.runner.bytes_per_token,
+        "embeddings": embeddings.rows(audio, 0, 1500).nbytes,
         "other": 0,
     }
 
@@ -75,7 +75,7 @@ def test_on_a_cpu_nothing_moves() -> None:
     audio, rows = Audio(np.zeros(1600, np.float32)), torch.ones(375, 8)
     embeddings.add(audio, rows)
     embeddings.put_away([audio])
-    assert audio.embeddings is rows
+    assert embeddings.rows(audio, 0, 375).data_ptr() == rows.data_ptr()
     assert embeddings.bytes == ROWS_BYTES
 
 
@@ -94,7 +94,7 @@ def test_those_that_were_idle_longest_lose_theirs_beyond_the_bound() -> None:
     embeddings.add(in_use, torch.ones(375, 8))
     embeddings.put_away([first])
     embeddings.trim()
-    kept = [audio.embeddings is not None for audio in (first, second, third, in_use)]
+    kept = [audio in embeddings for audio in (first, second, third, in_use)]
     assert kept == [True, False, True, True]
     assert value_of(metrics.embeddings_idle_bytes) == 2 * ROWS_BYTES
     # One that has none any more is put away by whoever held it too.
@@ -115,6 +115,7 @@ def test_pieces_that_nobody_holds_count_no_more() -> None:
     gc.collect()
     embeddings.trim()
     assert (embeddings.idle_bytes, len(embeddings._idle)) == (0, 0)
+    assert (embeddings.bytes, embeddings._tensors, embeddings._pieces) == (0, {}, {})
 
 
 def test_a_conversation_whose_embeddings_and_blocks_are_gone_goes_on_with_the_same_words(
@@ -155,9 +156,9 @@ def test_a_recompute_brings_its_rows_back_to_the_device_and_no_others() -> None:
         embeddings = Embeddings(cuda, PLENTY)
         audio = Audio(np.zeros(1600, np.float32))
         embeddings.add(audio, torch.empty(375, 8, device=cuda))
-        assert (places(audio), embeddings.bytes) == ("cuda", 375 * 8 * 4)
+        assert (place_of(embeddings, audio), embeddings.bytes) == ("cuda", 375 * 8 * 4)
         embeddings.put_away([audio])
-        assert (places(audio), embeddings.bytes) == ("cpu", 0)
-        part = embeddings_on(cuda, audio, 100, 110)
+        assert (place_of(embeddings, audio), embeddings.bytes) == ("cpu", 0)
+        part = embeddings.rows(audio, 100, 110)
         assert (part.device.type, part.shape) == ("cuda", (10, 8))
-        assert places(audio) == "cpu"
+        assert place_of(embeddings, audio) == "cpu"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from tests.support.batching import batcher_of
 from tests.support.embedded_model import EMBEDDED
 from tests.support.fake_recorder import FakeRecorder
 from tests.support.light_model import load_light_model
@@ -20,14 +21,27 @@ def test_a_piece_that_several_wait_for_is_encoded_once(
     light: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
-    encoder = Encoder(light)
+    embeddings, batcher = batcher_of(Encoder(light), light)
     pieces = [Audio(np.full(1600, level, np.float32)) for level in (0.1, 0.2)]
-    encoder.encode_some([*pieces, *pieces, pieces[0]])
+    batcher.encode_some([*pieces, *pieces, pieces[0]])
     for piece in pieces:
-        assert isinstance(piece.embeddings, torch.Tensor)
-        assert len(piece.embeddings) == 375
+        assert piece in embeddings
+        assert len(embeddings.rows(piece, 0, 1000)) == 375
         # They may have to be encoded again.
         assert len(piece.samples) == 1600
+
+
+def test_what_is_begun_is_dropped_when_nobody_waits_for_it(light: LoadedModel) -> None:
+    embeddings, batcher = batcher_of(Encoder(light), light)
+    long, short = Audio(np.zeros(700_000, np.float32)), Audio(np.zeros(1600, np.float32))
+    batcher.encode_some([long])
+    assert list(batcher._begun) == [long.audio_id]
+    batcher.encode_some([short, long])
+    assert short in embeddings
+    assert list(batcher._begun) == [long.audio_id]
+    batcher.encode_some([])
+    assert not batcher._begun
+    assert long not in embeddings
 
 
 def test_recorded_windows_are_encoded_as_others_are(light: LoadedModel) -> None:
@@ -69,9 +83,9 @@ def test_a_compiled_encoder_compiles_nothing_after_warm_up(
     engine.stop()
     compiled = counters["stats"]["unique_graphs"]
     assert compiled > 0
-    encoder = Encoder(fresh)
+    embeddings, batcher = batcher_of(Encoder(fresh), fresh)
     for size in range(1, 9):
         pieces = [Audio(np.full(1600, 0.1, np.float32)) for _ in range(size)]
-        encoder.encode_some(pieces)
-        assert pieces[-1].embeddings is not None
+        batcher.encode_some(pieces)
+        assert pieces[-1] in embeddings
     assert counters["stats"]["unique_graphs"] == compiled

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from voxtral_worker.engine import runner
+from voxtral_worker.engine import model_runner
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
     Audio,
@@ -251,15 +251,15 @@ class BrokenRunner:
 
 
 def break_engine(engine: Engine, *errors: Exception | None) -> BrokenRunner:
-    broken = BrokenRunner(engine._runner, iter(errors))
-    engine._runner = broken  # type: ignore[assignment]
+    broken = BrokenRunner(engine._core.runner, iter(errors))
+    engine._core.runner = broken  # type: ignore[assignment]
     return broken
 
 
 def test_who_is_cancelled_while_sound_is_encoded_is_not_computed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, submitted = engine._encoder.encode_some, queue.Queue[Generation]()
+    encode, submitted = engine._core.batcher.encode_some, queue.Queue[Generation]()
 
     def encode_and_cancel(waiting: Any) -> Any:
         failures = encode(waiting)
@@ -267,7 +267,7 @@ def test_who_is_cancelled_while_sound_is_encoded_is_not_computed(
             submitted.get(timeout=WAIT_S).cancel()
         return failures
 
-    monkeypatch.setattr(engine._encoder, "encode_some", encode_and_cancel)
+    monkeypatch.setattr(engine._core.batcher, "encode_some", encode_and_cancel)
     steps = break_engine(engine, *[AssertionError("a step for nobody")] * 4)
     spoken = Conversation(UserTurn((Audio(np.zeros(8000, np.float32)),)))
     listener = Listener()
@@ -365,7 +365,10 @@ def test_of_an_owner_who_leaves_in_mid_response_nothing_is_kept(
     listener.all()
     # The next one is taken in after the owner is forgotten.
     ask(engine, said("good night")).all()
-    assert (engine._cache.kept, engine._cache.free) == (0, engine._cache.total)
+    assert (engine._core.scheduler.cache.kept, engine._core.scheduler.cache.free) == (
+        0,
+        engine._core.scheduler.cache.total,
+    )
 
 
 def test_a_context_is_no_longer_than_the_model_was_made_for(
@@ -384,8 +387,8 @@ def test_a_context_is_no_longer_than_the_cache_holds(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(loaded, Settings(device="cpu"))
-    bytes_per_token = engine._runner.bytes_per_token
-    monkeypatch.setattr(runner, "CPU_CACHE_BYTES", 100 * 16 * bytes_per_token)
+    bytes_per_token = engine._core.runner.bytes_per_token
+    monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", 100 * 16 * bytes_per_token)
     small = Engine(loaded, Settings(device="cpu", window_tail="exact"))
     assert small.context_tokens == small.kv_tokens == 1600
     # Positions are more than rows: only these must fit.
@@ -398,7 +401,7 @@ def test_an_engine_that_has_stopped_holds_no_cache(loaded: LoadedModel) -> None:
     engine = Engine(loaded, Settings(device="cpu"))
     engine.start()
     engine.warm_up()
-    tensor = weakref.ref(engine._runner._keys[0])
+    tensor = weakref.ref(engine._core.runner._keys[0])
     gc.disable()
     try:
         engine.stop()

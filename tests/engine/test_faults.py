@@ -9,13 +9,23 @@ import pytest
 import torch
 
 from tests.engine.test_engine import GREEDY, Listener, ask, break_engine, said, text_of, tokens_of
+from tests.support.batching import batcher_of
+from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
 from voxtral_worker.engine.engine import Engine
-from voxtral_worker.engine.faults import attempt
+from voxtral_worker.engine.faults import Faults, attempt
+from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.grammar import Shape
+from voxtral_worker.engine.kv_cache import KvCache
 from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
-from voxtral_worker.errors import OutOfMemory
+from voxtral_worker.engine.response import Response
+from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.engine.tools import NO_TOOLS
+from voxtral_worker.errors import BadInput, OutOfMemory
 from voxtral_worker.settings import Settings
 
 BAD_WORD = "kitchen"
@@ -40,7 +50,7 @@ def with_bad_rows(engine: Engine, loaded: LoadedModel) -> None:
     others = set(loaded.tokenizer.encode("hello what time is it", bos=False, eos=False))
     bad = [token for token in ids if token not in others]
     assert bad
-    engine._runner._embed = BadRows(engine._runner._embed, bad)
+    engine._core.runner._embed = BadRows(engine._core.runner._embed, bad)
 
 
 def ask_as(engine: Engine, owner: str, text: str, sampling: Sampling = GREEDY) -> Listener:
@@ -53,8 +63,7 @@ def ask_as(engine: Engine, owner: str, text: str, sampling: Sampling = GREEDY) -
 def small(loaded: LoadedModel) -> Iterator[Engine]:
     """An engine of few blocks, so that they are used again at once."""
     running = Engine(loaded, Settings(response_cache_size=4))
-    running._cache._free = running._cache._free[-8:]
-    running._cache.total = 8
+    running._core.scheduler.cache = KvCache(8)
     running.start()
     yield running
     running.stop()
@@ -65,7 +74,7 @@ def test_nan_of_one_session_reaches_no_other(
     small: Engine, loaded: LoadedModel, temperature: float
 ) -> None:
     expected = tokens_of(ask(small, said("what time is it")).all())
-    small._delivery.responses._responses.clear()
+    small._core.outputs.cache._responses.clear()
     with_bad_rows(small, loaded)
     for number in range(8):
         sampling = Sampling(temperature, 0.9, 24)
@@ -75,7 +84,7 @@ def test_nan_of_one_session_reaches_no_other(
         assert isinstance(failed, Failed)
         assert failed.error.code == "PROCESSING_ERROR"
         assert tokens_of(good.all()) == expected
-        small._delivery.responses._responses.clear()
+        small._core.outputs.cache._responses.clear()
         small.forget(f"good {number}")
 
 
@@ -83,12 +92,12 @@ def test_nothing_of_a_failed_sequence_is_kept(small: Engine, loaded: LoadedModel
     with_bad_rows(small, loaded)
     assert isinstance(ask_as(small, "bad", BAD_WORD).all()[-1], Failed)
     ask(small, said("hello")).all()
-    assert small._cache.kept == 0
-    assert len(small._delivery.responses._responses) == 1
+    assert small._core.scheduler.cache.kept == 0
+    assert len(small._core.outputs.cache._responses) == 1
 
 
 def test_blocks_hold_nothing_when_a_sequence_takes_them(small: Engine) -> None:
-    for tensor in [*small._runner._keys, *small._runner._values]:
+    for tensor in [*small._core.runner._keys, *small._core.runner._values]:
         tensor.fill_(float("nan"))
     assert text_of(ask(small, said("hello")).all())
 
@@ -97,9 +106,9 @@ class BadLogits:
     """Passes logits on with those of one row at each step made NaN."""
 
     def __init__(self, engine: Engine, bad: str) -> None:
-        self._runner = engine._runner
+        self._runner = engine._core.runner
         self._bad = bad
-        engine._runner = self  # type: ignore[assignment]
+        engine._core.runner = self  # type: ignore[assignment]
 
     def step(self, chunks: Any) -> torch.Tensor:
         logits = self._runner.step(chunks)
@@ -125,14 +134,14 @@ def test_a_row_that_is_not_finite_fails_its_sequence_alone(engine: Engine) -> No
 def test_memory_short_in_the_sampler_fails_only_whom_it_stays_short_for(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = engine._delivery._sample
+    whole = engine._core.outputs._sample
 
     def short(sequences: Any, logits: torch.Tensor) -> list[int]:
         if any(sequence.owner == "b" for sequence in sequences):
             raise torch.OutOfMemoryError("short")
         return whole(sequences, logits)
 
-    monkeypatch.setattr(engine._delivery, "_sample", short)
+    monkeypatch.setattr(engine._core.outputs, "_sample", short)
     listeners = {name: ask_as(engine, name, "hello", Sampling(0.5, 1.0, 8)) for name in "abc"}
     ended = {name: listener.all()[-1] for name, listener in listeners.items()}
     assert isinstance(ended["b"], Failed)
@@ -190,7 +199,7 @@ def test_of_windows_encoded_together_only_the_one_at_fault_fails(
 ) -> None:
     monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
     engine = Engine(loaded, Settings(window_tail=window_tail))
-    encode, sizes = getattr(engine._encoder, name), []
+    encode, sizes = getattr(engine._core.encoder, name), []
 
     def encode_some(windows: Any) -> torch.Tensor:
         features = windows if window_tail == "exact" else windows.features
@@ -199,12 +208,12 @@ def test_of_windows_encoded_together_only_the_one_at_fault_fails(
             raise RuntimeError("no such sound")
         return encode(windows)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(engine._encoder, name, encode_some)
+    monkeypatch.setattr(engine._core.encoder, name, encode_some)
     silence = Conversation(UserTurn((Audio(np.zeros(1600, np.float32)),)))
     listeners = []
     for conversation in (loud(0.1), silence, loud(0.2)):
         listener = Listener()
-        engine._inbox.put_nowait(_asked(conversation, listener))
+        engine._inbox.put(Generation(GenerationRequest(conversation, GREEDY), listener))
         listeners.append(listener)
     engine.start()
     ended = [listener.all()[-1] for listener in listeners]
@@ -213,23 +222,109 @@ def test_of_windows_encoded_together_only_the_one_at_fault_fails(
     assert max(sizes) == 3
 
 
-def _asked(conversation: Conversation, listener: Listener) -> Any:
-    from voxtral_worker.engine.engine import _Asked
-    from voxtral_worker.engine.generation import Generation
-
-    return _Asked(Generation(GenerationRequest(conversation, GREEDY), listener), 0.0)
-
-
 def test_a_sound_whose_features_cannot_be_made_fails_alone(loaded: LoadedModel) -> None:
     encoder = Encoder(loaded)
     encoder.at_once = 2
+    embeddings, batcher = batcher_of(encoder, loaded)
     good, bad = Audio(np.zeros(1600, np.float32)), Audio(np.zeros((2, 2), np.float32))
-    ((failed, _),) = encoder.encode_some([bad, good])
+    ((failed, _),) = batcher.encode_some([bad, good])
     assert failed is bad
-    assert good.embeddings is not None
+    assert good in embeddings
 
 
 def test_a_step_that_is_short_of_memory_for_all_is_done_for_each(engine: Engine) -> None:
     break_engine(engine, torch.OutOfMemoryError("short"), None, torch.OutOfMemoryError("short"))
     listeners = [ask(engine, said("hello"), Sampling(0.5, 1.0, 8)) for _ in range(3)]
     assert all(isinstance(listener.all()[-1], Finished) for listener in listeners)
+
+
+class Desk:
+    """Sequences of callers who listen, and the faults that end them."""
+
+    def __init__(self, *, device_answers: bool = True) -> None:
+        self.responses: dict[int, Response] = {}
+        self.listeners: dict[int, Listener] = {}
+        self.asked_device = 0
+        self._device_answers = device_answers
+        self.faults = Faults(self.responses, self._release, self._answers)
+
+    def sequence(self) -> Sequence:
+        sequence = Sequence(len(self.listeners) + 1, Prompt((1,), ()), 4, owner="somebody")
+        listener = self.listeners[sequence.sequence_id] = Listener()
+        generation = Generation(GenerationRequest(said("hello")), listener)
+        constraint = Constraint(Shape(NO_TOOLS), None)
+        response = Response(generation, Detokenizer(None, None), constraint)  # type: ignore[arg-type]
+        self.responses[sequence.sequence_id] = response
+        return sequence
+
+    def told(self, sequence: Sequence) -> list[str]:
+        """Codes of the errors that a caller got."""
+        events = list(self.listeners[sequence.sequence_id].events.queue)
+        return [event.error.code for event in events if isinstance(event, Failed)]
+
+    def _release(self, sequence: Sequence) -> None:
+        assert sequence.owner is None, "what failed is nobody's prefix"
+        del self.responses[sequence.sequence_id]
+
+    def _answers(self) -> bool:
+        self.asked_device += 1
+        return self._device_answers
+
+
+def test_a_sound_that_fails_ends_all_who_wait_for_it_once() -> None:
+    desk = Desk()
+    first, second, other = (desk.sequence() for _ in range(3))
+    sound, windows = Audio(np.zeros(160, np.float32)), [RuntimeError("one"), RuntimeError("two")]
+    desk.faults.fail([(sound, error) for error in windows], lambda _: [first, second])
+    assert [desk.told(each) for each in (first, second, other)] == [
+        ["PROCESSING_ERROR"],
+        ["PROCESSING_ERROR"],
+        [],
+    ]
+    assert not desk.faults.is_device_lost
+
+
+@pytest.mark.parametrize("kind", ["together", "alone", "upkeep", "request"])
+def test_a_device_that_no_longer_answers_is_lost_whatever_has_failed(kind: str) -> None:
+    desk = Desk(device_answers=False)
+    sequence, listener = desk.sequence(), Listener()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("device lost")
+
+    match kind:
+        case "together":
+            desk.faults.together([sequence], fails, lambda one: [one])
+        case "alone":
+            desk.faults.alone(sequence, fails)
+        case "upkeep":
+            desk.faults.upkeep(fails)
+        case "request":
+            desk.faults.request(Generation(GenerationRequest(said("a")), listener), fails)
+            assert isinstance(listener.all()[-1], Failed)
+    assert desk.faults.is_device_lost
+    assert desk.told(sequence) == (["PROCESSING_ERROR"] if kind in ("together", "alone") else [])
+
+
+def test_a_request_at_fault_itself_says_nothing_of_the_device() -> None:
+    desk, listener = Desk(device_answers=False), Listener()
+
+    def refuses() -> None:
+        raise BadInput("no")
+
+    desk.faults.request(Generation(GenerationRequest(said("a")), listener), refuses)
+    assert isinstance(listener.all()[-1], Failed)
+    assert (desk.asked_device, desk.faults.is_device_lost) == (0, False)
+
+
+def test_a_token_that_cannot_be_delivered_is_not_delivered_twice() -> None:
+    desk = Desk()
+    tried: list[int] = []
+    sequence = desk.sequence()
+
+    def deliver() -> None:
+        tried.append(1)
+        raise torch.OutOfMemoryError("short")
+
+    desk.faults.alone(sequence, deliver)
+    assert (len(tried), desk.told(sequence)) == (1, ["GPU_OOM"])

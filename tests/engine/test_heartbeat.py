@@ -14,6 +14,7 @@ from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.heartbeat import Heartbeat
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Finished
+from voxtral_worker.engine.warm_up import end_of
 from voxtral_worker.errors import EngineFailure, NotReady, WorkerError
 
 WAIT_S = 60.0
@@ -23,9 +24,9 @@ class Gate:
     """A step that waits at a gate before it computes."""
 
     def __init__(self, engine: Engine) -> None:
-        self._step = engine._runner.step
+        self._step = engine._core.runner.step
         self.reached, self.opened = threading.Event(), threading.Event()
-        engine._runner.step = self.step  # type: ignore[method-assign]
+        engine._core.runner.step = self.step  # type: ignore[method-assign]
 
     def step(self, chunks: Any) -> torch.Tensor:
         self.reached.set()
@@ -87,9 +88,9 @@ def test_warm_up_waits_as_long_as_the_heart_beats(loaded: LoadedModel) -> None:
                 engine._heartbeat.beat()
                 raise end
 
-    assert engine._wait(Answers(), 300.0) is None  # type: ignore[arg-type]
+    assert end_of(Answers(), engine._heartbeat, 300.0) is None  # type: ignore[arg-type]
     # Nothing is done in this one.
-    assert isinstance(engine._wait(done, 0.0), EngineFailure)
+    assert isinstance(end_of(done, engine._heartbeat, 0.0), EngineFailure)
 
 
 def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> None:
@@ -100,7 +101,7 @@ def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> 
         began.set()
         assert opened.wait(WAIT_S)
 
-    engine._encoder.prepare = prepare  # type: ignore[method-assign]
+    engine._core.encoder.prepare = prepare  # type: ignore[method-assign]
     engine.start()
     failures: list[BaseException] = []
 
@@ -116,7 +117,7 @@ def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> 
         warming.start()
         warming.join(0.3)
         # Nothing is asked of the engine before it is prepared.
-        assert engine._inbox.empty()
+        assert engine._inbox.waiting == 0
         opened.set()
         warming.join(WAIT_S)
         assert not warming.is_alive()
@@ -133,7 +134,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
     engine.start()
     try:
         engine.warm_up()
-        step = engine._runner.step
+        step = engine._core.runner.step
 
         def counted(chunks: Any) -> torch.Tensor:
             before = engine._heartbeat.beats
@@ -141,7 +142,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
             beats.append(engine._heartbeat.beats - before)
             return logits
 
-        engine._runner.step = counted  # type: ignore[method-assign]
+        engine._core.runner.step = counted  # type: ignore[method-assign]
         before = engine._heartbeat.beats
         engine.warm_up()
         layers = loaded.model.config.text_config.num_hidden_layers

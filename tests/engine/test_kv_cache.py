@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import VoxtralConfig
 
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache, blocks_for
-from voxtral_worker.engine.runner import WORKING_BYTES, bytes_per_token, cache_budget
+from voxtral_worker.engine.model_runner import WORKING_BYTES, bytes_per_token, cache_budget
 
 
 def keys(tokens: int, first: int = 0) -> list[int]:

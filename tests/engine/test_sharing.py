@@ -8,8 +8,7 @@ import pytest
 from tests.engine.test_engine import WAIT_S, Listener, ask, said, text_of, tokens_of
 from tests.support.metric_values import value_of
 from voxtral_worker import metrics
-from voxtral_worker.engine import engine as engine_module
-from voxtral_worker.engine import runner
+from voxtral_worker.engine import inbox, model_runner
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import (
@@ -31,11 +30,11 @@ JOB_TOKENS = 400
 @pytest.fixture
 def small(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine with a cache of 1,600 tokens, whose answers are as long as they may be."""
-    a_token = Engine(loaded, Settings(device="cpu"))._runner.bytes_per_token
-    monkeypatch.setattr(runner, "CPU_CACHE_BYTES", BLOCKS * 16 * a_token)
+    a_token = Engine(loaded, Settings(device="cpu"))._core.runner.bytes_per_token
+    monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", BLOCKS * 16 * a_token)
     engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
-    engine._delivery.stop_ids = frozenset()
-    engine._delivery.is_runaway = lambda token_ids: False
+    engine._core.outputs.stop_ids = frozenset()
+    engine._core.outputs.is_runaway = lambda token_ids: False
     engine.start()
     yield engine
     engine.stop()
@@ -83,13 +82,13 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
     assert isinstance(last, Finished)
     assert last.usage.completion_tokens == JOB_TOKENS
     assert value_of(metrics.generations_put_back) == before + 1
-    assert small._cache.free == BLOCKS
+    assert small._core.scheduler.cache.free == BLOCKS
 
 
 def test_the_prompt_of_a_turn_is_made_before_those_of_jobs_that_came_before_it(
     small: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "JOBS_STEP_S", 0.0)
+    monkeypatch.setattr(inbox, "JOBS_STEP_S", 0.0)
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
     # Too long for the context: only to make their prompts takes time.
     long = GenerationRequest(said("hello " * 20_000), Sampling(0.0, 1.0, 4), Urgency.JOB)
@@ -107,7 +106,7 @@ def test_the_prompt_of_a_turn_is_made_before_those_of_jobs_that_came_before_it(
 def test_jobs_whose_prompts_are_not_made_yet_are_told_that_the_worker_stops(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "JOBS_STEP_S", 0.0)
+    monkeypatch.setattr(inbox, "JOBS_STEP_S", 0.0)
     engine = Engine(loaded, Settings(device="cpu"))
     listeners = [Listener() for _ in range(20)]
     engine.start()
@@ -134,7 +133,7 @@ def test_a_job_that_waits_again_can_be_cancelled(small: Engine) -> None:
             ended.append((name, event.finish_reason))
             turn.cancel()
     assert ended == [("job", "interrupted"), ("turn", "interrupted")]
-    assert small._cache.free == BLOCKS
+    assert small._core.scheduler.cache.free == BLOCKS
 
 
 @pytest.mark.parametrize("urgency", [Urgency.JOB, Urgency.PARTIAL])
@@ -154,7 +153,7 @@ def test_what_is_no_turn_and_needs_more_than_half_of_the_cache_is_told_so(
 def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last_request(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "INBOX_SIZE", 3)
+    monkeypatch.setattr(inbox, "INBOX_SIZE", 3)
     engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
     # Requests are taken before it runs, so that the inbox is full for sure.
     engine._thread.is_alive = lambda: True  # type: ignore[method-assign]
@@ -162,22 +161,25 @@ def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last
     for listener in listeners:
         request = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4), owner="gone")
         engine.submit(request, listener)
-    assert engine._inbox.full()
+    assert engine._inbox._new.full()
     engine.forget("gone")
     del engine._thread.is_alive
     engine.start()
     for listener in listeners:
         assert isinstance(listener.all()[-1], Finished)
     # The last of them is released before it is told.
-    assert (engine._cache.kept, engine._cache.free) == (0, engine._cache.total)
+    assert (engine._core.scheduler.cache.kept, engine._core.scheduler.cache.free) == (
+        0,
+        engine._core.scheduler.cache.total,
+    )
     engine.stop()
 
 
 def test_owners_that_an_engine_never_forgets_do_not_pile_up(loaded: LoadedModel) -> None:
     engine = Engine(loaded, Settings(device="cpu"))
-    for number in range(engine_module.MOST_GONE + 5):
+    for number in range(inbox.MOST_LEFT + 5):
         engine.forget(str(number))
-    assert len(engine._gone) == engine_module.MOST_GONE
+    assert len(engine._inbox._left) == inbox.MOST_LEFT
 
 
 def test_callers_who_come_and_go_leave_no_block_behind(small: Engine) -> None:
@@ -199,6 +201,6 @@ def test_callers_who_come_and_go_leave_no_block_behind(small: Engine) -> None:
     for number in range(7):
         small.forget(str(number))
     ask(small, said("hello"), Sampling(0.0, 1.0, 2)).all()
-    assert (small._cache.kept, small._cache.free) == (0, BLOCKS)
-    assert small._scheduler.everyone() == []
-    assert small._encoder.embeddings.idle_bytes == 0
+    assert (small._core.scheduler.cache.kept, small._core.scheduler.cache.free) == (0, BLOCKS)
+    assert small._core.scheduler.everyone() == []
+    assert small._core.embeddings.idle_bytes == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
+from tests.support.batching import batcher_of
 from tests.support.fake_recorder import FakeRecorder
 from tests.support.reduced import Reduced
 from voxtral_worker.engine.conversation import Audio
@@ -27,18 +28,19 @@ def expected(loaded: LoadedModel, model: Any, seconds: float) -> torch.Tensor:
     return Reduced(model, loaded.processor.feature_extractor, -1).embeddings(noise(seconds))
 
 
-def encoded(encoder: Encoder, *seconds: float) -> list[torch.Tensor]:
+def encoded(encoder: Encoder, loaded: LoadedModel, *seconds: float) -> list[torch.Tensor]:
+    embeddings, batcher = batcher_of(encoder, loaded, SAMPLED)
     pieces = [Audio(noise(each)) for each in seconds]
-    while waiting := [piece for piece in pieces if piece.embeddings is None]:
-        assert encoder.encode_some(waiting) == []
-    return [piece.embeddings for piece in pieces]  # type: ignore[misc]
+    while waiting := [piece for piece in pieces if piece not in embeddings]:
+        assert batcher.encode_some(waiting) == []
+    return [embeddings.rows(piece, 0, 1000) for piece in pieces]
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_what_is_computed_is_what_the_whole_window_has_there(
     light: LoadedModel, light_reference: Any, seconds: float
 ) -> None:
-    (rows,) = encoded(Encoder(light, window_tail=SAMPLED), seconds)
+    (rows,) = encoded(Encoder(light, window_tail=SAMPLED), light, seconds)
     assert len(rows) == layout_of(len(noise(seconds)), SAMPLED).rows
     assert torch.allclose(rows, expected(light, light_reference, seconds), atol=2e-4)
 
@@ -47,7 +49,7 @@ def test_what_is_computed_is_what_the_whole_window_has_there(
 def test_a_trained_encoder_computes_it_as_well(
     loaded: LoadedModel, reference: Any, seconds: float
 ) -> None:
-    (rows,) = encoded(Encoder(loaded, window_tail=SAMPLED), seconds)
+    (rows,) = encoded(Encoder(loaded, window_tail=SAMPLED), loaded, seconds)
     assert len(rows) == layout_of(len(noise(seconds)), SAMPLED).rows
     assert torch.allclose(rows, expected(loaded, reference, seconds), atol=2e-4)
 
@@ -59,7 +61,7 @@ def test_windows_of_a_few_fixed_shapes_are_encoded_as_others_are(
     encoder = Encoder(light, recorder, window_tail=SAMPLED)
     encoder.at_once = 8
     seconds = (*SECONDS, 2.9, 3.1)
-    for each, rows in zip(seconds, encoded(encoder, *seconds), strict=True):
+    for each, rows in zip(seconds, encoded(encoder, light, *seconds), strict=True):
         assert torch.allclose(rows, expected(light, light_reference, each), atol=2e-4), each
     shapes = {fixed_rows(layout_of(int(16_000 * each), SAMPLED)) for each in seconds[:6]}
     # Each with one batch size or two; and whole windows.
@@ -72,19 +74,19 @@ def test_every_fixed_shape_is_recorded_at_the_start(light: LoadedModel) -> None:
     encoder.prepare()
     # Of whole windows one is encoded at a time on a CPU.
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
-    encoded(encoder, 0.5, 3.0, 14.0, 28.0)
+    encoded(encoder, light, 0.5, 3.0, 14.0, 28.0)
     assert recorder.recorded == 1 + 4 * len(FIXED_ROWS)
 
 
 def test_short_windows_share_a_step_up_to_the_rows_of_a_whole_one(light: LoadedModel) -> None:
-    encoder = Encoder(light, window_tail=SAMPLED)
+    embeddings, batcher = batcher_of(Encoder(light, window_tail=SAMPLED), light, SAMPLED)
     pieces = [Audio(noise(3.0)) for _ in range(9)]
-    encoder.encode_some(pieces)
+    batcher.encode_some(pieces)
     # 56 rows each, of 375.
-    assert sum(piece.embeddings is not None for piece in pieces) == 6
+    assert sum(piece in embeddings for piece in pieces) == 6
     whole = [Audio(noise(30.0)), Audio(noise(3.0))]
-    encoder.encode_some(whole)
-    assert [piece.embeddings is not None for piece in whole] == [True, False]
+    batcher.encode_some(whole)
+    assert [piece in embeddings for piece in whole] == [True, False]
 
 
 def test_an_encoder_of_another_shape_is_encoded_just_as_well() -> None:
@@ -116,6 +118,6 @@ def test_an_encoder_of_another_shape_is_encoded_just_as_well() -> None:
         torch.device("cpu"),
         torch.float32,
     )
-    (rows,) = encoded(Encoder(other, window_tail=SAMPLED), 3.0)
+    (rows,) = encoded(Encoder(other, window_tail=SAMPLED), other, 3.0)
     assert rows.shape == (56, 32)
     assert torch.allclose(rows, Reduced(model, extractor, -1).embeddings(noise(3.0)), atol=2e-4)

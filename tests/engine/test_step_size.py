@@ -7,12 +7,12 @@ import pytest
 
 from tests.engine.test_engine import ask, said, text_of
 from tests.support.embedded_model import EMBEDDED
-from voxtral_worker.engine import engine as engine_module
+from voxtral_worker.engine import core
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.model_runner import ModelRunner
 from voxtral_worker.engine.step_size import StepSize, measure
 
 
@@ -62,14 +62,14 @@ def test_an_engine_measures_and_then_answers_as_others_do(
     plain, sized = Engine(loaded, EMBEDDED), Engine(loaded, EMBEDDED)
     seen: list[StepSize] = []
 
-    def noted(encoder: Encoder, runner: Runner) -> StepSize:
+    def noted(encoder: Encoder, runner: ModelRunner) -> StepSize:
         measure(encoder, runner)
         seen.append(StepSize(4, 1024))
         return seen[-1]
 
-    monkeypatch.setattr(engine_module, "measure", noted)
-    sized._fit_steps()
-    assert (sized._encoder.at_once, sized._most_rows) == (4, 1024)
+    monkeypatch.setattr(core, "measure", noted)
+    sized._core.fit_steps()
+    assert (sized._core.encoder.at_once, sized._core.scheduler.most_rows) == (4, 1024)
     answers = []
     for engine in (plain, sized):
         engine.start()

@@ -23,6 +23,7 @@ from voxtral_worker.engine.conversation import Audio, Exchange, UserTurn
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.response import Response
 from voxtral_worker.engine.sequence import Sequence
 from voxtral_worker.logs import session_mark
 from voxtral_worker.server.connection import Connection
@@ -36,7 +37,7 @@ from voxtral_worker.turns.vad import Vad, _Memory, _Task
 Start = Callable[..., RunningServer]
 WORD = "zanzibar-7341-quagga"
 OF_A_SESSION = (
-    Session, Driver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Sequence,
+    Session, Driver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Response, Sequence,
     _Memory, _Task,
 )  # fmt: skip
 WAIT_S = 60.0
@@ -215,7 +216,7 @@ async def talk_a_little(real: Real, clip: bytes) -> str:
         await talker.send(clip)
         await talker.until("text_response")
         assert real.alive() >= {"Session", "Driver", "Connection", "Exchange", "Audio"}
-        assert real.engine._cache.kept > 0
+        assert real.engine._core.scheduler.cache.kept > 0
     return str(session["session_id"])
 
 
@@ -227,9 +228,9 @@ async def test_of_a_deleted_session_only_cached_answers_are_left(
     async with aiohttp.ClientSession() as http:
         await http.delete(f"{real.server.url}/session/{session_id}")
     await real.until_nothing_is_left()
-    assert real.engine._cache.kept == 0
+    assert real.engine._core.scheduler.cache.kept == 0
     # By a hash of what was asked; what was asked itself is gone.
-    assert [len(key) for key in real.engine._delivery.responses._responses] == [32, 32]
+    assert [len(key) for key in real.engine._core.outputs.cache._responses] == [32, 32]
 
 
 async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
@@ -239,5 +240,5 @@ async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
     await talk_a_little(real, clip)
     await asyncio.to_thread(real.expire)
     await real.until_nothing_is_left()
-    assert real.engine._cache.kept == 0
-    assert not real.engine._delivery.responses._responses
+    assert real.engine._core.scheduler.cache.kept == 0
+    assert not real.engine._core.outputs.cache._responses

@@ -32,7 +32,6 @@ from voxtral_worker.engine.layout import EXACT
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
-from voxtral_worker.engine.scheduler import Scheduler
 from voxtral_worker.settings import Settings
 
 MOST_TOKENS = 8
@@ -247,10 +246,8 @@ def check(
     tail = reference.window_tail
     engine = Engine(loaded, Settings(max_batch_size=8, response_cache_size=0, window_tail=tail))
     # Few blocks: prefixes are evicted, sequences wait for each other.
-    engine._cache = cache = WatchedCache(blocks)
-    places = engine.most_side_by_side
-    engine._scheduler = Scheduler(places, blocks, engine._place, engine._put_back)
-    engine._delivery.is_runaway = lambda token_ids: False
+    engine._core.scheduler.cache = cache = WatchedCache(blocks)
+    engine._core.outputs.is_runaway = lambda token_ids: False
     schedule = Schedule(engine)
     engine.start()
     schedule.run(sessions)

@@ -1,4 +1,4 @@
-"""Asks the engine for one answer to one conversation, from outside of any session."""
+"""Asks the engine for one answer to one conversation, for callers that have no session."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from voxtral_worker.errors import BadInput, BadSchema, EngineFailure, TooLarge
 
 
 class Engine(Protocol):
-    """What is used of the engine."""
+    """The part of the engine that is used here."""
 
     def submit(self, request: GenerationRequest, listener: Listener) -> Generation:
         """Ask for a response; raises AtCapacity or NotReady."""
@@ -52,10 +52,10 @@ async def answer(
     say: Callable[[str], None],
     call: Callable[[CallEvent], None] = lambda _: None,
 ) -> Answer:
-    """Have the engine answer; `say` hears each piece of text as it is made, `call` the calls.
+    """Have the engine answer; `say` gets each piece of text as it is made, `call` the calls.
 
-    However this ends, the engine is let go. Raises BadInput that names `field` when the
-    conversation is longer than the context, and what else the engine reports.
+    However this ends, the engine stops working on it. Raises BadInput that names `field` when
+    the conversation is longer than the context, and every error that the engine reports.
     """
     stream = GenerationStream()
     request = GenerationRequest(conversation, sampling, Urgency.JOB)
@@ -84,7 +84,7 @@ async def answer(
                 case Finished():
                     finished = event
     except BadSchema:
-        # Not the field's fault.
+        # This error is about the schema of the answer, not about `field`.
         raise
     except BadInput as error:
         raise error.of_field(field) from None
@@ -97,7 +97,7 @@ async def answer(
 
 
 def _whole(listener: Listener) -> Listener:
-    """A listener for which a prompt that lost its oldest exchanges has failed."""
+    """A listener that gets `Failed` where the oldest exchanges were left out of the prompt."""
 
     def hear(event: GenerationEvent) -> None:
         if isinstance(event, HistoryTrimmed):

@@ -22,8 +22,9 @@ NAME = "voxtral_paged"
 class GatheredRows:
     """Rows [start, stop) of the batch: the newest token of each of some sequences.
 
-    `blocks` [sequences, width]: where the tokens of each are stored, in order; `mask`, float
-    [sequences, 1, 1, width * block size]: a token's log weight, or 0, and -inf behind the last.
+    `blocks`, int64 [sequences, width], are the blocks of each, in the order of its tokens. `mask`,
+    float [sequences, 1, 1, width * block size], is added to the scores: the log weight of a token
+    or 0, and -inf behind the last token.
     """
 
     start: int
@@ -34,7 +35,7 @@ class GatheredRows:
 
 @dataclass
 class KernelRows:
-    """The whole batch is one token each of some sequences, whose blocks a kernel reads.
+    """The whole batch: the newest token of each of some sequences, whose blocks a kernel reads.
 
     `blocks`, int32 [sequences, width]; `lengths`, int32 [sequences], counts the new token;
     `log_weights`, float32 [blocks, block size], are added to the scores, where there are any.
@@ -80,10 +81,10 @@ _here = threading.local()
 
 @contextmanager
 def attending(batch: PagedBatch) -> Iterator[None]:
-    """While it is open, this thread's forward passes are over the rows of `batch`.
+    """Let this thread's forward passes work on the rows of `batch` while the context is open.
 
-    Not an argument of theirs: the tensors of the cache must not enter a compiled graph,
-    which might copy them to be safe.
+    The batch is no argument of the passes, as the tensors of the cache must not enter a compiled
+    graph: it might copy them to be safe.
     """
     _here.batch = batch
     try:
@@ -154,7 +155,7 @@ _attend_opaquely = torch.library.custom_op(
 
 @_attend_opaquely.register_fake
 def _(*_: Any) -> None:
-    """Nothing is returned: the result is written into `output`."""
+    """The compiler's view: the result is written into `output`, and nothing is returned."""
 
 
 def _decode(
@@ -169,8 +170,8 @@ def _decode(
     _, block_tokens, kv_heads, size = keys.shape
     shape = (sequences, width * block_tokens, kv_heads, size)
     chosen = group.blocks.flatten()
-    # The query heads that share a KV head stand where the positions would: no key is
-    # repeated for them.
+    # The query heads that share a KV head are passed as positions, so that no key has to be
+    # repeated for each of them.
     attended = F.scaled_dot_product_attention(
         rows.reshape(sequences, kv_heads, -1, size),
         keys.index_select(0, chosen).view(shape).transpose(1, 2),
@@ -190,7 +191,7 @@ def _prefill(
 ) -> torch.Tensor:
     """`rows` [1, heads, rows, head size]; `keys`, `values` [1, KV heads, context, head size]."""
     if mask is not None and rows.is_cuda:
-        # With a mask, the kernel that saves memory takes no shared heads.
+        # PyTorch's kernel that saves memory takes no mask together with shared heads.
         repeats = rows.shape[1] // keys.shape[1]
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
     return F.scaled_dot_product_attention(

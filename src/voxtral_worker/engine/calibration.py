@@ -14,13 +14,13 @@ from voxtral_worker.engine.layout import layout_of
 from voxtral_worker.engine.request import Delta, Failed, Finished, GenerationRequest, Sampling
 from voxtral_worker.errors import EngineFailure
 
-# A turn as people make them: some words, and a sentence in answer.
+# A turn as people speak: a few words, and a sentence in answer.
 TURN_SAMPLES = 3 * 16_000
 TURN_TOKENS = 24
-# Who talks with a machine says something, and hears it out, about so often.
+# Seconds from one turn of a person to the next: they speak, and listen to the answer.
 TURN_EVERY_S = 6.0
-# What a conversation keeps in the KV cache: so many turns of speech with their answers, of which
-# each takes so many tokens beside its audio.
+# A conversation keeps so many turns of speech with their answers in the KV cache. Each turn takes
+# so many tokens beside its audio.
 TURNS_KEPT = 4
 TOKENS_BESIDE_AUDIO = 25
 SIDE_BY_SIDE = 8
@@ -30,7 +30,7 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sessions that may talk at once, and what that was computed from."""
+    """How many sessions may talk at once, and the measurements that this was computed from."""
 
     sessions: int
     first_delta_s: float
@@ -39,12 +39,10 @@ class Calibration:
 
 
 def calibrate(engine: Engine, goal_s: float) -> Calibration:
-    """Let the engine answer some noise, alone and side by side. Takes a few seconds.
+    """Let the engine answer noise, one turn alone and several at once. Takes a few seconds.
 
-    The second run of each is measured: in the first, shapes are met for the first time and
-    libraries set themselves up for them.
-
-    Raises EngineFailure when it does not answer.
+    `goal_s`: seconds until the first text. The second run of each is measured, as libraries set
+    themselves up in the first. Raises EngineFailure when the engine does not answer.
     """
     _first_deltas(engine, 1)
     first_s = _first_deltas(engine, 1)[0]
@@ -65,11 +63,11 @@ def session_tokens(window_tail: str) -> int:
 
 
 def sessions_within(goal_s: float, first_delta_s: float, turn_s: float) -> int:
-    """Sessions of which 95 % of the turns are begun to be answered within the goal; at least 1.
+    """The most sessions of which 95 % of the turns get a first text within the goal; at least 1.
 
-    `first_delta_s` is what a turn needs alone, `turn_s` what it takes of the engine's time
-    when many are answered. Turns of many people come at random, so that this is the queue
-    M/D/1, whose distribution of waiting times is Erlang's (1909).
+    `first_delta_s`: seconds to the first text of a turn alone. `turn_s`: seconds of the engine's
+    time that a turn takes when many are answered. Turns of many people come at random, so this
+    is the queue M/D/1; the distribution of its waiting times is Erlang's (1909).
     """
     slack_s = goal_s - first_delta_s
     busy = max(
@@ -101,7 +99,7 @@ def _late(busy: float, slack: float) -> float:
 
 
 def _first_deltas(engine: Engine, count: int) -> Sequence[float]:
-    """Answer so many turns side by side to their end; seconds until each one's first delta."""
+    """Answer `count` turns at once, to their end; returns seconds until the first delta of each."""
     events: queue.Queue[tuple[int, float, Delta | Finished | Failed]] = queue.Queue()
     noise = np.random.default_rng(count)
     started_s = time.monotonic()

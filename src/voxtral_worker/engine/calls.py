@@ -4,8 +4,8 @@ The model was trained to write one JSON array behind the token `[TOOL_CALLS]`:
 
     [{"name": "set_device", "arguments": {"on": true}, "id": "abcdefgh1"}, ...]
 
-Nothing of it is text for the user. What is read is told in events: the name as soon as it is
-whole, the arguments as they come, and the end of each call.
+None of it is text for the user. The parser reports events: the name as soon as it is whole, the
+arguments as they come, and the end of each call.
 """
 
 import json
@@ -34,9 +34,9 @@ class _Expects(Enum):
 
 
 class CallParser:
-    """The calls of one response. Raises ToolCallInvalid for what is no call of an offered tool.
+    """Reads the calls of one response. Raises ToolCallInvalid for calls of tools not on offer.
 
-    The model's own ids are not kept: ids are unique as long as the worker makes them.
+    The worker makes the ids of calls, as the ids that the model writes are not unique.
     """
 
     def __init__(self, names: Collection[str], make_id: Callable[[], str] = new_call_id) -> None:
@@ -58,7 +58,7 @@ class CallParser:
         return self._index + 1
 
     def push(self, text: str) -> list[CallEvent]:
-        """What is known with this text."""
+        """Read more text; returns the events that are complete with it."""
         for character in text:
             self._take(character)
         self._tell_arguments()
@@ -70,7 +70,7 @@ class CallParser:
         self._arguments: str | None = None
         self._told = 0
         self._key = ""
-        # The value being read, what is open in it, and whether that is a text.
+        # The value being read, how many brackets are open in it, and whether a string is.
         self._raw: str | None = None
         self._open = 0
         self._in_text = self._escapes = False
@@ -124,7 +124,7 @@ class CallParser:
                 self._end_value_if_closed()
             return
         if not self._open and (character in ",}]" or character in _BLANKS):
-            # The mark behind a number or a word.
+            # A number or a word ends with the character behind it.
             self._end_value()
             self._take(character)
             return
@@ -160,7 +160,7 @@ class CallParser:
         self._events.append(CallStarted(self._index, self._make_id(), name))
 
     def _tell_arguments(self) -> None:
-        """What was read of the arguments and not told; they are held until the name is known."""
+        """Report new text of the arguments; it is held back until the name is known."""
         if self._name is None:
             return
         read = self._arguments

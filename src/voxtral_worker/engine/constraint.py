@@ -1,6 +1,6 @@
-"""Keeps what is sampled within what an answer may be, over the logits of a step.
+"""Masks logits so that an answer stays within its grammar.
 
-Only the rows that need it are masked, beside the recorded step and not in it.
+Only the rows that need it are masked, after the recorded step and outside of the recording.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from voxtral_worker.engine.calls import CallParser
 from voxtral_worker.engine.grammar import Grammar, Shape
 from voxtral_worker.errors import ToolCallInvalid, WorkerError
 
-# What the model reads and never says: behind them would stand what is not for the user.
+# Tokens that the model reads and must never write: text behind them is not for the user.
 NEVER_SAID = (
     "[AVAILABLE_TOOLS]",
     "[/AVAILABLE_TOOLS]",
@@ -25,7 +25,7 @@ CALL_TOKEN = "[TOOL_CALLS]"
 
 
 class Constraint:
-    """What one answer may be; its matcher has taken the tokens so far, where one is needed."""
+    """What one answer may be. A matcher, where one is needed, has taken the tokens so far."""
 
     def __init__(self, shape: Shape, grammar: Grammar | None) -> None:
         self.shape = shape
@@ -35,7 +35,7 @@ class Constraint:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether the grammar allows no further token."""
         return self._matcher is not None and bool(self._matcher.is_stopped())
 
     @property
@@ -44,7 +44,7 @@ class Constraint:
         return self._matcher is not None
 
     def take(self, token_id: int, *, is_call: bool) -> None:
-        """The token was sampled. Raises ToolCallInvalid where the grammar has no such way."""
+        """Note a sampled token. Raises ToolCallInvalid where the grammar does not allow it."""
         if is_call and self.parser is None:
             self.parser = CallParser({tool.name for tool in self.shape.box.callable})
             if self._matcher is None and self._grammar is not None:
@@ -53,7 +53,7 @@ class Constraint:
             raise _too_complex()
 
     def mask(self) -> bytes:
-        """A bit for each token, the lowest first. Raises ToolCallInvalid where there is no way."""
+        """A bit for each token, the lowest first. Raises ToolCallInvalid where none is allowed."""
         assert self._matcher is not None
         bits: bytes = self._matcher.compute_bitmask()
         if self._matcher.is_error() or not any(bits):
@@ -67,14 +67,14 @@ def _too_complex() -> WorkerError:
 
 @dataclass(frozen=True)
 class Masks:
-    """Which tokens are never said, as the ids of one tokenizer."""
+    """Which tokens are never written, as the ids of one tokenizer."""
 
     never: torch.Tensor
     call_token: int
 
     @classmethod
     def of(cls, tokenizer: Any, device: torch.device) -> "Masks":
-        """Of mistral-common's Tekkenizer; a tokenizer may lack some of these tokens."""
+        """The masks for mistral-common's Tekkenizer, which may lack some of these tokens."""
         names = {tokenizer.id_to_piece(at): at for at in range(tokenizer.num_special_tokens)}
         ids = [names[name] for name in NEVER_SAID if name in names]
         never = torch.tensor(ids, dtype=torch.long, device=device)
@@ -84,7 +84,10 @@ class Masks:
     def apply(
         self, logits: torch.Tensor, constraints: Sequence[Constraint]
     ) -> dict[int, WorkerError]:
-        """Take from logits, float [n, vocabulary], what may not be said; rows that have no way."""
+        """Set logits, float [n, vocabulary], of forbidden tokens to -inf, in place.
+
+        Returns the rows whose grammar allows no token, with the error of each.
+        """
         logits.index_fill_(1, self.never, float("-inf"))
         failed: dict[int, WorkerError] = {}
         masks: dict[int, bytes] = {}
@@ -110,7 +113,7 @@ def _bind(logits: torch.Tensor, masks: dict[int, bytes]) -> None:
     packed = packed.view(len(masks), -1).to(logits.device)
     shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
     allowed = ((packed[:, :, None] >> shifts) & 1).flatten(1).bool()
-    # A head may be wider than its vocabulary, and what is beyond is no token.
+    # A head may have more rows than the vocabulary has tokens; those beyond are no tokens.
     missing = logits.shape[1] - allowed.shape[1]
     allowed = torch.nn.functional.pad(allowed, (0, max(0, missing)))[:, : logits.shape[1]]
     rows = torch.tensor(list(masks), device=logits.device)

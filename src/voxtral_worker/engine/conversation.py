@@ -28,9 +28,8 @@ _ids = itertools.count(1)
 class Audio:
     """One piece of speech; longer than 30 s, it takes several windows of the encoder.
 
-    `audio_id` is never used twice in a process. `embeddings` (float, [rows of its layout, hidden
-    size]) belong to the engine thread, which makes them of the samples whenever it needs them,
-    and drops them when memory is short.
+    `audio_id` is never used twice in a process. The engine makes embeddings of the samples
+    whenever it needs them, and stores them under that number.
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
@@ -40,7 +39,6 @@ class Audio:
         self._held: NDArray[Any] = samples
         self.windows = max(1, -(-len(samples) // WINDOW_SAMPLES))
         self._digest: bytes | None = None
-        self.embeddings: object | None = None
 
     @property
     def samples(self) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Decode steps of fixed shapes, so that a step can be recorded once and replayed."""
+"""Runs decode steps in a few fixed shapes, so that a step can be recorded once and replayed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence's newest token: its id, its index, and the blocks of all tokens so far.
+    """One sequence's newest token: its id, its index, and the blocks of all tokens, int64 [width].
 
-    `skipped` positions before it are those of no token.
+    Its position is further on than its index by `skipped` positions that no token takes.
     """
 
     token_id: int
@@ -33,7 +33,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class DecodeSteps:
-    """Every size has at most one recording; all of them read the same input tensors.
+    """Steps of each size, with at most one recording a size; all read the same input tensors.
 
     Rows that fill a batch up write to `spare_block`, which belongs to nobody. When a kernel,
     a recording or a compilation fails, all further steps gather and run `plain` unrecorded.
@@ -52,9 +52,9 @@ class DecodeSteps:
         recorder: Recorder | None = None,
         log_weights: torch.Tensor | None = None,
     ) -> None:
-        """`plain` is `forward` as it is before compilation, `recorder` CUDA's on CUDA.
+        """`plain`: `forward` before its compilation. `recorder`: CUDA's own where None on CUDA.
 
-        `log_weights`: see `pack`.
+        `most_rows` and `most_tokens` limit a batch and a context. `log_weights`: see `pack`.
         """
         self._forward = forward
         self._plain = plain or forward
@@ -63,39 +63,39 @@ class DecodeSteps:
         self._spare_block = spare_block
         self._sizes = [size for size in SIZES if size < most_rows] + [most_rows]
         device = keys[0].device
-        # Id, position, slot and length of each row, and its blocks; the host's copies are
-        # pinned, as bringing them over must not wait for the steps before.
+        # Id, position, slot and length of each row, and its blocks. The host's copies are pinned,
+        # so that copying them to the device does not wait for the steps before.
         self._host_numbers = _pinned((4, most_rows), torch.long, device)
         self._host_blocks = _pinned((most_rows, blocks_for(most_tokens)), torch.int32, device)
         self._numbers = torch.zeros_like(self._host_numbers, device=device)
         self._blocks = torch.zeros_like(self._host_blocks, device=device)
         self._lengths = torch.ones(most_rows, dtype=torch.int32, device=device)
         self._sent: torch.cuda.Event | None = None
-        # What all recordings write to, as each would keep its own logits alive.
+        # All recordings write here; otherwise each would keep logits of its own alive.
         self._logits: torch.Tensor | None = None
         self._recordings: dict[int, Recording] = {}
         if recorder is None and device.type == "cuda":
             recorder = GraphRecorder()
         self._recorder = recorder
-        # Which way the steps attend; never back to "paged".
+        # How the steps attend. It changes from "paged" to "gathered" at most once.
         self.attention: Literal["paged", "gathered"] = "paged" if recorder else "gathered"
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """Record every size, the largest first, as the others fit into its memory."""
+        """Record every size, the largest first, as the smaller ones fit into its memory."""
         for size in reversed(self._sizes):
             self._fill([], size)
             self._run(size, blocks_for(1))
 
     def run(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Logits [rows, vocabulary]; good until the next run. At most `most_rows` rows."""
+        """Logits, float [rows, vocabulary]; valid until the next run. At most `most_rows` rows."""
         size = next(size for size in self._sizes if size >= len(rows))
         self._fill(rows, size)
         width = max(len(row.blocks) for row in rows)
         return self._run(size, width)[: len(rows)]
 
     def _fill(self, rows: Sequence[Row], size: int) -> None:
-        """Bring a batch to the device; the rest of it repeats the spare block's token."""
+        """Copy a batch to the device, filled up to `size` with rows of the spare block."""
         spare = Row(0, 0, torch.tensor([self._spare_block]))
         padded = [*rows, *[spare] * (size - len(rows))]
         numbers = [
@@ -123,7 +123,7 @@ class DecodeSteps:
         except Exception as error:  # noqa: BLE001 - whatever a compiler or a driver raises
             if not self._fall_back(error):
                 raise
-        # Out of the block above, which keeps the tensors of the failed step alive.
+        # Outside of the `except` block, which keeps the tensors of the failed step alive.
         return self._once(size, width)
 
     def _replay(self, size: int) -> torch.Tensor:
@@ -143,7 +143,7 @@ class DecodeSteps:
         return self._logits[:size].copy_(logits)
 
     def _fall_back(self, error: Exception) -> bool:
-        """Take the slower way from now on; False when it is taken already."""
+        """Take the slower way from now on; returns False when it was taken already."""
         if self._recorder is None and self._forward == self._plain:
             return False
         tell_fallback("decode step", error)

@@ -1,7 +1,7 @@
 """Turns the tokens of one response into text as they come.
 
-Tokens are pieces of UTF-8, so a character may need several of them: what is incomplete is
-held back, and with it the token, until the character is whole.
+Tokens are pieces of UTF-8, so a character may need several of them. An incomplete character is
+held back, with its tokens, until it is whole.
 """
 
 import codecs
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class ByteTokenizer(Protocol):
-    """What is used of mistral-common's Tekkenizer."""
+    """The part of mistral-common's Tekkenizer that is used here."""
 
     num_special_tokens: int
 
@@ -18,7 +18,7 @@ class ByteTokenizer(Protocol):
 
 
 class Detokenizer:
-    """State of one response; joined, the texts it returns are the whole text."""
+    """The detokenizer of one response; the texts that it returns make up the whole text."""
 
     def __init__(self, tokenizer: ByteTokenizer, special_policy: object) -> None:
         self._tokenizer = tokenizer
@@ -27,7 +27,7 @@ class Detokenizer:
         self._held: list[int] = []
 
     def push(self, token_id: int) -> tuple[str, tuple[int, ...]]:
-        """Text that is complete with this token, and the tokens it is made of; or ("", ())."""
+        """Take a token; returns the text that is complete with it and its tokens, or ("", ())."""
         self._held.append(token_id)
         if token_id < self._tokenizer.num_special_tokens:
             return "", ()
@@ -35,13 +35,13 @@ class Detokenizer:
         return self._release(self._decoder.decode(piece))
 
     def finish(self) -> tuple[str, tuple[int, ...]]:
-        """What is left: a character that never became whole ends as U+FFFD."""
+        """The rest of the text; a character that never became whole is U+FFFD."""
         return self._release(self._decoder.decode(b"", final=True))
 
     def _release(self, text: str) -> tuple[str, tuple[int, ...]]:
         if not text:
             return "", ()
-        # A character may end inside the newest token while another begins: the token counts
-        # as delivered with its first text, as no token can be delivered by halves.
+        # A character may end inside the newest token while another one begins. No token can be
+        # delivered in halves, so it counts as delivered with its first text.
         held, self._held = tuple(self._held), []
         return text, held

@@ -1,4 +1,4 @@
-"""Puts messages of any roles, in any order, into the turns that a prompt is made of."""
+"""Makes the turns of a prompt from messages of any roles in any order."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ BETWEEN_TEXTS = "\n\n"
 
 @dataclass(frozen=True)
 class Said(Generic[P]):
-    """One message, or the neighbours of one role as one.
+    """One message, or neighbouring messages of one role that were joined.
 
-    `role` is system, user, assistant or tool. An assistant's may call tools; a tool's is the
-    result of the call `result_of`. `rounds` of tools came before the assistant's parts.
+    `role` is system, user, assistant or tool. An assistant's message may call tools; a tool's is
+    the result of the call `result_of`. `rounds` of tools came before the assistant's parts.
     """
 
     role: str
@@ -31,9 +31,9 @@ class Said(Generic[P]):
 
 @dataclass(frozen=True)
 class Dialogue(Generic[P]):
-    """`turns` alternate and begin with the user's, of which some may have no parts.
+    """`turns` alternate and begin with the user's; some of the user's may have no parts.
 
-    They end with the user's, or with rounds of tools that the assistant has to go on from.
+    The last turn is the user's, or rounds of tools after which the assistant continues.
     """
 
     system: str | None
@@ -41,13 +41,13 @@ class Dialogue(Generic[P]):
 
 
 def dialogue(messages: Iterable[Said[P]]) -> Dialogue[P]:
-    """The turns that messages mean.
+    """Make turns of messages.
 
-    Texts of blanks say nothing, and a message without parts is none: histories hold answers
-    that were interrupted. System messages at the beginning are the system text; later ones
-    open the user's next turn. Where nothing new was said, the system text is what is answered,
-    in the user's place: the model takes no turn of its own accord. Ids of calls become those
-    that the model may read. Raises BadInput that names a call which has not one result.
+    Texts of blanks and messages without parts are left out: histories hold answers that were
+    interrupted. System messages at the beginning are the system text; later ones open the user's
+    next turn. Where nothing new was said, the system text takes the place of the user's turn, as
+    the model answers only the user. Ids of calls become ids that the model can read. Raises
+    BadInput that names a call which does not have exactly one result.
     """
     heard = [
         dataclasses.replace(said, parts=_without_blanks(said.parts))
@@ -73,7 +73,7 @@ def dialogue(messages: Iterable[Said[P]]) -> Dialogue[P]:
 def exchanges(
     turns: tuple[Said[str | Audio], ...],
 ) -> tuple[tuple[Exchange, ...], UserTurn, tuple[Round, ...]]:
-    """The history, the user's last turn and the rounds since, of turns as `Dialogue` has them."""
+    """Split the turns of a `Dialogue`: the history, the user's last turn, and the rounds since."""
     rounds: tuple[Round, ...] = ()
     if turns[-1].role == "assistant":
         turns, rounds = turns[:-1], turns[-1].rounds
@@ -87,7 +87,7 @@ def exchanges(
 
 
 def _with_rounds(messages: list[Said[P]]) -> list[Said[P]]:
-    """The same with the calls and results between two turns of the user in one message."""
+    """Join the calls and results between two turns of the user into one message."""
     told: list[Said[P]] = []
     rounds = _Rounds[P]()
     later: list[Said[P]] = []
@@ -95,7 +95,7 @@ def _with_rounds(messages: list[Said[P]]) -> list[Said[P]]:
         if message.role in ("assistant", "tool"):
             rounds.take(message)
         elif message.role == "system" and rounds.waits:
-            # Between a call and its result nobody can say anything.
+            # Nobody can speak between a call and its result.
             later.append(message)
         else:
             told += [*rounds.end(), *later, message]
@@ -104,7 +104,7 @@ def _with_rounds(messages: list[Said[P]]) -> list[Said[P]]:
 
 
 class _Rounds(Generic[P]):
-    """What the assistant and its tools say between two turns of the user."""
+    """Collects what the assistant and its tools say between two turns of the user."""
 
     def __init__(self) -> None:
         self._messages: list[Said[P]] = []
@@ -118,7 +118,7 @@ class _Rounds(Generic[P]):
         return bool(self._calls)
 
     def take(self, message: Said[P]) -> None:
-        """One more message. Raises BadInput."""
+        """Take one more message. Raises BadInput where its calls and results do not match."""
         if message.role == "tool":
             self._result(message)
             return
@@ -134,7 +134,7 @@ class _Rounds(Generic[P]):
         self._messages.append(message)
 
     def end(self) -> list[Said[P]]:
-        """All of it, as messages of the assistant. Raises BadInput for a call without result."""
+        """Everything as messages of the assistant. Raises BadInput for a call without a result."""
         if self._calls:
             self._refuse_dangling()
         messages = self._messages

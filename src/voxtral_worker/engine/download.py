@@ -1,4 +1,4 @@
-"""Brings a hub model onto the machine: resumed where it broke off, and told while it runs."""
+"""Downloads a hub model: resumes after a break, and logs its progress."""
 
 import logging
 import sys
@@ -24,11 +24,11 @@ Note = Callable[[int, int], None]
 def download(
     model_id: str, revision: str | None, *, endpoint: str | None = None, note: Note | None = None
 ) -> Path:
-    """Folder of a hub model, with all its files; those that are whole are not fetched again.
+    """Download the missing files of a hub model; returns the folder with all files.
 
     Logs percent and rate where there is no terminal, and the commit that was taken. `note` gets
-    the bytes that are here and all of them, once a second and at the end. Raises what the hub's
-    client raises.
+    the bytes that are here and all of them, once a second and at the end. Raises the errors of
+    the hub's client.
     """
     api = HfApi(endpoint=endpoint)
     info = api.model_info(model_id, revision=revision, files_metadata=True)
@@ -55,7 +55,7 @@ def download(
 
 
 def progress(have: int, total: int, rate: float) -> str:
-    """How far a download is: bytes that are there, all of them, and bytes a second."""
+    """A line about a download: bytes that are there, bytes in all, and bytes a second."""
     share = f"{100 * min(have, total) / total:.0f} %" if total else "?"
     return f"{share} of {total / 1e9:.2f} GB, {rate / 1e6:.1f} MB a second"
 
@@ -96,7 +96,7 @@ def _tell(blobs: Path, total: int, is_over: threading.Event, note: Note | None, 
 
 
 def _bytes_in(blobs: Path) -> int:
-    """Bytes of whole and of begun files; one that is renamed meanwhile counts as none."""
+    """Bytes of whole and of begun files; a file that is renamed meanwhile counts as 0."""
     have = 0
     for file in blobs.glob("*"):
         try:

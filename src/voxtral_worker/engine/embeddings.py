@@ -1,7 +1,7 @@
-"""Keeps embeddings of audio where they are needed, and no more of them than memory allows.
+"""Stores the embeddings of audio, and no more of them than memory allows.
 
-A session's history holds its pieces of audio for as long as it may be asked about them; on
-a GPU their embeddings would fill what the KV cache leaves, in the host's memory anything.
+A session's history holds its pieces of audio for as long as it may be asked about them. On a
+GPU their embeddings would fill the memory that the KV cache leaves, on the host any memory.
 """
 
 import weakref
@@ -17,81 +17,87 @@ HOST = torch.device("cpu")
 
 
 class Embeddings:
-    """The embeddings of all pieces of audio; used by the engine thread only.
+    """The embeddings of pieces of audio, found by the piece; used by the engine's thread only.
 
-    A piece is in use from its encoding until it is in the KV cache, with its embeddings on the
-    device. Then it is idle, and they are off the device. Of idle pieces at most
-    `most_idle_bytes` are kept: those that were idle longest lose theirs, and are encoded again
-    if a prefix has to be computed anew.
+    A piece is in use from its encoding until the KV cache holds its rows; its embeddings are on
+    the device. Then it is idle, and they are on `away`. Idle pieces keep at most
+    `most_idle_bytes`: those that were idle longest lose theirs, and are encoded again if their
+    rows have to be computed anew. A piece that nobody holds any more loses its embeddings at
+    the next `trim`.
     """
 
     def __init__(
         self, device: torch.device, most_idle_bytes: int, away: torch.device = HOST
     ) -> None:
-        """`away`: where embeddings go that are not computed with."""
+        """`device` computes; `away` stores what is idle."""
+        self.away = away
         self._device = device
-        self._away = away
         self._most_idle_bytes = most_idle_bytes
-        self._in_use: weakref.WeakSet[Audio] = weakref.WeakSet()
-        # By the piece's number, the longest idle first, with what its embeddings take.
-        self._idle: OrderedDict[int, tuple[weakref.ref[Audio], int]] = OrderedDict()
-        # Numbers of idle pieces that nobody holds any more, told by whatever thread let go.
-        self._let_go: deque[int] = deque()
+        # Both by the piece's number. Float [rows, hidden size]; and what tells that a piece
+        # is gone, which has to be held for that.
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._pieces: dict[int, weakref.ref[Audio]] = {}
+        # Numbers of idle pieces with their bytes, the longest idle first.
+        self._idle: OrderedDict[int, int] = OrderedDict()
+        # Numbers of pieces that are gone, noted by whatever thread let go of them.
+        self._gone: deque[int] = deque()
         self.idle_bytes = 0
+        self._all_bytes = 0
+
+    def __contains__(self, audio: object) -> bool:
+        """Whether a piece is encoded."""
+        return isinstance(audio, Audio) and audio.audio_id in self._tensors
 
     @property
     def bytes(self) -> int:
-        """What they take of the device's memory."""
-        in_use = sum(_tensor(audio).nbytes for audio in self._in_use)
-        return in_use + (self.idle_bytes if self._device == self._away else 0)
+        """Bytes of the device's memory that embeddings take."""
+        return self._all_bytes - (0 if self._device == self.away else self.idle_bytes)
 
     def add(self, audio: Audio, embeddings: torch.Tensor) -> None:
-        """A piece is encoded: float [rows, hidden size], on the device."""
-        audio.embeddings = embeddings
-        self._in_use.add(audio)
+        """Store the embeddings of a piece: float [rows, hidden size], on the device."""
+        self._drop(audio.audio_id)
+        self._tensors[audio.audio_id] = embeddings
+        self._all_bytes += embeddings.nbytes
+        self._pieces[audio.audio_id] = weakref.ref(audio, self._noting(audio.audio_id))
+
+    def rows(self, audio: Audio, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a piece's embeddings, on the device. Raises KeyError without any.
+
+        Of an idle piece only these rows are copied, and only for as long as the caller holds them.
+        """
+        part = self._tensors[audio.audio_id][start:stop]
+        return part.to(self._device) if audio.audio_id in self._idle else part
 
     def put_away(self, pieces: Iterable[Audio]) -> None:
-        """Nothing computes with these any more; those without embeddings stay as they are."""
+        """Make pieces idle, as nothing computes with them any more; ignores those without any."""
         for audio in pieces:
-            if audio.embeddings is None:
+            number = audio.audio_id
+            if number not in self._tensors:
                 continue
-            if audio in self._in_use:
-                audio.embeddings = _tensor(audio).to(self._away)
-                self._in_use.discard(audio)
-            number, size = audio.audio_id, _tensor(audio).nbytes
             if number not in self._idle:
-                self._idle[number] = weakref.ref(audio, self._noting(number)), size
-                self.idle_bytes += size
+                self._tensors[number] = self._tensors[number].to(self.away)
+                self._idle[number] = self._tensors[number].nbytes
+                self.idle_bytes += self._idle[number]
             self._idle.move_to_end(number)
 
     def trim(self) -> None:
-        """Drop what is idle beyond the bound. Not while a step is planned that may need it."""
-        while self._let_go:
-            _, size = self._idle.pop(self._let_go.popleft(), (None, 0))
-            self.idle_bytes -= size
+        """Drop what is gone, and what is idle beyond the bound.
+
+        Not between a plan and its step, which may need what is idle.
+        """
+        while self._gone:
+            self._drop(self._gone.popleft())
         while self.idle_bytes > self._most_idle_bytes:
-            _, (held, size) = self._idle.popitem(last=False)
-            self.idle_bytes -= size
-            audio = held()
-            if audio is not None:
-                audio.embeddings = None
-                metrics.embeddings_dropped.inc()
+            self._drop(next(iter(self._idle)))
+            metrics.embeddings_dropped.inc()
         metrics.embeddings_idle_bytes.set(self.idle_bytes)
 
+    def _drop(self, number: int) -> None:
+        tensor = self._tensors.pop(number, None)
+        self._all_bytes -= 0 if tensor is None else tensor.nbytes
+        self._pieces.pop(number, None)
+        self.idle_bytes -= self._idle.pop(number, 0)
+
     def _noting(self, number: int) -> Callable[[object], None]:
-        """What is called when nobody holds a piece any more, on any thread."""
-        return lambda _: self._let_go.append(number)
-
-
-def embeddings_on(device: torch.device, audio: Audio, start: int, stop: int) -> torch.Tensor:
-    """Rows [start, stop) of a piece's embeddings, brought back to the device where they are away.
-
-    Only these rows are copied, and only for as long as the caller holds them.
-    """
-    return _tensor(audio)[start:stop].to(device)
-
-
-def _tensor(audio: Audio) -> torch.Tensor:
-    embeddings = audio.embeddings
-    assert isinstance(embeddings, torch.Tensor)
-    return embeddings
+        """What is called, on any thread, when nobody holds a piece any more."""
+        return lambda _: self._gone.append(number)

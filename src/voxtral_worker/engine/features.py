@@ -1,9 +1,9 @@
-"""Log-mel features of a piece of audio, made on the model's device.
+"""Makes log-mel features of a piece of audio, on the model's device.
 
-The filters and the formula are those of transformers' WhisperFeatureExtractor, which would bring
-the result back to the host, and would make a GPU plan anew for every length. Most of a window
-is silence behind a short turn, which is the same in every frame: a CPU computes it once and
-repeats it, a GPU computes whole windows, all of one shape.
+The filters and the formula are those of transformers' WhisperFeatureExtractor. That one copies
+the result back to the host, and makes a GPU prepare a new plan for every length. Behind a short
+turn most of a window is silence, which has the same features in every frame: a CPU computes one
+frame of it and repeats that, a GPU computes whole windows, all of one shape.
 """
 
 from typing import Any
@@ -17,18 +17,18 @@ from voxtral_worker.engine.conversation import WINDOW_SAMPLES
 
 MEL_FRAMES_PER_WINDOW = 3000
 HOP_SAMPLES = 160
-# The Fourier window reaches 200 samples to each side: so much later all is silence.
+# Behind the sound and the reach of the Fourier window (200 samples) all frames are silence.
 REACH_SAMPLES = 800
-# The quietest that is told apart, and how far below the loudest that may be; in powers of ten.
+# The least power that is kept, and by how many powers of ten it may be below the greatest.
 FLOOR = 1e-10
 RANGE = 8.0
 
 
 class FeatureExtractor:
-    """What VoxtralProcessor makes of audio, to the last bits of float32."""
+    """Makes the features that VoxtralProcessor makes, to the last bits of float32."""
 
     def __init__(self, extractor: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """`extractor`: the checkpoint's own, whose filters are taken."""
+        """`extractor`: the checkpoint's own; its filters are used."""
         self._device = device
         self._dtype = dtype
         self._fft_samples = int(extractor.n_fft)
@@ -38,14 +38,15 @@ class FeatureExtractor:
         self._filters = filters.to(device)
 
     def windows(self, samples: NDArray[np.float32]) -> torch.Tensor:
-        """Features, [windows, mel bins, 3000], of float32 samples [n] at 16 kHz."""
+        """Features, float [windows, mel bins, 3000], of float32 samples [n] at 16 kHz."""
         return torch.stack(self.kept(samples, MEL_FRAMES_PER_WINDOW))
 
     @torch.inference_mode()
     def kept(self, samples: NDArray[np.float32], last_frames: int) -> list[torch.Tensor]:
-        """Features of each window of float32 samples [n], [mel bins, 3000], the last one shorter.
+        """Features of each window of float32 samples [n] at 16 kHz, float [mel bins, frames].
 
-        Of that there are `last_frames`, which end in silence unless it is whole.
+        There are 3,000 frames of each window, but `last_frames` of the last one; unless that one
+        is full of sound they end in silence.
         """
         windows = max(1, -(-len(samples) // WINDOW_SAMPLES))
         kept = (windows - 1) * MEL_FRAMES_PER_WINDOW + last_frames
@@ -60,11 +61,11 @@ class FeatureExtractor:
         return list(torch.split(features, MEL_FRAMES_PER_WINDOW, dim=1))
 
     def _log_mel(self, samples: torch.Tensor) -> torch.Tensor:
-        """Float [mel bins, frames] of samples [frames * 160]; loudness is joint over all."""
+        """Float [mel bins, frames] of samples [frames * 160]; all are compared with the loudest."""
         frames, reach = len(samples) // HOP_SAMPLES, self._fft_samples // 2
         signal = F.pad(samples[None], (reach, reach), mode="reflect")[0]
         parts = []
-        # A window at a time: a recording's whole spectrum would take a gigabyte.
+        # One window at a time: a recording's whole spectrum would take a gigabyte.
         for start in range(0, frames, MEL_FRAMES_PER_WINDOW):
             count = min(MEL_FRAMES_PER_WINDOW, frames - start)
             first = start * HOP_SAMPLES

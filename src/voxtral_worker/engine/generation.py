@@ -25,14 +25,14 @@ from voxtral_worker.engine.request import (
 
 
 class Generation:
-    """One request under way in the engine; its methods but `report` may be called anywhere."""
+    """One request under way in the engine; any thread may call its methods, except `report`."""
 
     def __init__(self, request: GenerationRequest, listener: Listener) -> None:
         self.request = request
         self.urgency = request.urgency
         self._listener = listener
         self.cancelled_s: float | None = None
-        # Lines that the engine logs about it carry the ids of whoever asked.
+        # The engine logs within this context, so that its lines carry the ids of the caller.
         self.context = contextvars.copy_context()
 
     def cancel(self) -> None:
@@ -41,23 +41,23 @@ class Generation:
             self.cancelled_s = time.monotonic()
 
     def commit(self) -> None:
-        """What was asked for ahead of time is wanted now: as urgent as any turn."""
+        """Make a request that was made ahead of time as urgent as any turn."""
         self.urgency = Urgency.TURN
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody asked for an end."""
+        """Whether the caller has cancelled it."""
         return self.cancelled_s is not None
 
     def report(self, event: GenerationEvent) -> None:
-        """Engine thread only: tell the listener, which must not block."""
+        """Pass an event to the listener, which must not block. Engine's thread only."""
         self._listener(event)
 
 
 class GenerationStream:
     """Events of a generation as an async iterator on the loop that created it.
 
-    Not bounded by itself: a generation makes at most `max_tokens` deltas.
+    Its queue needs no bound: a generation makes at most `max_tokens` deltas.
     """
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class GenerationStream:
         self._events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
 
     def listener(self, event: GenerationEvent) -> None:
-        """Hand this to the engine; called on the engine's thread."""
-        # The loop may be gone when its owner is shut down in mid-stream.
+        """The listener for `Engine.submit`, which calls it on the engine's thread."""
+        # The loop is closed where its owner was shut down in the middle of a stream.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 

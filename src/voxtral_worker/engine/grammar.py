@@ -1,8 +1,8 @@
-"""What an answer may look like, as a grammar, and the compiled grammars of a worker.
+"""Writes down as a grammar what an answer may be, and compiles and keeps the grammars of a worker.
 
-llguidance makes of a grammar the set of tokens that may come next. Arguments are written as
-`json.dumps` does, which is what the model was trained on; without that, blanks between words
-could go on for ever.
+llguidance derives from a grammar the set of tokens that may come next. Arguments have the blanks
+that `json.dumps` writes, as the model was trained on those. With free blanks, they could go on
+for ever.
 """
 
 import json
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 MOST_CALLS = 16
 GRAMMARS_KEPT = 64
 GRAMMARS_WAITING = 64
-# The costliest that were found compile in half of a second on one busy core.
+# Seconds; the costliest grammars that were found compile in 0.5 s on one busy core.
 COMPILE_S = 10.0
-# Of llguidance, whose own are for one user: a step may take 20 ms at most, and what is kept of a
-# grammar 20 MB.
+# The defaults of llguidance are for one user. With these a step takes 20 ms at most, and a grammar
+# 20 MB of memory.
 LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
@@ -40,15 +40,15 @@ LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 _WRITTEN = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-# What joins schemas, which the fields of one of them alone do not close.
+# Words that join schemas: the fields of one of them are not all the fields that are allowed.
 _JOINING = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "if", "unevaluatedProperties")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What an answer has to be: calls of these tools, an answer by a schema, or either.
+    """What an answer must be: calls of these tools, an answer by a schema, or either.
 
-    Without a schema and without the need to call, only calls are bound to a grammar.
+    Without a schema and where no tool must be called, only calls follow a grammar.
     """
 
     box: Toolbox
@@ -56,12 +56,12 @@ class Shape:
 
     @property
     def is_free(self) -> bool:
-        """Whether no grammar is needed whatever is said."""
+        """Whether no grammar can be needed."""
         return self.schema is None and not self.box.may_call
 
     @property
     def binds_first(self) -> bool:
-        """Whether the first token is bound already."""
+        """Whether the grammar decides from the first token on."""
         return self.schema is not None or self.box.must_call
 
     def grammar(self, call_token: int) -> str:
@@ -117,7 +117,7 @@ def _json_schema(schema: dict[str, Any], *, is_lenient: bool) -> str:
 
 
 class Grammar:
-    """A compiled grammar, from which every response takes its own matcher."""
+    """A compiled grammar. Every response takes a matcher of its own from it."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
@@ -128,9 +128,9 @@ class Grammar:
 
 
 class Grammars:
-    """Compiles on a thread of its own, as that takes up to half of a second.
+    """Compiles grammars on a thread of its own, as that takes up to 0.5 s.
 
-    The most recently used are kept. Any thread may ask.
+    The most recently used ones are kept. Any thread may ask.
     """
 
     def __init__(self, tokenizer: Any, call_token: int) -> None:
@@ -147,16 +147,16 @@ class Grammars:
         self.is_prepared = threading.Event()
 
     def start(self) -> None:
-        """Start the thread, which takes seconds for a large vocabulary before it serves."""
+        """Start the thread; with a large vocabulary it is ready after some seconds."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread once it has done what it is doing."""
+        """End the thread when it has finished the grammar at hand."""
         with suppress(queue.Full):
             self._asked.put_nowait(None)
 
     def find(self, shape: Shape) -> Grammar | None:
-        """The grammar if it is compiled. Raises BadSchema for one that cannot be."""
+        """The grammar if it is compiled, or None. Raises BadSchema where it cannot be compiled."""
         with self._lock:
             made = self._made.get(shape)
             if made is None:
@@ -167,7 +167,7 @@ class Grammars:
         return made
 
     def ask(self, shape: Shape, tell: Callable[[], None]) -> None:
-        """Compile it; `tell` is called once, on any thread, when `find` knows it.
+        """Compile a grammar; `tell` is called once, on any thread, when `find` has the result.
 
         Raises AtCapacity when too many wait.
         """
@@ -186,7 +186,7 @@ class Grammars:
         tell()
 
     def check(self, shape: Shape, timeout_s: float = COMPILE_S) -> None:
-        """Return once the grammar can be used; blocks. Raises BadSchema, or AtCapacity."""
+        """Block until the grammar can be used. Raises BadSchema, or AtCapacity."""
         if shape.is_free:
             return
         done = threading.Event()
@@ -226,7 +226,7 @@ class Grammars:
         return Grammar(self._try(grammar, _named(shape), _field(shape)))
 
     def _try(self, grammar: str, what: str, field: str) -> Any:
-        """A matcher that has a first token. Raises BadSchema whose sentence begins with `what`."""
+        """A matcher that allows a first token. Raises BadSchema that begins with `what`."""
         matcher = llguidance.LLMatcher(self._llg, grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
             first = matcher.deep_copy()
@@ -253,7 +253,7 @@ def _named(shape: Shape) -> str:
 
 
 def _reason(error: str) -> str:
-    """llguidance's reason in one line, without the place in a grammar that no caller knows."""
+    """llguidance's reason in one line, without its place in a grammar that callers do not see."""
     line = error.strip().splitlines()[0] if error.strip() else "nothing satisfies it"
     for noise in ("failed to compile JSON schema: ", "at 1(8): "):
         line = line.replace(noise, "")

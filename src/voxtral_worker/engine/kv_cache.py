@@ -1,8 +1,8 @@
-"""Who holds which block of the KV cache.
+"""Keeps the books of the KV cache: which sequence or which session holds which block.
 
-Bookkeeping only; the tensors are the runner's. A token's key and value are stored under a
-slot, and a block is a run of slots. What a token is, is said by its key: the token's id, or
-for audio a negative number that no other audio of the process ever has.
+The tensors belong to the runner. The cache stores the key and value vectors of a token in a
+slot; a block is 16 neighbouring slots. A token's identity, its "key" in this module, is its id,
+or for audio a negative number that no other audio of the process ever has.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ BLOCK_TOKENS = 16
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens of a session's earlier turns that are still in the cache."""
+    """The tokens of a session's earlier turns that are still in the cache, and their blocks."""
 
     keys: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -22,21 +22,23 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Admission:
-    """Blocks for a whole sequence; the first `cached_tokens` of them are computed already."""
+    """Blocks for a whole sequence; they hold its first `cached_tokens` tokens already."""
 
     blocks: tuple[int, ...]
     cached_tokens: int
 
 
 class KvCache:
-    """A block is free, or belongs to exactly one sequence or one session's kept prefix.
+    """A block is free, or belongs to exactly one sequence or to one session's kept prefix.
 
-    Prefixes are kept by owner and found by owner: nobody is ever given another's blocks.
+    Prefixes are kept and found by owner, so no session ever gets what another one has computed.
     """
 
     def __init__(self, blocks: int) -> None:
         self.total = blocks
+        # A stack: the block that was given back last is the next one to be used.
         self._free = list(range(blocks - 1, -1, -1))
+        # By owner, the one that was quiet longest first.
         self._kept: OrderedDict[str, Prefix] = OrderedDict()
 
     @property
@@ -49,12 +51,17 @@ class KvCache:
         """Blocks of prefixes that wait for their session's next turn."""
         return sum(len(prefix.blocks) for prefix in self._kept.values())
 
-    def admit(self, owner: str | None, keys: Sequence[int], tokens: int) -> Admission | None:
-        """Blocks for a sequence of up to `tokens` tokens that begins with `keys`.
+    @property
+    def available(self) -> int:
+        """Blocks that `admit` can give to a sequence: those that no sequence holds."""
+        return self.free + self.kept
 
-        The owner's prefix is reused as far as it is the same; at least one key is left to
-        compute, as its logits are needed. The prefixes of the longest-quiet owners go when
-        blocks are short. None when running sequences hold too many.
+    def admit(self, owner: str | None, keys: Sequence[int], tokens: int) -> Admission | None:
+        """Give blocks to a sequence of up to `tokens` tokens that begins with `keys`.
+
+        The owner's prefix is reused as far as its keys are the same. At least one key is left
+        to compute, as its logits are needed. Where blocks are short, the owners that were quiet
+        longest lose their prefixes. Returns None where running sequences hold too many blocks.
         """
         prefix = self._kept.pop(owner, None) if owner is not None else None
         cached = 0 if prefix is None else _common(prefix.keys, keys[:-1])
@@ -73,7 +80,7 @@ class KvCache:
         return Admission(held + taken, cached)
 
     def release(self, owner: str | None, blocks: tuple[int, ...], keys: Sequence[int] = ()) -> None:
-        """The sequence is over; an owner's stored `keys` are kept for its next turn."""
+        """Take a sequence's blocks back; those of the first `keys` stay with its owner."""
         if owner is None or not keys:
             self._give_back(blocks)
             return
@@ -83,7 +90,7 @@ class KvCache:
         self._kept[owner] = Prefix(tuple(keys), blocks[:used])
 
     def forget(self, owner: str) -> None:
-        """The owner is gone, or starts anew."""
+        """Drop the prefix of an owner that is gone or starts anew."""
         prefix = self._kept.pop(owner, None)
         if prefix is not None:
             self._give_back(prefix.blocks)

@@ -1,13 +1,13 @@
-"""Tells from a text in which language it is."""
+"""Detects the language of a text."""
 
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-# What the model was trained to write down; a text in another language tells nothing.
+# The languages that the model can write down; no other result is used.
 SPOKEN = frozenset(("en", "es", "fr", "pt", "hi", "de", "nl", "it"))
 LEAST_CHARACTERS = 20
-# A language that is told to the model wrongly does more harm than none.
+# A wrong language in the prompt does more harm than none.
 LEAST_PROBABILITY = 0.95
 
 

@@ -1,33 +1,33 @@
-"""Says which audio tokens of a window are computed, and what each of them stands for.
+"""Says which audio tokens of a window are computed, and how many each of them stands for.
 
-Voxtral fills every utterance up to 30 s. Behind the sound a window's content is constant and
-only positions differ, so what attention gathers there is a sum that a few places approximate:
-one that stands for `w` tokens gets `log(w)` added to its scores. The same weighting is known
-from merged tokens of image encoders (Bolya et al., 2022, "Token Merging: Your ViT But Faster").
+Voxtral fills every utterance up to 30 s. Behind the sound a window's content is constant and only
+positions differ. Attention sums over these tokens, and a few of them approximate the sum: a token
+that stands for `w` tokens gets `log(w)` added to its scores. Merged tokens of image encoders are
+weighted in the same way (Bolya et al., 2022, "Token Merging: Your ViT But Faster").
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Sound, and positions of the language model, that one audio token takes.
+# Samples of sound that one audio token takes, and audio tokens of a window.
 TOKEN_SAMPLES = 1280
 WINDOW_TOKENS = 375
-# Frames of features, and positions of the encoder, of one audio token.
+# Frames of features, and positions of the encoder, that one audio token takes.
 TOKEN_FRAMES = 8
 TOKEN_STATES = 4
 EXACT, SAMPLED = "exact", "sampled"
 WINDOW_TAILS = (EXACT, SAMPLED)
-# Tokens behind the sound that are computed with it: what convolutions and the Fourier window see
-# of the sound there, and a little silence.
+# Tokens behind the sound that are computed with it: convolutions and the Fourier window still see
+# the sound there.
 MARGIN_TOKENS = 2
-# Tokens of the silent rest that are computed. More made no difference that could be measured.
+# Tokens of the silent rest that are computed. With more no difference could be measured.
 NODES = 16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows that a piece of audio takes in a prompt; they are those of its embeddings.
+    """The rows that a piece of audio takes in a prompt, one for each row of its embeddings.
 
     `places` are the rows' positions within the piece, ascending, in [0, span); `log_weights`
     are added to the scores of attention to them. Of the last window the first `sound` rows are
@@ -75,7 +75,8 @@ def _layout(windows: int, sound: int) -> Layout:
     rest = WINDOW_TOKENS - sound
     if rest <= NODES:
         return Layout(span, WINDOW_TOKENS, tuple(range(span)), (0.0,) * span)
-    # The last token by itself, as its window ends there; the others in the middle of equal cells.
+    # The last token stands for itself, as its window ends there. The others stand in the middle of
+    # equal cells.
     cells = NODES - 1
     size = (rest - 1) / cells
     nodes = [(2 * cell + 1) * (rest - 1) // (2 * cells) for cell in range(cells)] + [rest - 1]

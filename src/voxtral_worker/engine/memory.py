@@ -1,4 +1,4 @@
-"""What takes the device's memory, and how much of it conversations get on a given card."""
+"""Counts what takes the device's memory, and says how many tokens a given card holds."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,25 @@ import torch
 from voxtral_worker import metrics
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
 from voxtral_worker.engine.model import LoadedModel
-from voxtral_worker.engine.runner import Runner, bytes_per_token, cache_budget
+from voxtral_worker.engine.model_runner import ModelRunner, bytes_per_token, cache_budget
 
-# What CUDA and its libraries take before the first tensor; an estimate.
+# An estimate of what CUDA and its libraries take before the first tensor.
 CONTEXT_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class CardPlan:
-    """Tokens of KV cache that fit beside the weights, and sessions that these are enough for."""
+    """Tokens of KV cache that fit beside the weights, and how many sessions they are enough for."""
 
     kv_tokens: int
     sessions: int
 
 
 def plan(card_bytes: int, loaded: LoadedModel, fraction: float, session_tokens: int) -> CardPlan:
-    """What a card of this memory holds, by the rules that the engine sizes its cache by."""
+    """What a card of `card_bytes` holds; the engine sizes its cache by the same rules.
+
+    `fraction`: the setting `GPU_MEMORY_FRACTION`. `session_tokens`: what one session keeps.
+    """
     weights = weight_bytes(loaded)
     free = card_bytes - CONTEXT_BYTES - weights
     token = bytes_per_token(loaded.model.config.text_config, loaded.dtype)
@@ -32,14 +35,14 @@ def plan(card_bytes: int, loaded: LoadedModel, fraction: float, session_tokens: 
 
 
 def weight_bytes(loaded: LoadedModel) -> int:
-    """What the model's parameters take."""
+    """Bytes of the model's parameters."""
     return sum(parameter.nbytes for parameter in loaded.model.parameters())
 
 
 class DeviceBytes:
     """Publishes what takes the device's memory; `other` is activations, recordings, buffers."""
 
-    def __init__(self, loaded: LoadedModel, runner: Runner) -> None:
+    def __init__(self, loaded: LoadedModel, runner: ModelRunner) -> None:
         self._device = loaded.device
         self._known = {
             "weights": weight_bytes(loaded),
@@ -48,7 +51,7 @@ class DeviceBytes:
         }
 
     def publish(self, embeddings: int) -> None:
-        """Set the gauges; `embeddings` is bytes. On a CPU nobody knows of others."""
+        """Set the gauges; `embeddings` is in bytes. On a CPU `other` is not known, and 0."""
         uses = {**self._known, "embeddings": embeddings}
         allocated = 0
         if self._device.type == "cuda":

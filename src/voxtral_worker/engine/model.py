@@ -1,6 +1,6 @@
-"""Loads a Voxtral checkpoint: one path for a local folder and for a hub id.
+"""Loads a Voxtral checkpoint, from a local folder or by its id on the hub.
 
-Everything is transformers' own: classes, processor, loading.
+The classes, the processor and the loading are transformers'.
 """
 
 import logging
@@ -45,7 +45,7 @@ class LoadedModel:
 
     @property
     def window_tail(self) -> str:
-        """The setting `WINDOW_TAIL` that it has by itself: SAMPLED where that was measured."""
+        """The default of the setting `WINDOW_TAIL`: SAMPLED for the embedded model."""
         return SAMPLED if self.is_embedded else EXACT
 
     @property
@@ -66,12 +66,12 @@ class LoadedModel:
             return False
 
     def wait(self) -> None:
-        """Return when the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def gpu(self) -> dict[str, int]:
-        """The device's memory in bytes, as `GET /health` tells it; all 0 on a CPU."""
+        """The device's memory in bytes, for `GET /health`; all 0 on a CPU."""
         if self.device.type == "cpu":
             names = ("gpu_count", "gpu_memory", "gpu_memory_allocated", "gpu_memory_cached")
             return dict.fromkeys(names, 0)
@@ -84,7 +84,7 @@ class LoadedModel:
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence the positions were made for."""
+        """The most positions that the configuration allows."""
         return int(self.model.config.text_config.max_position_embeddings)
 
     @property
@@ -96,7 +96,7 @@ class LoadedModel:
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """The device by setting; `auto` takes CUDA where it is. Raises LoadFailure without it."""
+    """The device of the settings; `auto` is CUDA if it is there. Raises LoadFailure without."""
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
         raise LoadFailure("DEVICE is cuda, but no CUDA device can be used on this machine")
@@ -105,7 +105,7 @@ def choose_device(settings: Settings) -> torch.device:
 
 
 def choose_model(settings: Settings, device: torch.device) -> str:
-    """The model by setting, or the one that fits where the worker runs."""
+    """The model of the settings, or the one that fits the device."""
     if settings.model_id is not None:
         return settings.model_id
     if settings.runs_on_runpod or device.type == "cuda":
@@ -166,7 +166,7 @@ def load_model(
     model.eval()
     if settings.enable_torch_compile:
         model.model.audio_tower.compile()
-    # A folder is told by its name: no path of this machine leaves it.
+    # Only the folder's name, as no path of this machine may leave it.
     name = Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
     return LoadedModel(model, processor, name, settings.model_revision, device, dtype, Path(source))
 

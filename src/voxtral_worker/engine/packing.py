@@ -1,73 +1,37 @@
 """Packs the tokens of many sequences into one batch without padding."""
 
-from dataclasses import dataclass
-
 import torch
 
 from voxtral_worker.engine.attention import GatheredRows, PagedBatch, PrefillRows
-from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, blocks_for
-from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.engine.block_tables import BlockTables
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
+from voxtral_worker.engine.plan import Chunk
 
-# Sequences whose lengths differ by more are gathered apart: padding costs, so do calls.
+# Sequences whose lengths differ by a larger factor are gathered in calls of their own: padding
+# takes time, and so does every call.
 MOST_PADDING = 1.5
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens [start, stop) of a sequence that a step computes.
-
-    A decode is a chunk of one token behind the prompt. The logits after the last token are
-    wanted unless more of the prompt follows, or of an answer that is computed once more.
-    """
-
-    sequence: Sequence
-    start: int
-    stop: int
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether this is the one token that was generated last."""
-        return self.start >= self.sequence.prefill_tokens
-
-    @property
-    def wants_logits(self) -> bool:
-        """Whether a token is chosen after this chunk."""
-        return self.stop >= self.sequence.prefill_tokens
-
-    @property
-    def positions(self) -> list[int]:
-        """The positions of its rows."""
-        return self.sequence.positions(self.start, self.stop)
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a row up to its last has a weight."""
-        return self.sequence.prompt.weighted_from < self.stop
-
-    @property
-    def blocks(self) -> torch.Tensor:
-        """Blocks of all tokens up to its last, int64 [width]."""
-        return self.sequence.block_ids[: blocks_for(self.stop)]
 
 
 def pack(
     chunks: list[Chunk],
+    tables: BlockTables,
     keys: list[torch.Tensor],
     values: list[torch.Tensor],
     log_weights: torch.Tensor | None = None,
 ) -> PagedBatch:
-    """The batch of these chunks: decodes first, the shorter before the longer.
+    """Pack chunks, of which decodes come first, the shorter before the longer.
 
-    `log_weights`, float [blocks, block size]: what is added to the scores of attention to the
-    row that is stored there; None where that is nothing.
+    `tables` says in which blocks their tokens are. `keys` and `values` are the cache, one tensor
+    [blocks, block size, heads, head size] a layer. `log_weights`, float [blocks, block size], is
+    added to the scores of attention to the token that is stored there; None adds nothing.
     """
     device = keys[0].device
     decodes = sum(chunk.is_decode for chunk in chunks)
-    slots = torch.cat([c.sequence.slots[c.start : c.stop] for c in chunks]).to(device)
+    slots = torch.cat([tables.slots(chunk) for chunk in chunks]).to(device)
     prefills, row_at = [], decodes
     for chunk in chunks[decodes:]:
         rows = chunk.stop - chunk.start
-        blocks = chunk.blocks.to(device)
+        blocks = tables.blocks(chunk).to(device)
         mask = None
         if chunk.start or chunk.is_weighted:
             mask = torch.ones(rows, chunk.stop, dtype=torch.bool, device=device)
@@ -78,7 +42,7 @@ def pack(
         row_at += rows
     groups, row_at = [], 0
     for alike in _alike(chunks[:decodes]):
-        groups.append(_gathered(alike, row_at, keys[0], log_weights))
+        groups.append(_gathered(alike, tables, row_at, keys[0], log_weights))
         row_at += len(alike)
     return PagedBatch(keys, values, slots, groups, prefills)
 
@@ -101,16 +65,21 @@ def _weighted(mask: torch.Tensor, weights: torch.Tensor, dtype: torch.dtype) -> 
 
 
 def _gathered(
-    group: list[Chunk], row_at: int, like: torch.Tensor, log_weights: torch.Tensor | None
+    group: list[Chunk],
+    tables: BlockTables,
+    row_at: int,
+    like: torch.Tensor,
+    log_weights: torch.Tensor | None,
 ) -> GatheredRows:
-    width = len(group[-1].blocks)
-    blocks = torch.empty(len(group), width, dtype=torch.long)
-    for row, chunk in zip(blocks, group, strict=True):
-        row[: len(chunk.blocks)] = chunk.blocks
+    """The decodes of a group, whose last chunk is the longest, from row `row_at` of the step on."""
+    held = [tables.blocks(chunk) for chunk in group]
+    blocks = torch.empty(len(group), len(held[-1]), dtype=torch.long)
+    for row, own in zip(blocks, held, strict=True):
+        row[: len(own)] = own
         # Its own once more: what a mask hides is still multiplied by 0, and NaN survives that.
-        row[len(chunk.blocks) :] = chunk.blocks[0]
+        row[len(own) :] = own[0]
     lengths = torch.tensor([chunk.stop for chunk in group])
-    mask = hiding_mask(lengths, width * BLOCK_TOKENS, like.dtype).to(like.device)
+    mask = hiding_mask(lengths, blocks.shape[1] * BLOCK_TOKENS, like.dtype).to(like.device)
     blocks = blocks.to(like.device)
     if log_weights is not None and any(chunk.is_weighted for chunk in group):
         mask += gathered_weights(log_weights, blocks)

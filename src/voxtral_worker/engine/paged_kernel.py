@@ -9,13 +9,13 @@ import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-# Tokens a program takes at a time; a whole number of blocks.
+# Tokens that a program takes at a time; a whole number of blocks.
 TILE_TOKENS = 64
-# Rows of the smallest matrix product that the hardware has.
+# Rows of the smallest matrix product of the hardware.
 LEAST_ROWS = 16
 # Programs that keep every multiprocessor of a large GPU busy twice over.
 PROGRAMS = 264
-# One long sequence among many short ones must not be left to one program a head.
+# The fewest parts: one long sequence among many short ones needs more than one program a head.
 LEAST_PARTS = 8
 MOST_PARTS = 32
 
@@ -71,7 +71,7 @@ def decode(
 def constants(
     heads: int, kv_heads: int, size: int, block_tokens: int, *, is_weighted: bool = False
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """What is constant in the binary of each kernel: of `_attend_part` and `_join_parts`."""
+    """The constants of the binaries of both kernels, `_attend_part` and `_join_parts`."""
     group = heads // kv_heads
     rows = max(LEAST_ROWS, triton.next_power_of_2(group))
     attending = {"HEADS": heads, "GROUP": group, "ROWS": rows, "SIZE": size}
@@ -126,7 +126,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
     heads = head * GROUP + rows
     to = (sequence * HEADS + heads) * parts + part
     if start >= length:
-        # Nothing is left for this part: the other kernel reads no more of it than this.
+        # No token is left for this part, and `_join_parts` reads nothing else of it.
         tl.store(maxima + to, tl.full([ROWS], float("-inf"), tl.float32), mask=is_row)
         return
     q = tl.load(

@@ -42,7 +42,7 @@ _KEYS_PER_AUDIO = 1 << 20
 
 
 class Tokenizer(Protocol):
-    """What is used of mistral-common's Tekkenizer."""
+    """The part of mistral-common's Tekkenizer that is used here."""
 
     bos_id: int
     eos_id: int
@@ -68,7 +68,7 @@ class Span:
 
     @property
     def stop(self) -> int:
-        """Where it ends."""
+        """The row behind its last one."""
         return self.start + self.layout.rows
 
 
@@ -81,8 +81,8 @@ class Prompt:
     audio of this process ever has. `trimmed` counts the oldest exchanges that were left out
     because they did not fit.
 
-    A row's place in the prompt is its index. Its position, which the model rotates its keys by,
-    is further on by what was left out of the windows before it.
+    The place of a row in the prompt is its index. The model rotates keys by the row's position,
+    which is further on by the positions that were left out of the windows before it.
     """
 
     ids: tuple[int, ...]
@@ -103,7 +103,7 @@ class Prompt:
 
     @cached_property
     def keys(self) -> tuple[int, ...]:
-        """What each row is."""
+        """The key of each row."""
         keys = list(self.ids)
         for span in self.spans:
             first = span.audio.audio_id * _KEYS_PER_AUDIO
@@ -141,7 +141,7 @@ class Prompt:
 
     @cached_property
     def weighted_from(self) -> int:
-        """The first row with a weight; beyond all rows where none has."""
+        """The first row with a weight; beyond all rows where no row has one."""
         return next((row for row, weight in enumerate(self.log_weights) if weight), sys.maxsize)
 
 
@@ -153,7 +153,7 @@ class Room:
     rows: int
 
     def holds(self, rows: int, skipped: int) -> bool:
-        """Whether so many rows fit, between which so many positions are left out."""
+        """Whether `rows` fit, when `skipped` positions are left out between them."""
         return rows <= self.rows and rows + skipped <= self.positions
 
     def require(self, rows: int, skipped: int) -> None:

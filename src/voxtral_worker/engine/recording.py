@@ -20,7 +20,7 @@ RUNS_BEFORE_RECORDING = 2
 
 @dataclass
 class Recording:
-    """Work that was recorded: run `replay`, and `output` is there, until the next replay."""
+    """Recorded work: `replay` runs it, and its result is in `output` until the next replay."""
 
     replay: Callable[[], None]
     output: torch.Tensor
@@ -54,7 +54,7 @@ class GraphRecorder:
                 work()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
+        # Thread-local, as other threads may use the device meanwhile.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):

@@ -1,4 +1,4 @@
-"""Notices a response that repeats itself without end."""
+"""Detects a response that repeats itself without end."""
 
 LONGEST_PERIOD = 32
 REPEATS = 8
@@ -11,7 +11,7 @@ def is_runaway(token_ids: list[int]) -> bool:
         length = period * REPEATS
         if length > len(token_ids):
             return False
-        # The cheap look first: nearly every period is ruled out by one comparison.
+        # Cheap first: one comparison rules out nearly every period.
         if token_ids[-1 - period] != last:
             continue
         tail = token_ids[-length:]

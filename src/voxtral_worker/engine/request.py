@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it says back."""
+"""Requests to the engine, and the events that it reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from voxtral_worker.errors import WorkerError
 
 
 class Urgency(IntEnum):
-    """Who goes first when not all can: the lower number."""
+    """Which request goes first when not all can: the one with the lower number."""
 
     TURN = 0
     SPECULATION = 1
@@ -23,7 +23,8 @@ class Urgency(IntEnum):
 class AnswerSchema:
     """An answer is JSON that satisfies the schema whose JSON text this is.
 
-    Words of the schema that cannot be enforced are errors where it is `strict`, and else ignored.
+    Words of the schema that cannot be enforced are errors where it is `strict`; otherwise they are
+    ignored.
     """
 
     text: str
@@ -34,8 +35,8 @@ class AnswerSchema:
 class Sampling:
     """How the next token is chosen, and how many there may be.
 
-    `temperature` 0 is greedy. `max_tokens` counts new tokens. The text ends where one of
-    `stop` would begin. With `seed` the same request is answered alike, whatever runs beside it.
+    `temperature` 0 is greedy. `max_tokens` limits the new tokens. The text ends where one of `stop`
+    would begin. With `seed` the same request gets the same answer, whatever runs beside it.
     """
 
     temperature: float = 0.2
@@ -48,7 +49,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One response to be made.
+    """A request for one response.
 
     `owner` names the session whose earlier turns the conversation continues; requests of
     one owner may share work with each other and with nobody else. None: shares with nobody.
@@ -62,9 +63,9 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one generation: the rows that the model has of them.
+    """Tokens of one generation, counted in rows of the model.
 
-    Of the prompt `audio_tokens` are audio, and `cached_tokens` were not computed again.
+    `audio_tokens` of the prompt are audio, and `cached_tokens` of it were not computed again.
     """
 
     prompt_tokens: int = 0
@@ -91,7 +92,7 @@ class HistoryTrimmed:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text, with the tokens it is made of. The first one carries the prompt's timings."""
+    """New text, with the tokens that it is made of."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -139,7 +140,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """This generation failed; others go on."""
+    """This generation has failed; others continue."""
 
     error: WorkerError
 

@@ -1,4 +1,4 @@
-"""Answers kept for input that is equal to the last token, sample and setting."""
+"""Keeps answers for input that is equal to the last token, sample and setting."""
 
 import hashlib
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
 
 @dataclass(frozen=True)
 class CachedResponse:
-    """What was streamed, and how it ended."""
+    """The events of an answer, and how it ended."""
 
     told: tuple[Delta | CallEvent, ...]
     finish_reason: str
@@ -20,7 +20,7 @@ class CachedResponse:
 
 
 class ResponseCache:
-    """The most recently used answers, at most `size`; only of those that do not vary.
+    """Keeps the most recently used answers, at most `size`, of input that always gets the same one.
 
     Owned by the engine thread.
     """
@@ -31,13 +31,13 @@ class ResponseCache:
         self._responses: OrderedDict[bytes, CachedResponse] = OrderedDict()
 
     def key(self, prompt: Prompt, sampling: Sampling, tools: Toolbox = NO_TOOLS) -> bytes | None:
-        """Names the input; None when its answer is not the same every time.
+        """A hash of the input; None when its answer is not the same every time.
 
         The prompt says which tools are offered, but not what may or must be called.
         """
         if self._size == 0 or (sampling.temperature > 0 and sampling.seed is None):
             return None
-        # What is greedy does not depend on chance, nor on how wide it would reach.
+        # Greedy answers depend neither on the seed nor on top_p.
         chance = (sampling.temperature, sampling.top_p, sampling.seed)
         wanted = (sampling.max_tokens, sampling.stop, chance if sampling.temperature > 0 else ())
         named = repr((prompt.ids, self._window_tail, wanted, sampling.schema, tools))
@@ -47,7 +47,7 @@ class ResponseCache:
         return digest.digest()
 
     def get(self, key: bytes | None) -> CachedResponse | None:
-        """The answer under a key, which becomes the most recently used."""
+        """The answer for a key, or None; it becomes the most recently used one."""
         if key is None or key not in self._responses:
             return None
         self._responses.move_to_end(key)

@@ -3,7 +3,7 @@
 Nucleus sampling as in Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration"
 (arXiv:1904.09751): of the sorted probabilities the smallest set that reaches top_p is kept,
 at least one token. A token is drawn by the Gumbel trick: argmax(logit - log(Exp(1))) has the
-distribution softmax(logits), and needs no word from the host.
+distribution softmax(logits), and needs nothing from the host.
 
 A row with a seed draws with noise of its own, one number for each token of the vocabulary, so
 that neither the other rows nor the order of near-equal tokens changes what it draws.
@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-# Tokens that are sorted in search of top_p; few distributions need more.
+# The most likely tokens that are sorted to find top_p; few distributions need more.
 NUCLEUS_TOKENS = 512
 TINY = torch.finfo(torch.float32).tiny
 
-# float32 [vocabulary] by row: noise that replaces the row's own draw.
+# By row: noise, float32 [vocabulary], that replaces the draw for this row.
 OwnNoise = Mapping[int, torch.Tensor]
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of one token of a response that has a seed; `step` counts its tokens."""
+    """The seed for token number `step` of a response that has a seed."""
     digest = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -35,12 +35,12 @@ def sample_rows(
     top_ps: Sequence[float],
     seeds: Mapping[int, int] | None = None,
 ) -> tuple[list[int], list[bool]]:
-    """A token id for each row of logits, float [B, vocabulary], and whether the row is usable.
+    """Choose a token for each row of logits, float [B, vocabulary].
 
-    `seeds`, by row: what such a row draws depends on its own logits and seed alone.
-    A row is not usable when it holds NaN or +inf, or nothing above -inf; its token means
-    nothing. Temperature 0 is greedy. Waits for the device once, or twice when a nucleus of
-    more than NUCLEUS_TOKENS has to be found by sorting everything.
+    Returns token ids [B], and whether each row is usable [B]. A row is not usable when it holds
+    NaN or +inf, or nothing above -inf; its token means nothing. Temperature 0 is greedy. `seeds`,
+    by row: the token of such a row depends on its own logits and seed alone. Waits for the device
+    once, or twice when a nucleus of more than NUCLEUS_TOKENS has to be found by sorting everything.
     """
     settings = _to_device([temperatures, top_ps], logits.device)
     noise = {row: _noise_of(seed, logits) for row, seed in (seeds or {}).items()}
@@ -76,7 +76,7 @@ def choose(
     `settings`, float32 [2, B]: temperatures and top_p. `draws_all`: some row is warm with
     top_p 1; `draws_nucleus`: some row is warm with a smaller one. Never waits for the device.
     """
-    # NaN is the maximum of a row that has one.
+    # The maximum of a row that holds NaN is NaN.
     best, token_ids = logits.max(dim=-1)
     too_wide = torch.zeros_like(token_ids)
     if draws_all or draws_nucleus:
@@ -94,7 +94,7 @@ def choose(
 
 
 def _draw(scaled: torch.Tensor, own: OwnNoise, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Places in rows of `scaled`; `ids`, int64 of the same shape: the tokens that stand there."""
+    """Draw a place [B] in each row of `scaled`; `ids`, int64 of its shape: the tokens there."""
     noise = torch.empty_like(scaled).exponential_()
     for row, of_tokens in own.items():
         noise[row] = of_tokens if ids is None else of_tokens[ids[row]]

@@ -1,45 +1,33 @@
-"""Decides which sequences run.
+"""Decides which sequences run, which blocks of KV cache they hold, and what a step computes.
 
-Waiting sequences take free places by urgency, then in order of arrival. Whoever runs makes a
-token at each step. Work that nobody speaks for, jobs and partial transcripts, gets at most
-half of the blocks of KV cache, and gives way to a turn that finds no place: it waits again,
-and goes on later from where it was.
+Waiting sequences take free places by urgency, then in order of arrival. Every running sequence
+makes one token a step. Work that nobody waits for by ear, jobs and partial transcripts, gets at
+most half of the blocks. A turn that finds no place puts such work back: it waits again, and
+later continues where it was.
+
+This module is pure: it knows no tensor, no clock and no caller.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
+from voxtral_worker.engine.budget import MOST_ROWS, PrefillBudget
+from voxtral_worker.engine.conversation import Audio
+from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, KvCache
+from voxtral_worker.engine.plan import Admissions, Chunk
 from voxtral_worker.engine.request import Urgency
+from voxtral_worker.engine.sequence import Sequence
 
-# After so many times it stays until it is done, or steady talk would keep it from ever ending.
+# A sequence that was put back so often stays, or steady talk would keep it from ever ending.
 MOST_TIMES_PUT_BACK = 3
-UNLIMITED = 1 << 62
-
-
-class Schedulable(Protocol):
-    """What the scheduler has to know of a sequence."""
-
-    @property
-    def urgency(self) -> int:
-        """Lower goes first, as it is now: a speculation that is committed becomes a turn."""
-
-    @property
-    def needs_prefill(self) -> bool:
-        """Whether part of its prompt is still to be computed."""
-
-    @property
-    def blocks_needed(self) -> int:
-        """Blocks of KV cache that it holds for as long as it runs; never changes."""
-
-
-S = TypeVar("S", bound=Schedulable)
 
 
 @dataclass(eq=False)
-class _Entry(Generic[S]):
-    sequence: S
+class _Entry:
+    """A sequence in the scheduler, with its place in the order of arrival."""
+
+    sequence: Sequence
     arrival: int
     times_put_back: int = 0
 
@@ -48,133 +36,182 @@ class _Entry(Generic[S]):
         return self.sequence.urgency >= Urgency.JOB
 
 
-class Scheduler(Generic[S]):
-    """A sequence is waiting, or running, or not here.
+class Scheduler:
+    """Owns the KV cache's blocks. A sequence is waiting, or running, or not here.
 
-    At most `places` run; together they hold at most `blocks` blocks, the background at most
-    half of these.
+    At most `places` sequences run. A running sequence holds all the blocks that it may ever
+    need, so no step fails for want of blocks. The background holds at most half of the blocks.
     """
 
     def __init__(
         self,
+        cache: KvCache,
         places: int,
-        blocks: int = UNLIMITED,
-        place: Callable[[S], None] = lambda _: None,
-        put_back: Callable[[S], None] = lambda _: None,
+        context_per_row: float = float("inf"),
+        most_rows: int = MOST_ROWS,
     ) -> None:
-        """`place` gives a sequence the blocks it needs; `put_back` takes them away again."""
+        """`context_per_row`: see `PrefillBudget`. `most_rows`: prompt tokens of one step."""
+        self.cache = cache
         self.places = places
-        self.background_blocks = blocks // 2
-        self._blocks = blocks
-        self._place = place
-        self._put_back = put_back
+        self.most_rows = most_rows
+        self._context_per_row = context_per_row
         self._arrivals = itertools.count()
-        self._waiting: list[_Entry[S]] = []
-        self._running: list[_Entry[S]] = []
+        self._waiting: list[_Entry] = []
+        self._running: list[_Entry] = []
 
     @property
-    def running(self) -> list[S]:
-        """Those that run, in the order in which they were admitted."""
+    def running(self) -> list[Sequence]:
+        """The running sequences, in the order in which they were admitted."""
         return [entry.sequence for entry in self._running]
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """How many sequences wait for a place."""
         return len(self._waiting)
 
-    def can_ever_run(self, sequence: S) -> bool:
-        """Whether it would be admitted if nobody else were here."""
-        is_background = sequence.urgency >= Urgency.JOB
-        most = self.background_blocks if is_background else self._blocks
-        return sequence.blocks_needed <= most
+    def everyone(self) -> list[Sequence]:
+        """All sequences: first those that run, then those that wait, the next one first."""
+        return self.running + [entry.sequence for entry in self._in_order()]
 
-    def add(self, sequence: S) -> None:
-        """Let a sequence wait for its place."""
+    def most_tokens(self, urgency: Urgency) -> int:
+        """Tokens of the longest sequence, prompt and answer, that can ever run."""
+        return self._most_blocks(urgency) * BLOCK_TOKENS
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait for its place. Raises ValueError where it could never run."""
+        if sequence.most_tokens > self.most_tokens(sequence.urgency):
+            raise ValueError(f"the KV cache cannot hold {sequence.most_tokens} tokens")
         self._waiting.append(_Entry(sequence, next(self._arrivals)))
 
-    def admit(self) -> list[S]:
-        """Move sequences to free places and return them.
+    def admit(self, now_s: float) -> Admissions:
+        """Move sequences to free places and give them blocks; `now_s` is the monotonic time.
 
-        The head waits until it can be placed, and the others behind it: were they let past,
-        a large one might never get its turn. Only a speculation lets others past: it may
-        never be needed.
+        Nobody overtakes the head of the queue while it waits for a place. Otherwise small
+        sequences could keep a large one waiting for ever. Only a speculation lets others past:
+        its answer may never be needed.
         """
-        admitted: list[S] = []
-        # What is put back on the way is not in this list, and has to wait for the next call.
+        moved = Admissions([], [])
+        # A sequence that is put back on the way is not in this list: it waits for the next call.
         for entry in self._in_order():
             sequence = entry.sequence
             if sequence.urgency == Urgency.SPECULATION and self._is_busy():
                 continue
-            if not self._has_room(entry):
+            if not self._has_room(entry, moved.put_back):
                 break
             self._place(sequence)
+            # One that was put back keeps the time when it was admitted first.
+            sequence.admitted_s = now_s if sequence.admitted_s is None else sequence.admitted_s
             self._waiting.remove(entry)
             self._running.append(entry)
-            admitted.append(sequence)
-        return admitted
+            moved.admitted.append(sequence)
+        return moved
 
-    def prefilling(self) -> list[S]:
-        """The running sequences whose prompt goes on: the most urgent first, then the oldest."""
-        waiting = [sequence for sequence in self.running if sequence.needs_prefill]
-        return sorted(waiting, key=lambda sequence: sequence.urgency)
+    def pieces_to_encode(self, encoded: Container[Audio]) -> list[Audio]:
+        """Audio that running sequences wait for, the most urgent first; some of it repeatedly.
 
-    def decoding(self) -> list[S]:
-        """The running sequences that make a token at this step."""
-        return [sequence for sequence in self.running if not sequence.needs_prefill]
+        `encoded` contains the pieces whose embeddings exist.
+        """
+        by_urgency = sorted(self.running, key=lambda sequence: sequence.urgency)
+        return [piece for sequence in by_urgency for piece in sequence.waiting_audio(encoded)]
 
-    def release(self, sequence: S) -> None:
-        """Give a place back; also takes a sequence out of the waiting ones."""
+    def plan(self, encoded: Container[Audio]) -> list[Chunk]:
+        """What the next step computes: all decodes, the shortest first, and parts of prompts.
+
+        Prompts go on by urgency, the oldest first, within the budget of a step. A prompt whose
+        audio is not among the `encoded` pieces waits.
+        """
+        decoding = [sequence for sequence in self.running if not sequence.needs_prefill]
+        decoding.sort(key=lambda sequence: sequence.stored)
+        chunks = [Chunk(each, each.stored, each.stored + 1) for each in decoding]
+        prefilling = [sequence for sequence in self.running if sequence.needs_prefill]
+        prefilling.sort(key=lambda sequence: sequence.urgency)
+        most_urgent = min((sequence.urgency for sequence in self.running), default=Urgency.TURN)
+        budget = PrefillBudget(self._context_per_row, self.most_rows)
+        for sequence in prefilling:
+            if sequence.waiting_audio(encoded):
+                continue
+            rest = sequence.prefill_tokens - sequence.stored
+            is_urgent = sequence.urgency == most_urgent
+            rows = budget.take(rest, sequence.stored, is_urgent=is_urgent)
+            if rows:
+                chunks.append(Chunk(sequence, sequence.stored, sequence.stored + rows))
+        return chunks
+
+    def release(self, sequence: Sequence) -> int | None:
+        """Take a sequence out, whether it waits or runs, and take its blocks back.
+
+        Its owner keeps the tokens that are vouched for. Returns their number; None where the
+        sequence holds no blocks or has no owner.
+        """
         self._running = [entry for entry in self._running if entry.sequence is not sequence]
         self._waiting = [entry for entry in self._waiting if entry.sequence is not sequence]
+        if not sequence.blocks:
+            return None
+        keys = sequence.stored_keys()[: sequence.vouched]
+        self.cache.release(sequence.owner, sequence.leave(), keys)
+        return None if sequence.owner is None else len(keys)
 
-    def everyone(self) -> list[S]:
-        """All sequences that run or wait."""
-        return self.running + [entry.sequence for entry in self._in_order()]
+    def forget(self, owner: str) -> None:
+        """Drop what is kept for an owner, and keep nothing of what it still has here."""
+        self.cache.forget(owner)
+        for sequence in self.everyone():
+            if sequence.owner == owner:
+                # No next turn follows that blocks could be kept for.
+                sequence.owner = None
 
-    def _in_order(self) -> list[_Entry[S]]:
+    def _in_order(self) -> list[_Entry]:
         return sorted(self._waiting, key=lambda entry: (entry.sequence.urgency, entry.arrival))
 
     def _is_busy(self) -> bool:
         """Whether there is too much to do for work that may be thrown away.
 
         Prompts are the costly part, so a speculation waits for every prompt that is being
-        computed; half of the places stay free of it.
+        computed. Half of the places stay free of speculations.
         """
         is_full = 2 * len(self._running) >= max(2, self.places)
         return is_full or any(sequence.needs_prefill for sequence in self.running)
 
-    def _has_room(self, entry: _Entry[S]) -> bool:
-        """Whether it can be placed now; for a turn, room is made."""
+    def _has_room(self, entry: _Entry, put_back: list[Sequence]) -> bool:
+        """Whether a sequence can be placed now. For a turn, room is made by putting others back."""
         needed = entry.sequence.blocks_needed
         if entry.sequence.urgency == Urgency.TURN:
-            return self._make_room(needed)
+            return self._make_room(needed, put_back)
         if entry.is_background:
             held = sum(e.sequence.blocks_needed for e in self._running if e.is_background)
-            if held + needed > self.background_blocks:
+            if held + needed > self._most_blocks(entry.sequence.urgency):
                 return False
-        # One place is kept for a user who waits: others must not fill the house.
+        # The last place is kept for a turn.
         places = max(1, self.places - 1)
-        return len(self._running) < places and needed <= self._free_blocks()
+        return len(self._running) < places and needed <= self.cache.available
 
-    def _make_room(self, needed: int) -> bool:
-        """Put back as many as it takes, the youngest first; none if all were not enough."""
-        places, blocks = self.places - len(self._running), self._free_blocks()
-        leaving: list[_Entry[S]] = []
+    def _make_room(self, needed: int, put_back: list[Sequence]) -> bool:
+        """Put back as many as it takes, the youngest first; nobody where all are not enough."""
+        places, blocks = self.places - len(self._running), self.cache.available
+        leaving: list[_Entry] = []
         for entry in sorted(self._running, key=lambda entry: -entry.arrival):
-            if places and needed <= blocks:
+            if places > 0 and needed <= blocks:
                 break
             if entry.is_background and entry.times_put_back < MOST_TIMES_PUT_BACK:
                 leaving.append(entry)
                 places += 1
                 blocks += entry.sequence.blocks_needed
-        if not places or needed > blocks:
+        if places <= 0 or needed > blocks:
             return False
         for entry in leaving:
-            self._put_back(entry.sequence)
+            # Nothing is kept for its owner: the turn may need every block.
+            self.cache.release(None, entry.sequence.leave())
             entry.times_put_back += 1
             self._running.remove(entry)
             self._waiting.append(entry)
+            put_back.append(entry.sequence)
         return True
 
-    def _free_blocks(self) -> int:
-        return self._blocks - sum(sequence.blocks_needed for sequence in self.running)
+    def _place(self, sequence: Sequence) -> None:
+        """Give a sequence its blocks, and with them its owner's kept prefix."""
+        admission = self.cache.admit(sequence.owner, sequence.prompt.keys, sequence.most_tokens)
+        assert admission is not None, "`_has_room` has counted the blocks"
+        sequence.place(admission)
+
+    def _most_blocks(self, urgency: Urgency) -> int:
+        """Blocks that one sequence, or all of the background together, may hold."""
+        return self.cache.total // 2 if urgency >= Urgency.JOB else self.cache.total

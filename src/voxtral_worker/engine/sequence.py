@@ -1,123 +1,115 @@
-"""One response inside the engine: its prompt, its tokens, its place in the KV cache."""
+"""One response inside the engine, as plain data: its prompt, its tokens, its place in the cache.
 
-import torch
+A sequence holds no tensor and nothing of its caller. Tensors live with the part that computes
+with them, and the caller's side is a `Response`; both are found by `sequence_id` and dropped
+when the sequence is released.
+"""
 
-from voxtral_worker.engine.constraint import Constraint
+from collections.abc import Container
+
 from voxtral_worker.engine.conversation import Audio
-from voxtral_worker.engine.detokenizer import Detokenizer
-from voxtral_worker.engine.generation import Generation
-from voxtral_worker.engine.grammar import Shape
-from voxtral_worker.engine.kv_cache import BLOCK_TOKENS, Admission, blocks_for
+from voxtral_worker.engine.kv_cache import Admission, blocks_for
 from voxtral_worker.engine.prompt import Prompt
-from voxtral_worker.engine.request import CallEvent, Delta, Timings, Usage
-from voxtral_worker.engine.stops import StopFilter
-from voxtral_worker.engine.tools import NO_TOOLS
+from voxtral_worker.engine.request import Timings, Urgency, Usage
 
 
 class Sequence:
-    """The first `stored` of its tokens are in the KV cache; `token_ids` are the new ones.
+    """The prompt and the tokens of one response. Owned by the engine's thread.
 
-    Owned by the engine thread.
+    The KV cache holds the first `stored` tokens of prompt and answer. `sequence_id` is never
+    used twice by one engine.
     """
 
     def __init__(
         self,
-        generation: Generation,
+        sequence_id: int,
         prompt: Prompt,
         max_tokens: int,
-        detokenizer: Detokenizer,
-        constraint: Constraint | None = None,
+        *,
+        urgency: Urgency = Urgency.TURN,
+        owner: str | None = None,
+        submitted_s: float = 0.0,
     ) -> None:
-        """`constraint`: what the answer may be; None: any text."""
-        self.generation = generation
-        # For whose next turn its blocks are kept.
-        self.owner = generation.request.owner
+        """`max_tokens` limits the answer. Times are seconds of the monotonic clock."""
+        self.sequence_id = sequence_id
         self.prompt = prompt
         self.max_tokens = max_tokens
-        self.detokenizer = detokenizer
-        self.stops = StopFilter(generation.request.sampling.stop)
-        self.constraint = constraint or Constraint(Shape(NO_TOOLS), None)
+        # A speculation becomes a turn when its caller commits it.
+        self.urgency = urgency
+        # The session that gets the blocks for its next turn; None: nobody.
+        self.owner = owner
+        # The blocks of KV cache that it holds while it runs, in the order of its tokens.
         self.blocks: tuple[int, ...] = ()
-        self.block_ids = torch.zeros(0, dtype=torch.long)
-        self.slots = torch.zeros(0, dtype=torch.long)
+        # Tokens of the prompt that were in the cache when the sequence was admitted.
         self.cached_tokens = 0
         self.stored = 0
-        # Tokens that are computed before the next one is chosen: the prompt, and after a
-        # sequence was put back, what it had answered.
+        # Tokens that are computed before the next one is chosen: the prompt, and after the
+        # sequence was put back also the answer so far.
         self.prefill_tokens = len(prompt.ids)
-        # Tokens in the KV cache that logits were made of, which were finite.
+        # Stored tokens whose logits were finite. Only these may become a kept prefix.
         self.vouched = 0
+        # The tokens of the answer so far.
         self.token_ids: list[int] = []
-        self.told: list[Delta | CallEvent] = []
-        self.response_key: bytes | None = None
-        self.submitted_s = 0.0
-        self.admitted_s = 0.0
-        self.encoded_s = 0.0
-        self.first_token_s = 0.0
-
-    @property
-    def urgency(self) -> int:
-        """See Schedulable."""
-        return self.generation.urgency
+        # When each stage began; None: not reached yet.
+        self.submitted_s = submitted_s
+        self.admitted_s: float | None = None
+        self.encoded_s: float | None = None
+        self.first_token_s: float | None = None
 
     @property
     def needs_prefill(self) -> bool:
-        """See Schedulable."""
+        """Whether part of its prompt is still to be computed."""
         return self.stored < self.prefill_tokens
 
     @property
     def most_tokens(self) -> int:
-        """How many rows it may become, prompt and answer."""
+        """Tokens of the prompt and of the longest answer that is allowed."""
         return len(self.prompt.ids) + self.max_tokens
 
     @property
     def blocks_needed(self) -> int:
-        """See Schedulable."""
+        """Blocks of KV cache that it holds for as long as it runs; never changes."""
         return blocks_for(self.most_tokens)
 
-    def place(self, admission: Admission) -> torch.Tensor:
-        """Take the blocks it was given; returns those that it does not know, int64 [n]."""
+    def place(self, admission: Admission) -> None:
+        """Take blocks, the first tokens of which may be computed already."""
         self.blocks = admission.blocks
         self.stored = self.vouched = self.cached_tokens = admission.cached_tokens
         self.prefill_tokens = len(self.prompt.ids) + len(self.token_ids)
-        self.block_ids = torch.tensor(admission.blocks, dtype=torch.long)
-        first = self.block_ids[:, None] * BLOCK_TOKENS
-        self.slots = (first + torch.arange(BLOCK_TOKENS)).flatten()
-        return self.block_ids[blocks_for(admission.cached_tokens) :]
 
     def leave(self) -> tuple[int, ...]:
-        """Give its blocks back, and with them what they hold; the answer so far stays."""
+        """Give the blocks back with what they hold; the answer so far stays."""
         blocks, self.blocks = self.blocks, ()
         self.stored = self.vouched = 0
         return blocks
 
     def ids(self, start: int, stop: int) -> list[int]:
-        """Its tokens [start, stop), of the prompt and behind it."""
+        """Token ids [start, stop) of prompt and answer."""
         prompt = self.prompt.ids
         new = self.token_ids[max(0, start - len(prompt)) : max(0, stop - len(prompt))]
         return [*prompt[start:stop], *new]
 
     def positions(self, start: int, stop: int) -> list[int]:
-        """The positions of its rows [start, stop)."""
+        """Positions of the tokens [start, stop)."""
         prompt = self.prompt
         first = max(start, len(prompt.ids))
         behind = range(first + prompt.skipped, stop + prompt.skipped)
         return [*prompt.positions[start:stop], *behind]
 
     def stored_keys(self) -> list[int]:
-        """What is in the KV cache, token by token."""
+        """The keys of the stored tokens; `Prompt.keys` says what a key is."""
         return [*self.prompt.keys, *self.token_ids][: self.stored]
 
-    def waiting_audio(self) -> list[Audio]:
-        """Audio whose embeddings the rest of the prompt needs and that has none yet."""
+    def waiting_audio(self, encoded: Container[Audio]) -> list[Audio]:
+        """Pieces that the rest of the prompt needs and that are not among the `encoded` ones."""
         return [
             span.audio
             for span in self.prompt.spans
-            if span.audio.embeddings is None and span.stop > self.stored
+            if span.stop > self.stored and span.audio not in encoded
         ]
 
     def stored_audio(self) -> list[Audio]:
-        """Audio that is in the KV cache, whose embeddings this response needs no more."""
+        """Pieces whose rows the KV cache holds, so that their embeddings are needed no more."""
         return [span.audio for span in self.prompt.spans if span.stop <= self.stored]
 
     def usage(self) -> Usage:
@@ -130,9 +122,13 @@ class Sequence:
         )
 
     def timings(self) -> Timings:
-        """Stages so far; one that was not reached is 0."""
+        """Seconds of each stage so far; 0 of a stage that did not end."""
         return Timings(
-            queue_s=max(0.0, self.admitted_s - self.submitted_s),
-            encode_s=max(0.0, self.encoded_s - self.admitted_s),
-            prefill_s=max(0.0, self.first_token_s - self.encoded_s),
+            queue_s=_between(self.submitted_s, self.admitted_s),
+            encode_s=_between(self.admitted_s, self.encoded_s),
+            prefill_s=_between(self.encoded_s, self.first_token_s),
         )
+
+
+def _between(began_s: float | None, ended_s: float | None) -> float:
+    return 0.0 if began_s is None or ended_s is None else max(0.0, ended_s - began_s)

@@ -1,7 +1,7 @@
 """Encodes windows of which only a part is computed: the sound, and a sample of the silent rest.
 
-The library's own pass takes whole windows alone, so its modules are called here one by one.
-What the tokens that are left out would add to attention, those that stand for them add.
+The library's own pass takes only whole windows, so its modules are called one by one here. The
+tokens that stand for others add to attention what those would add.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from voxtral_worker.engine.layout import TOKEN_FRAMES, TOKEN_STATES, WINDOW_TOKENS, Layout
 
-# Rows that windows are filled up to where shapes are fixed; the most that is less than a window.
+# Where shapes are fixed, windows are filled up to one of these numbers of rows.
 FIXED_ROWS = (32, 64, 96, 128, 192, 256, WINDOW_TOKENS - 1)
-# Tokens of silence behind the sound: where they end, the window does.
+# Tokens of silence behind the sound whose features are those at the end of a window.
 END_TOKENS = 2
 
 
@@ -23,9 +23,10 @@ END_TOKENS = 2
 class ShortWindows:
     """Windows [n] of one shape.
 
-    `features` [n, mel bins, frames] end in silence. The state [n, 4 * rows] of the convolutions
-    that each position takes is in `sources`, where it stands in its window in `places`; `bias`,
-    [n, 1, 1, 4 * rows], is added to the scores of attention to it, -inf where it only fills up.
+    `features`, float [n, mel bins, frames], end in silence. For each position of the encoder,
+    `sources`, int64 [n, 4 * rows], is the state of the convolutions that it takes, and `places`,
+    int64 [n, 4 * rows], is where it stands in its window. `bias`, float [n, 1, 1, 4 * rows], is
+    added to the scores of attention to it; it is -inf where a position only fills up.
     """
 
     features: torch.Tensor
@@ -35,7 +36,7 @@ class ShortWindows:
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All of them."""
+        """The four tensors, in the order of the fields."""
         return self.features, self.sources, self.places, self.bias
 
 
@@ -96,7 +97,7 @@ def _positions(layout: Layout, rows: int) -> torch.Tensor:
 def _sources(layout: Layout, rows: int, states: int) -> torch.Tensor:
     """Which of so many states of the convolutions each position takes, int64 [4 * rows]."""
     sound = layout.sound * TOKEN_STATES
-    # Within reach of it is silence alone, to both sides.
+    # A state with nothing but silence within its reach.
     sources = torch.full((rows * TOKEN_STATES,), sound + TOKEN_STATES - 1)
     sources[:sound] = torch.arange(sound)
     # The last token sees the end of its window, as the last states of these features do.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from voxtral_worker.engine.budget import MOST_ROWS, rows_a_step, windows_a_step
 from voxtral_worker.engine.encoder import Encoder
-from voxtral_worker.engine.runner import Runner
+from voxtral_worker.engine.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
 
-# The first run meets shapes for the first time; of the others, the shortest was not disturbed.
+# Runs after the first one, which sets libraries up. The shortest was disturbed least.
 RUNS = 3
 
 
@@ -24,9 +24,9 @@ class StepSize:
 
 
 def measure(
-    encoder: Encoder, runner: Runner, clock: Callable[[], float] = time.monotonic
+    encoder: Encoder, runner: ModelRunner, clock: Callable[[], float] = time.monotonic
 ) -> StepSize:
-    """The step that fits the device; `clock` gives seconds. Engine thread, before any request."""
+    """Measure the step that fits the device; `clock` gives seconds. Only before any request."""
     window_s = _seconds(encoder.try_window, clock)
     prefill_s = _seconds(lambda: runner.try_prefill(MOST_ROWS), clock)
     size = StepSize(windows_a_step(window_s), rows_a_step(prefill_s))
@@ -49,5 +49,5 @@ def _seconds(work: Callable[[], None], clock: Callable[[], float]) -> float:
         began_s = clock()
         work()
         times.append(clock() - began_s)
-    # A clock may be too coarse to see it.
+    # Not 0, where the clock is too coarse.
     return max(min(times), 1e-6)

@@ -7,10 +7,10 @@ MAX_STOP_CHARACTERS = 256
 
 
 class StopFilter:
-    """What may be the beginning of a stop text is held back until it is known to be none.
+    """Holds text back while it may be the beginning of a stop text.
 
-    The text that is let through does not depend on how it was cut into pieces: the stop text
-    that is whole first ends it, and of two that are whole at once the longer one.
+    The text that is let through does not depend on how it was cut into pieces: the stop text that
+    is whole first ends it. Of two that are whole at the same character, the longer one does.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -20,7 +20,7 @@ class StopFilter:
         self.has_stopped = False
 
     def push(self, text: str, token_ids: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-        """The text that may go out now, with the tokens whose text is all out; or ("", ())."""
+        """Take text; returns the text that may go out, and the tokens that are out, or ("", ())."""
         if self.has_stopped:
             return "", ()
         if not self._stops:
@@ -34,7 +34,7 @@ class StopFilter:
         return self._release(begins)
 
     def finish(self) -> tuple[str, tuple[int, ...]]:
-        """What is left, as nothing follows that would make a stop text of it."""
+        """The text that is still held back, as no stop text can become whole any more."""
         return ("", ()) if self.has_stopped else self._release(sum(len(t) for t, _ in self._held))
 
     def _found(self, whole: str) -> int | None:

@@ -1,6 +1,6 @@
 """Answers one conversation in both modes of the window's tail, with the logits of every token.
 
-By the library's language model, as the engine tells tokens and not logits. Greedy, one at a time.
+It uses the library's language model, as the engine reports no logits. Greedy, one at a time.
 """
 
 import inspect
@@ -13,7 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from voxtral_worker.engine.conversation import Conversation
+from voxtral_worker.engine.embeddings import Embeddings
 from voxtral_worker.engine.encoder import Encoder
+from voxtral_worker.engine.encoder_batcher import EncoderBatcher
 from voxtral_worker.engine.layout import WINDOW_TAILS
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import Prompt, PromptEncoder
@@ -26,8 +28,9 @@ MOST_TOKENS = 256
 class Reply:
     """An answer; `logits`, float [tokens, vocabulary], are those of its tokens.
 
-    Made beside another answer, `logits` are those behind the other's tokens instead. `loops`: it
-    repeats itself, or is as long as allowed. `first_token_s` is the encoder and the prompt.
+    For an answer that was made beside another one, `logits` follow the tokens of the other.
+    `loops`: it repeats itself, or is as long as allowed. `first_token_s`: seconds of encoder and
+    prompt.
     """
 
     tokens: tuple[int, ...]
@@ -38,32 +41,36 @@ class Reply:
 
 
 class Probe:
-    """Used by one thread."""
+    """Answers conversations; used by one thread."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._language = loaded.model.model.language_model
         self._embed = loaded.model.get_input_embeddings()
-        self._encoders = {tail: Encoder(loaded, window_tail=tail) for tail in WINDOW_TAILS}
+        # Those of the conversation at hand; it is made anew for each answer.
+        self._embeddings = {tail: Embeddings(loaded.device, 0) for tail in WINDOW_TAILS}
+        self._batchers = {tail: self._batcher(tail) for tail in WINDOW_TAILS}
         self._prompts = {tail: PromptEncoder(loaded.tokenizer, tail) for tail in WINDOW_TAILS}
 
     @torch.inference_mode()
     def answer(
         self, make: Callable[[], Conversation], window_tail: str, beside: Reply | None = None
     ) -> Reply:
-        """Answer a conversation, made anew: embeddings of audio are those of one mode.
+        """Answer a conversation that `make` makes anew, as pieces of audio are encoded once.
 
         With `beside` the other's tokens are fed first, in one pass, and the answer is its own
         from where it would have said something else. Raises TooLarge, and what a model raises.
         """
         began_s = time.perf_counter()
         prompt = self._prompts[window_tail].encode(make(), self._loaded.context_tokens)
-        waiting = list(prompt.audio)
-        while waiting := [piece for piece in waiting if piece.embeddings is None]:
-            for _, error in self._encoders[window_tail].encode_some(waiting):
+        embeddings, batcher = self._embeddings[window_tail], self._batchers[window_tail]
+        # Drops those of earlier conversations.
+        embeddings.trim()
+        while waiting := [piece for piece in prompt.audio if piece not in embeddings]:
+            for _, error in batcher.encode_some(waiting):
                 raise error
         context = _Context(prompt, self._loaded)
-        logits = self._feed(context, self._rows(prompt))[-1:]
+        logits = self._feed(context, self._rows(prompt, embeddings))[-1:]
         self._loaded.wait()
         first_token_s = time.perf_counter() - began_s
         if beside is None:
@@ -74,11 +81,11 @@ class Probe:
         return Reply(tuple(tokens), logits, not is_whole, len(prompt.ids), first_token_s)
 
     def spoken(self, reply: Reply) -> list[int]:
-        """Its tokens but for the one that ends it."""
+        """The tokens of a reply without the one that ends it."""
         return [token for token in reply.tokens if token not in self._loaded.stop_ids]
 
     def text(self, reply: Reply) -> str:
-        """What it says."""
+        """The text of a reply."""
         return str(self._loaded.tokenizer.decode(self.spoken(reply)))
 
     def _compare(
@@ -131,10 +138,14 @@ class Probe:
         logits: torch.Tensor = self._loaded.model.lm_head(states[-1:] if is_prompt else states)
         return logits.float()
 
-    def _rows(self, prompt: Prompt) -> torch.Tensor:
+    def _batcher(self, window_tail: str) -> EncoderBatcher:
+        encoder = Encoder(self._loaded, window_tail=window_tail)
+        return EncoderBatcher(self._loaded, encoder, self._embeddings[window_tail], window_tail)
+
+    def _rows(self, prompt: Prompt, embeddings: Embeddings) -> torch.Tensor:
         rows: torch.Tensor = self._embed(torch.tensor(prompt.ids, device=self._loaded.device))
         for span in prompt.spans:
-            rows[span.start : span.stop] = span.audio.embeddings  # type: ignore[assignment]
+            rows[span.start : span.stop] = embeddings.rows(span.audio, 0, span.layout.rows)
         return rows
 
 

@@ -1,4 +1,4 @@
-"""What `voxtral tail-check` found of a checkpoint, kept where a worker looks for it."""
+"""Reads and writes the result of `voxtral tail-check` for a checkpoint."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from huggingface_hub import constants
 from voxtral_worker.errors import BadInput
 from voxtral_worker.json_text import read_json
 
-# Within the checkpoint's folder, or else beside the hub's downloads, on the volume where one is.
+# In the checkpoint's folder, or beside the hub's downloads, on the volume if there is one.
 NAME = "tail-check.json"
 
 
 def record_path(fingerprint: str) -> Path:
-    """Where the result is written unless another file is named."""
+    """The file for the result, unless another one is named."""
     return Path(constants.HF_HOME) / "voxtral-worker" / f"tail-check-{fingerprint[:16]}.json"
 
 
 def has_passed(folder: Path, fingerprint: str) -> bool:
-    """Whether a check of these very weights has passed, by a record that is on this machine."""
+    """Whether a record on this machine says that a check of exactly these weights has passed."""
     records = (_read(path) for path in (folder / NAME, record_path(fingerprint)))
     return any(
         record.get("fingerprint") == fingerprint and record.get("passed") is True
@@ -29,7 +29,7 @@ def has_passed(folder: Path, fingerprint: str) -> bool:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a result; whoever reads meanwhile finds the old one or the new one whole.
+    """Write a result. A reader gets the old one or the new one, never a part.
 
     Raises OSError.
     """

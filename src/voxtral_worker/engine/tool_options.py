@@ -1,4 +1,4 @@
-"""Reads what callers say of tools, in OpenAI's shapes."""
+"""Reads the tools that callers offer, in OpenAI's shapes."""
 
 import dataclasses
 import json
@@ -11,12 +11,12 @@ from voxtral_worker.engine.tools import Tool, Toolbox, ToolCall, ToolChoice
 from voxtral_worker.errors import BadInput, shown
 
 MAX_TOOLS = 64
-# Of all definitions together: about 10,000 tokens.
+# Limit of all definitions together; about 10,000 tokens.
 MAX_TOOLS_BYTES = 32 << 10
 MAX_SCHEMA_DEPTH = 24
 MAX_ENUM_VALUES = 1024
 MAX_PATTERN_CHARACTERS = 256
-# The compiler makes a state for each remainder: a million of them take half a minute.
+# The compiler makes a state for each remainder; a million of them take 30 s.
 MAX_REMAINDERS = 10_000
 MAX_CALL_ID = 256
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -43,7 +43,7 @@ def read_tools(value: object, path: str) -> tuple[Tool, ...]:
 def read_toolbox(
     tools: tuple[Tool, ...], choice: object, parallel: object, path: str = "tool_choice"
 ) -> Toolbox:
-    """What is offered, with the choice among it. Raises BadInput."""
+    """The tools that are offered, and which of them must be called. Raises BadInput."""
     if parallel is not None and not isinstance(parallel, bool):
         raise BadInput(f"parallel_tool_calls is {shown(parallel)}, but must be true or false")
     box = Toolbox(tools, parallel=parallel is not False)
@@ -78,7 +78,7 @@ def _call(value: object, path: str) -> ToolCall:
 def read_call(
     call_id: object, name: object, arguments: object, path: str, inner: str | None = None
 ) -> ToolCall:
-    """One call of its three parts; `path` and `inner` say where they stand. Raises BadInput."""
+    """One call from its three parts; errors name them by `path` and `inner`. Raises BadInput."""
     inner = inner or path
     read_call_id(call_id, f"{path}.id" if inner != path else f"{path}.call_id")
     name = _read_name(name, f"{inner}.name")
@@ -96,14 +96,14 @@ def _read_name(value: object, path: str) -> str:
 
 
 def read_call_id(value: object, path: str) -> str:
-    """The id of a call, of whatever server. Raises BadInput."""
+    """The id of a call, which another server may have made. Raises BadInput."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_CALL_ID or not _is_clean(value):
         raise BadInput(f"{path} is {shown(value)}, but must be the id of a call")
     return value
 
 
 def read_response_format(value: object, path: str) -> AnswerSchema | None:
-    """What an answer is to be: `text`, `json_object` or `json_schema`. Raises BadInput.
+    """The format of an answer: `text`, `json_object` or `json_schema`. Raises BadInput.
 
     The schema stands under `json_schema`, or beside the type.
     """
@@ -182,7 +182,7 @@ def schema_text(schema: object, what: str) -> str:
 
 
 def _too_costly(schema: object) -> str | None:
-    """Why a schema would take too long to compile."""
+    """The reason why a schema would take too long to compile, or None."""
     remainders = 0
     waiting: list[tuple[object, int]] = [(schema, 1)]
     while waiting:

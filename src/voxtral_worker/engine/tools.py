@@ -1,6 +1,6 @@
-"""Functions that the model may ask the caller to run.
+"""Functions that the model may ask the caller to run: pure values.
 
-Pure values, and how they read as JSON: in prompts, in histories and in answers.
+They become JSON in prompts, in histories and in answers.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"]
 
-# What the model was trained on; an id of another form is refused by mistral-common.
+# The form that the model was trained on; mistral-common refuses every other one.
 CALL_ID_CHARACTERS = 9
 _LETTERS = string.ascii_letters + string.digits
 _CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
-# What stands for the result of a call that was never run.
+# Results of calls that were never run.
 INTERRUPTED = '{"error": "interrupted by the user"}'
 UNANSWERED = '{"error": "no answer from the tool"}'
 
@@ -26,8 +26,8 @@ UNANSWERED = '{"error": "no answer from the tool"}'
 class Tool:
     """One function; `parameters` is the JSON text of its schema, an object's.
 
-    The arguments of one that is `strict` satisfy every word of the schema; else words that
-    cannot be enforced are ignored while the model is free to call or not.
+    With `strict` the arguments satisfy every word of the schema. Without, words that cannot be
+    enforced are ignored while the model is free to call or not.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Tool:
     strict: bool = False
 
     def as_prompt(self) -> dict[str, Any]:
-        """As the model was trained to read it."""
+        """The JSON object that the model was trained to read."""
         function = {
             "name": self.name,
             "description": self.description,
@@ -45,7 +45,7 @@ class Tool:
         return {"type": "function", "function": function}
 
     def as_option(self) -> dict[str, Any]:
-        """As callers say it."""
+        """The JSON object that callers send."""
         function = self.as_prompt()["function"]
         return {"type": "function", **function, "strict": self.strict}
 
@@ -61,7 +61,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a call came to, as the model reads it."""
+    """The result of a call, as the model reads it."""
 
     call_id: str
     content: str
@@ -69,7 +69,7 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What is offered in a response, and whether something of it must be called.
+    """The tools that are offered for a response, and whether one of them must be called.
 
     With `named` that function is called, whatever the choice. Without `parallel` a round has
     one call.
@@ -87,7 +87,7 @@ class Toolbox:
 
     @property
     def must_call(self) -> bool:
-        """Whether there is no answer but a call."""
+        """Whether the answer must be a call."""
         return self.may_call and (self.named is not None or self.choice == "required")
 
     @property
@@ -105,7 +105,7 @@ class Toolbox:
         return self.choice if tools else None
 
     def freed(self) -> "Toolbox":
-        """The same for a later round of a turn, in which nothing must be called any more."""
+        """The same tools for a later round of a turn, in which no tool has to be called."""
         return Toolbox(self.tools, "none" if self.choice == "none" else "auto", None, self.parallel)
 
 

@@ -1,4 +1,4 @@
-"""Writes a recording of any length down, window by window, as one text."""
+"""Transcribes a recording of any length, window by window, into one text."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from voxtral_worker.engine.request import Sampling, Usage
 Samples: TypeAlias = NDArray[np.float32]
 
 WINDOWS_AT_ONCE = 4
-# What does not tell its language in so many windows will not tell it in the next.
+# Windows that are tried to detect the language.
 LANGUAGE_WINDOWS = 3
 
 
@@ -34,9 +34,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of all segments, and what it cost together.
+    """The text of all segments, and the tokens of all together.
 
-    `language` is the one that was asked for, or else found in the first of its windows.
+    `language` is the one that was asked for, or the one that was detected in the first windows.
     """
 
     answer: Answer
@@ -66,7 +66,7 @@ async def write_down(
     async def one(index: int, language: str | None) -> Answer:
         window = windows[index]
         async with places:
-            # A copy: one second of speech must not hold half an hour of sound.
+            # A copy, as a view of one second would keep half an hour of sound alive.
             audio = Audio(samples[window.start : window.end].copy())
             conversation = Conversation(UserTurn((audio,)), transcribe=True, language=language)
             written = await answer(
@@ -90,9 +90,9 @@ async def write_down(
 
 
 class Script:
-    """Puts the words of windows that are written down side by side in their order.
+    """Puts the words of windows that are transcribed at the same time in order.
 
-    What belongs behind a window that is not finished is held back.
+    Words behind a window that is not finished are held back.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -104,7 +104,7 @@ class Script:
         self.text = ""
 
     def write(self, index: int, text: str) -> None:
-        """More words of a window."""
+        """Take more words of a window."""
         if index != self._current:
             self._held.setdefault(index, []).append(text)
             return
@@ -115,7 +115,7 @@ class Script:
         self._say(text)
 
     def finish(self, index: int) -> None:
-        """A window is whole; those behind it may follow."""
+        """Note that a window is finished, so that the next one may follow."""
         self._finished.add(index)
         while self._current in self._finished:
             self._current += 1
