@@ -27,6 +27,7 @@ NEEDED = (
     "onnxruntime",
     "prometheus_client",
     "psutil",
+    "pydantic",
     "py3langid",
     "pythonjsonlogger",
     "sentencex",

@@ -9,9 +9,16 @@ It has three branches, by who can act:
 Each class has its documented code and HTTP status. No other place sets them.
 """
 
+import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
+
+# How much of a value an error quotes.
+SHOWN_DEPTH = 3
+SHOWN_MEMBERS = 3
+SHOWN_CHARACTERS = 120
 
 
 class WorkerError(Exception):
@@ -32,7 +39,10 @@ class WorkerError(Exception):
 
     def of_field(self, field: str) -> Self:
         """The same error with the name of the field at the beginning of its sentence."""
-        message = f"{field}: {self.message}"
+        return self.saying(f"{field}: {self.message}")
+
+    def saying(self, message: str) -> Self:
+        """The same error in other words."""
         # Do not call the class: some classes make their own sentence in `__init__`.
         told = type(self).__new__(type(self), message)
         told.__dict__.update(self.__dict__, message=message)
@@ -183,9 +193,32 @@ class LoadFailure(EngineFailure):
 
 
 def shown(value: object) -> str:
-    """A value for the sentence of an error: in plain ASCII, at most 60 characters."""
-    try:
-        text = ascii(value)
-    except RecursionError:
-        return "nested too deep"
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A JSON value as a sentence of an error quotes it: short and plain ASCII, however large."""
+    told = _shown(value, SHOWN_DEPTH)
+    return told if len(told) <= SHOWN_CHARACTERS else told[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def _shown(value: object, depth: int) -> str:
+    if isinstance(value, list | dict):
+        if not value:
+            return "an empty list" if isinstance(value, list) else "an empty object"
+        begins, ends = "[]" if isinstance(value, list) else "{}"
+        if depth == 0:
+            return f"{begins}...{ends}"
+        members = [
+            f"{_shown(key, depth)}: {_shown(inner, depth - 1)}"
+            for key, inner in itertools.islice(_members(value), SHOWN_MEMBERS)
+        ]
+        if isinstance(value, list):
+            members = [member.partition(": ")[2] for member in members]
+        more = ["..."] if len(value) > SHOWN_MEMBERS else []
+        return begins + ", ".join([*members, *more]) + ends
+    if isinstance(value, str):
+        return ascii(value) if len(value) <= 60 else ascii(value[:57]) + "..."
+    if isinstance(value, int) and abs(value) > 10**15:
+        return "a very large number"
+    return json.dumps(value) if isinstance(value, int | float | None) else ascii(value)[:60]
+
+
+def _members(value: list[Any] | dict[Any, Any]) -> Iterator[tuple[object, object]]:
+    return iter(value.items()) if isinstance(value, dict) else enumerate(value)

@@ -10,6 +10,7 @@ import pytest
 
 from voxtral_worker.client import Options
 from voxtral_worker.sessions.config import OPTIONS, SessionConfig
+from voxtral_worker.values import may_be_null, words_of
 
 HINTS = get_type_hints(Options)
 
@@ -21,13 +22,13 @@ def test_the_typed_options_are_those_of_a_session() -> None:
 
 @pytest.mark.parametrize("name", ["mode", "encoding"])
 def test_the_choices_of_an_option_are_those_of_the_session(name: str) -> None:
-    assert OPTIONS[name].allowed == "one of " + ", ".join(get_args(HINTS[name]))
+    assert words_of(OPTIONS[name]) == "one of " + ", ".join(get_args(HINTS[name]))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_may_be_none_where_null_is_a_value(name: str) -> None:
     may_be_none = type(None) in get_args(HINTS[name])
-    assert may_be_none == OPTIONS[name].is_good(None)
+    assert may_be_none == may_be_null(OPTIONS[name])
 
 
 def test_the_defaults_are_of_the_types() -> None:

@@ -10,11 +10,12 @@ import pytest
 from bench.load_fuzz import Fuzzed, fuzz
 from tests.docs.test_pages import message_types, statuses
 from tests.support.fuzz_messages import SEEDS, frames, mutations
-from tests.support.message_schema import SCHEMAS, problem_with
+from tests.support.message_schema import problem_with
 from tests.support.running_server import RunningServer
 from tests.support.talker import talk
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.native.messages import parse
+from voxtral_worker.server.native.sent import SCHEMAS
 
 Start = Callable[..., RunningServer]
 MESSAGES = 500

@@ -80,12 +80,12 @@ def test_every_kind_of_job_that_answers_takes_tools() -> None:
     ("job", "told"),
     [
         ({"type": "transcribe", "audio_base64": "a", "tools": []}, "'tools' is not a field"),
-        ({"type": "text", "text": "a", "tools": [{}]}, r"tools\[0\].name is None"),
+        ({"type": "text", "text": "a", "tools": [{}]}, r"tools\[0\].name is null"),
         ({"type": "text", "text": "a", "tool_choice": "required"}, "there are no tools"),
         ({"type": "text", "text": "a", "response_format": "json"}, "response_format is 'json'"),
         (
             {"type": "text", "messages": [{"role": "tool", "content": "a"}]},
-            r"messages\[0\].tool_call_id is None",
+            r"messages\[0\].tool_call_id is null",
         ),
         (
             {"type": "text", "messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]},
@@ -93,7 +93,7 @@ def test_every_kind_of_job_that_answers_takes_tools() -> None:
         ),
         (
             {"type": "text", "messages": [{"role": "user", "tool_calls": []}]},
-            r"messages\[0\] is an object, but must be an object with the keys role and content",
+            r"messages\[0\] has no field 'tool_calls'; it has role, name, content",
         ),
     ],
 )

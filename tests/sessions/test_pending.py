@@ -1,7 +1,5 @@
 """What is said and not to be answered yet opens the user's next turn."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -73,7 +71,7 @@ def test_what_is_taken_back_was_never_said() -> None:
 
 def test_where_nothing_new_was_said_the_instructions_are_answered() -> None:
     talk = Talk(system_prompt="Be kind.")
-    own = dataclasses.replace(talk.session.config, system_prompt="Greet the user.")
+    own = talk.session.config.model_copy(update={"system_prompt": "Greet the user."})
     for config, words in ((own, "Greet the user."), (None, "Be kind.")):
         said = asked(respond(talk, config))
         assert (said.user, said.system_prompt) == (UserTurn((words,)), None)
@@ -128,7 +126,7 @@ def test_too_many_turns_that_wait_are_not_answered() -> None:
 def test_a_response_may_have_options_of_its_own() -> None:
     talk = Talk(system_prompt="Be kind.", max_length=9)
     talk.session.say("a", ("Hi",))
-    own = dataclasses.replace(talk.session.config, system_prompt="Be brief.", max_length=3)
+    own = talk.session.config.model_copy(update={"system_prompt": "Be brief.", "max_length": 3})
     (request,) = requests(respond(talk, own)).values()
     assert request.conversation.system_prompt == "Be brief."
     assert request.sampling.max_tokens == 3
@@ -164,7 +162,7 @@ def test_speech_takes_what_was_said_before_it_along() -> None:
 
 def test_a_turn_that_is_not_answered_by_itself_waits_to_be_asked_for() -> None:
     talk = Talk()
-    talk.session.use_config(dataclasses.replace(talk.session.config, answers_turns=False))
+    talk.session.use_config(talk.session.config.model_copy(update={"answers_turns": False}))
     effects = talk.spoken_turn()
     assert told(effects) == [started("1", 0), ended("1", 0, 25)]
     assert requests(effects) == {}
@@ -221,7 +219,7 @@ def test_a_guess_that_was_right_answers_what_was_said_before_it_too() -> None:
 def test_there_is_no_guess_at_what_is_not_answered_by_itself() -> None:
     talk = guessing_talk()
     (generation_id,) = requests(talk.hear((0.9, 20), (0.0, 8)))
-    config = dataclasses.replace(talk.session.config, answers_turns=False)
+    config = talk.session.config.model_copy(update={"answers_turns": False})
     assert talk.session.use_config(config) == [Cancel(generation_id)]
     assert requests(talk.hear((0.0, 16), (0.9, 20), (0.0, 16))) == {}
     assert talk.session.pending == 2

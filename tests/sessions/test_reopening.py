@@ -1,7 +1,5 @@
 """Turns that go on after they have ended, and speech that is too short to interrupt."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -192,7 +190,7 @@ def test_what_belonged_to_the_turn_before_it_was_spoken_still_does() -> None:
 
 def test_turns_that_nobody_answers_by_itself_stay_ended() -> None:
     talk = Talk()
-    talk.session.use_config(dataclasses.replace(talk.session.config, answers_turns=False))
+    talk.session.use_config(talk.session.config.model_copy(update={"answers_turns": False}))
     talk.spoken_turn()
     assert not talk.session.listening.detector.is_reopenable
     assert talk.session.pending == 1

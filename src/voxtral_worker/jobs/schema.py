@@ -3,10 +3,13 @@
 Options of a job are the generation keys of a session's config, with the same ranges.
 """
 
-import json
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
+
+from pydantic import Field, TypeAdapter
+from pydantic_core import core_schema
 
 from voxtral_worker.audio.recordings import is_data_address
 from voxtral_worker.engine.conversation import (
@@ -25,21 +28,32 @@ from voxtral_worker.engine.tool_options import (
     read_tools,
 )
 from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
-from voxtral_worker.errors import BadInput, TooLarge
-from voxtral_worker.sessions.config import OPTIONS, SessionConfig, is_clean_text, is_number
+from voxtral_worker.errors import BadInput, TooLarge, shown
+from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
+from voxtral_worker.values import (
+    CHOICE,
+    Filled,
+    Flag,
+    May,
+    Values,
+    above,
+    clean_text,
+    filled_text,
+    made_by,
+    may_be,
+    options_of,
+    read,
+)
 
+# What a caller may say of the words of a job; a transcript has no end of its own to ask for.
 GENERATION_KEYS = ("temperature", "max_length", "top_p", "seed", "language", "system_prompt")
-# A transcript is made of windows, and has no end of its own to ask for.
-ANSWER_KEYS = (*GENERATION_KEYS, "stop")
-TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 # More than any context holds; refused here because the engine would have to tokenise it first.
 MAX_CHARACTERS = 500_000
 MAX_TEXTS = 1024
-SPEECH_FORMATS = ("mp3", "wav")
-# Bad fields that one error names.
-MAX_TOLD = 8
+SpeechKind: TypeAlias = Literal["mp3", "wav"]
+SPEECH_FORMATS: tuple[SpeechKind, ...] = get_args(SpeechKind)
 MAX_TTL_S = 3600.0
 DEFAULT_TTL_S = 900.0
 DEFAULT_IDLE_S = 60.0
@@ -126,164 +140,214 @@ class SessionJob:
 
 Job: TypeAlias = HealthJob | TextJob | TranscribeJob | AudioJob | SessionJob
 
-_SPEECH_KEYS = ("speech", "voice", "speech_format")
-_AUDIO_KEYS = ("audio_base64", "audio_url", "stream")
+
+def _no_such(model: type[Values], keys: list[str]) -> str:
+    """See Values."""
+    (kind,) = get_args(model.model_fields["type"].annotation)
+    takes = ", ".join(KEYS[kind]) or "nothing else"
+    what = "is not a field" if len(keys) == 1 else "are no fields"
+    return f"{', '.join(keys)} {what} of a {kind} job; beside type it takes {takes}"
+
+
+_SOURCE = May(
+    "a text that is not empty", core_schema.str_schema(min_length=1, pattern=r"\S", strict=True)
+)
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise may_be(_SOURCE.words)
+    if not is_data_address(value) and not _is_web_address(value):
+        raise may_be("an http:// or https:// address, or a data: address")
+    return value
+
+
+def _is_web_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+_ADDRESS = May("an address", core_schema.no_info_plain_validator_function(_address), tells=True)
+_TEXT = filled_text(MAX_CHARACTERS)
+_VOICE = clean_text("the name of a voice", 1, MAX_VOICE_CHARACTERS)
+_SECONDS = above(0, MAX_TTL_S)
+
+
+class HealthInput(Values):
+    """What stands in the input of a health job."""
+
+    type: Literal["health"]
+    no_such = classmethod(_no_such)
+
+
+class TextInput(Values):
+    """What stands in the input of a text job, beside the options of its words."""
+
+    type: Literal["text"]
+    text: Annotated[str, _TEXT] | None = None
+    texts: (
+        Annotated[
+            list[Annotated[str, _TEXT]], Filled("a list of one text or more", "texts", MAX_TEXTS)
+        ]
+        | None
+    ) = None
+    messages: (
+        Annotated[list[Any], Filled("a list of one message or more", "messages", MAX_CHARACTERS)]
+        | None
+    ) = None
+    stream: Flag = False
+    speech: Flag = False
+    voice: Annotated[str, _VOICE] = DEFAULT_VOICE
+    speech_format: Annotated[SpeechKind, CHOICE] = "mp3"
+    tools: Any = ()
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    response_format: Any = None
+    no_such = classmethod(_no_such)
+
+
+class TranscribeInput(Values):
+    """What stands in the input of a transcription, beside the options of its words."""
+
+    type: Literal["transcribe"]
+    audio_base64: Annotated[str, _SOURCE] | None = None
+    audio_url: Annotated[str, _ADDRESS] | None = None
+    stream: Flag = False
+    no_such = classmethod(_no_such)
+
+
+class AudioInput(Values):
+    """What stands in the input of an audio job, beside the options of its words."""
+
+    type: Literal["audio"]
+    text: Annotated[str, _TEXT] | None = None
+    audio_base64: Annotated[str, _SOURCE] | None = None
+    audio_url: Annotated[str, _ADDRESS] | None = None
+    stream: Flag = False
+    speech: Flag = False
+    voice: Annotated[str, _VOICE] = DEFAULT_VOICE
+    speech_format: Annotated[SpeechKind, CHOICE] = "mp3"
+    tools: Any = ()
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    response_format: Any = None
+    no_such = classmethod(_no_such)
+
+
+class SessionInput(Values):
+    """What stands in the input of a session job."""
+
+    type: Literal["session"]
+    config: Annotated[
+        SessionConfig, made_by(SessionConfig().updated, "an object of options", {"type": "object"})
+    ] = SessionConfig()
+    ttl_seconds: Annotated[float, _SECONDS] = DEFAULT_TTL_S
+    idle_seconds: Annotated[float, _SECONDS] = DEFAULT_IDLE_S
+    no_such = classmethod(_no_such)
+
+
+Input: TypeAlias = HealthInput | TextInput | TranscribeInput | AudioInput | SessionInput
+_INPUT: TypeAdapter[Input] = TypeAdapter(Annotated[Input, Field(discriminator="type")])
+# The options of words: those of a session's config that a job of each type may have.
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "text": (*GENERATION_KEYS, "stop"),
+    "transcribe": GENERATION_KEYS,
+    "audio": (*GENERATION_KEYS, "stop"),
+}
 KEYS: dict[str, tuple[str, ...]] = {
-    "health": (),
-    "text": ("text", "texts", "messages", "stream", *_SPEECH_KEYS, *ANSWER_KEYS, *TOOL_KEYS),
-    "transcribe": (*_AUDIO_KEYS, *GENERATION_KEYS),
-    "audio": ("text", *_AUDIO_KEYS, *_SPEECH_KEYS, *ANSWER_KEYS, *TOOL_KEYS),
-    "session": ("config", "ttl_seconds", "idle_seconds"),
+    kind: (*[name for name in options_of(model) if name != "type"], *_OPTIONS.get(kind, ()))
+    for model in get_args(Input)
+    for kind in get_args(model.model_fields["type"].annotation)
 }
 
 
 def read_input(value: object) -> Job:
     """The job that an input asks for.
 
-    Raises BadInput that names the field, what it was and what it may be.
+    Raises BadInput that names each bad field, what it was and what it may be.
     """
-    fields = _fields(value)
-    match fields.get("type"):
-        case "text":
-            options = _options(fields, SessionConfig())
-            prompts = _prompts(fields, options)
-            return TextJob(
-                prompts,
-                options.sampling,
-                _flag(fields, "stream"),
-                _spoken(fields),
-                options.language,
-            )
-        case "transcribe":
+    if not isinstance(value, dict):
+        raise BadInput(f"input is {shown(value)}, but must be an object")
+    kind = value.get("type")
+    options = _OPTIONS.get(kind, ()) if isinstance(kind, str) else ()
+    given = {key: value[key] for key in options if value.get(key) is not None}
+    rest = {"type": None, **{key: each for key, each in value.items() if key not in given}}
+    fields = read(_INPUT, _meant(rest), tags=1)
+    match fields:
+        case TextInput():
+            made = _options(given, SessionConfig(), fields)
+            prompts = _prompts(fields, made)
+            spoken = _spoken(fields)
+            return TextJob(prompts, made.sampling, fields.stream, spoken, made.language)
+        case TranscribeInput():
             # Each window of the recording is an answer of its own.
             defaults = SessionConfig(temperature=0.0, max_length=TRANSCRIPT_TOKENS_PER_WINDOW)
-            options = _options(fields, defaults)
-            return TranscribeJob(_source(fields), options, _flag(fields, "stream"))
-        case "audio":
-            options = _options(fields, SessionConfig())
-            question = _text("text", fields["text"]) if fields.get("text", "") != "" else None
-            return AudioJob(
-                _source(fields), question, options, _flag(fields, "stream"), _spoken(fields)
-            )
-        case "session":
-            return _session(fields)
-        case _:
+            return TranscribeJob(_source(fields), _options(given, defaults), fields.stream)
+        case AudioInput():
+            made = _options(given, SessionConfig(), fields)
+            return AudioJob(_source(fields), fields.text, made, fields.stream, _spoken(fields))
+        case SessionInput():
+            return SessionJob(fields.config, float(fields.ttl_seconds), float(fields.idle_seconds))
+        case HealthInput():
             return HealthJob()
 
 
-def shown(value: object) -> str:
-    """A JSON value in a few words of plain ASCII, however large it is."""
-    if isinstance(value, list | dict):
-        name = "a list" if isinstance(value, list) else "an object"
-        return name if value else "an empty " + name.split()[1]
-    if isinstance(value, str):
-        return ascii(value) if len(value) <= 60 else ascii(value[:57]) + "..."
-    if isinstance(value, int) and abs(value) > 10**15:
-        return "a very large number"
-    return json.dumps(value)
+# Of each of these a job has exactly one.
+_ONE_OF = (("text", "texts", "messages"), ("audio_base64", "audio_url"))
 
 
-def wrong(field: str, value: object, allowed: str) -> BadInput:
-    """The error that says what a field was and what it may be."""
-    return BadInput(f"{field} is {shown(value)}, but must be {allowed}")
+def _meant(fields: dict[str, Any]) -> dict[str, Any]:
+    """An empty field that another one stands beside was not meant, nor an empty question."""
+    blank = [key for key, value in fields.items() if value == ""]
+    for choices in _ONE_OF:
+        if not any(fields.get(choice) not in (None, "") for choice in choices):
+            blank = [key for key in blank if key not in choices or fields["type"] == "audio"]
+    return {key: value for key, value in fields.items() if key not in blank}
 
 
-def _fields(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise wrong("input", value, "an object")
-    # What is null was not set by the client that wrote it.
-    fields = {key: given for key, given in value.items() if given is not None}
-    if "type" not in fields:
-        raise BadInput(f"type is missing; it must be one of {', '.join(KEYS)}")
-    kind = fields["type"]
-    if not isinstance(kind, str) or kind not in KEYS:
-        raise wrong("type", kind, f"one of {', '.join(KEYS)}")
-    unknown = [shown(key) for key in fields if key != "type" and key not in KEYS[kind]]
-    if unknown:
-        takes = ", ".join(KEYS[kind]) or "nothing else"
-        what = "is not a field" if len(unknown) == 1 else "are no fields"
-        named = ", ".join(unknown[:MAX_TOLD])
-        raise BadInput(f"{named} {what} of a {kind} job; beside type it takes {takes}")
-    return fields
-
-
-def _options(fields: dict[str, Any], defaults: SessionConfig) -> Options:
-    given = {key: fields[key] for key in ANSWER_KEYS if key in fields}
-    bad = [
-        wrong(key, value, OPTIONS[key].allowed).message
-        for key, value in given.items()
-        if not OPTIONS[key].is_good(value)
-    ]
-    if bad:
-        raise BadInput("; ".join(bad))
-    config = defaults.updated(given)
+def _options(
+    given: dict[str, Any], defaults: SessionConfig, fields: TextInput | AudioInput | None = None
+) -> Options:
+    config = defaults.updated(given, before="")
     sampling = Sampling(
-        float(config.temperature),
-        float(config.top_p),
-        config.max_length,
-        config.stop,
-        config.seed,
-        read_response_format(fields.get("response_format"), "response_format"),
+        float(config.temperature), float(config.top_p), config.max_length, config.stop, config.seed
     )
-    return Options(sampling, config.language, config.system_prompt, _toolbox(fields))
+    if fields is None:
+        return Options(sampling, config.language, config.system_prompt)
+    form = read_response_format(fields.response_format, "response_format")
+    tools = read_tools(list(fields.tools) if fields.tools == () else fields.tools, "tools")
+    box = read_toolbox(tools, fields.tool_choice, fields.parallel_tool_calls)
+    sampling = dataclasses.replace(sampling, schema=form)
+    return Options(sampling, config.language, config.system_prompt, box)
 
 
-def _toolbox(fields: dict[str, Any]) -> Toolbox:
-    tools = read_tools(fields.get("tools", []), "tools")
-    return read_toolbox(tools, fields.get("tool_choice"), fields.get("parallel_tool_calls"))
+def _spoken(fields: TextInput | AudioInput) -> SpokenAnswer | None:
+    return SpokenAnswer(fields.voice, fields.speech_format) if fields.speech else None
 
 
-def _flag(fields: dict[str, Any], field: str) -> bool:
-    value = fields.get(field, False)
-    if not isinstance(value, bool):
-        raise wrong(field, value, "true or false")
-    return value
-
-
-def _spoken(fields: dict[str, Any]) -> SpokenAnswer | None:
-    is_spoken = _flag(fields, "speech")
-    voice = fields.get("voice", DEFAULT_VOICE)
-    if not is_clean_text(voice) or not 0 < len(voice) <= MAX_VOICE_CHARACTERS:
-        raise wrong("voice", voice, "the name of a voice")
-    format_ = fields.get("speech_format", SPEECH_FORMATS[0])
-    if not isinstance(format_, str) or format_ not in SPEECH_FORMATS:
-        raise wrong("speech_format", format_, "one of " + ", ".join(SPEECH_FORMATS))
-    return SpokenAnswer(voice, format_) if is_spoken else None
-
-
-def _text(field: str, value: object, *, may_be_blank: bool = False) -> str:
-    is_text = is_clean_text(value) and isinstance(value, str)
-    if not is_text or not (may_be_blank or str(value).strip()):
-        raise wrong(field, value, "a text" if may_be_blank else "a text that is not empty")
-    assert isinstance(value, str)
-    if len(value) > MAX_CHARACTERS:
-        raise TooLarge(f"{field} has {len(value)} characters, but may have {MAX_CHARACTERS}")
-    return value
-
-
-def _one_of(fields: dict[str, Any], *choices: str) -> str:
-    # An empty field that another one stands beside was not meant.
-    there = [choice for choice in choices if choice in fields]
-    given = [choice for choice in there if fields[choice] != ""] or there[:1]
+def _only_one(fields: Input, choices: tuple[str, ...]) -> tuple[str, Any]:
+    given = [choice for choice in choices if getattr(fields, choice) is not None]
     if len(given) != 1:
         found = " and ".join(given) if given else "none of them"
         raise BadInput(f"exactly one of {', '.join(choices)} is needed, but the input has {found}")
-    return given[0]
+    return given[0], getattr(fields, given[0])
 
 
-def _prompts(fields: dict[str, Any], options: Options) -> tuple[Prompt, ...]:
-    field = _one_of(fields, "text", "texts", "messages")
-    value = fields[field]
+def _source(fields: TranscribeInput | AudioInput) -> AudioSource:
+    return AudioSource(*_only_one(fields, _ONE_OF[1]))
+
+
+def _prompts(fields: TextInput, options: Options) -> tuple[Prompt, ...]:
+    field, value = _only_one(fields, _ONE_OF[0])
     if field == "messages":
         return (Prompt(field, _conversation(value, options)),)
     if field == "text":
-        return (Prompt(field, _question(_text(field, value), options)),)
-    if not isinstance(value, list) or not value:
-        raise wrong(field, value, "a list of one text or more")
-    if len(value) > MAX_TEXTS:
-        raise BadInput(f"{field} has {len(value)} texts, but may have {MAX_TEXTS}")
+        return (Prompt(field, _question(value, options)),)
     named = [(f"texts[{index}]", text) for index, text in enumerate(value)]
-    return tuple(Prompt(name, _question(_text(name, text), options)) for name, text in named)
+    return tuple(Prompt(name, _question(text, options)) for name, text in named)
 
 
 def _question(text: str, options: Options) -> Conversation:
@@ -295,15 +359,11 @@ def _question(text: str, options: Options) -> Conversation:
     )
 
 
-def _conversation(value: object, options: Options) -> Conversation:
+def _conversation(value: list[Any], options: Options) -> Conversation:
     """Messages as a conversation; see `dialogue` for what any order of them means."""
-    if not isinstance(value, list) or not value:
-        raise wrong("messages", value, "a list of one message or more")
-    said = [_message(f"messages[{index}]", message) for index, message in enumerate(value)]
-    if (
-        sum(len(text) for each in said for text in each.parts if isinstance(text, str))
-        > MAX_CHARACTERS
-    ):
+    said = [_message(index, message) for index, message in enumerate(value)]
+    texts = [text for each in said for text in each.parts if isinstance(text, str)]
+    if sum(map(len, texts)) > MAX_CHARACTERS:
         raise TooLarge(f"messages have more than {MAX_CHARACTERS} characters")
     if options.system_prompt:
         said.insert(0, Said("system", (options.system_prompt,)))
@@ -322,60 +382,50 @@ def _conversation(value: object, options: Options) -> Conversation:
     )
 
 
-# What a message of each role may have beside role and name.
-_MESSAGE_KEYS = {
-    "system": ("content",),
-    "developer": ("content",),
-    "user": ("content",),
-    "assistant": ("content", "tool_calls"),
-    "tool": ("content", "tool_call_id"),
-}
+_CONTENT = clean_text("a text", 0)
 
 
-def _message(field: str, message: object) -> Said[str | Audio]:
-    if not isinstance(message, dict):
-        raise wrong(field, message, "an object with the keys role and content")
-    given = {key: value for key, value in message.items() if value is not None}
-    role, content = given.get("role"), given.get("content", "")
-    if role is not None and (not isinstance(role, str) or role not in _MESSAGE_KEYS):
-        raise wrong(f"{field}.role", role, "one of " + ", ".join(_MESSAGE_KEYS))
-    known = _MESSAGE_KEYS[role or "user"]
-    if role is None or not given.keys() <= {"role", "name", *known}:
-        raise wrong(field, message, f"an object with the keys role and {', '.join(known)}")
-    text = content if content == "" else _text(f"{field}.content", content, may_be_blank=True)
-    if role == "tool":
-        call_id = read_call_id(given.get("tool_call_id"), f"{field}.tool_call_id")
-        return Said("tool", (text,), result_of=call_id)
-    calls = read_calls(given.get("tool_calls", []), f"{field}.tool_calls")
-    return Said("system" if role == "developer" else role, (text,), calls)
+class SpokenMessage(Values):
+    """What a user says, or what the model is told before."""
+
+    role: Literal["system", "developer", "user"]
+    name: Any = None
+    content: Annotated[str, _CONTENT] = ""
 
 
-def _source(fields: dict[str, Any]) -> AudioSource:
-    field = _one_of(fields, "audio_base64", "audio_url")
-    value = fields[field]
-    if not isinstance(value, str) or not value.strip():
-        raise wrong(field, value, "a text that is not empty")
-    if field == "audio_url" and not (is_data_address(value) or _is_web_address(value)):
-        raise wrong(field, value, "an http:// or https:// address, or a data: address")
-    return AudioSource(field, value)
+class AssistantMessage(Values):
+    """What the model has said, and the calls that it made."""
+
+    role: Literal["assistant"]
+    name: Any = None
+    content: Annotated[str, _CONTENT] = ""
+    tool_calls: Any = None
 
 
-def _is_web_address(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+class ToolMessage(Values):
+    """What a call came to."""
+
+    role: Literal["tool"]
+    name: Any = None
+    content: Annotated[str, _CONTENT] = ""
+    tool_call_id: Any = None
 
 
-def _session(fields: dict[str, Any]) -> SessionJob:
-    config = SessionConfig().updated(fields.get("config", {}))
-    ttl_s = _seconds(fields, "ttl_seconds", DEFAULT_TTL_S)
-    return SessionJob(config, ttl_s, _seconds(fields, "idle_seconds", DEFAULT_IDLE_S))
+_MESSAGE: TypeAdapter[SpokenMessage | AssistantMessage | ToolMessage] = TypeAdapter(
+    Annotated[SpokenMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+)
 
 
-def _seconds(fields: dict[str, Any], field: str, default: float) -> float:
-    value = fields.get(field, default)
-    if not is_number(value) or not 0 < value <= MAX_TTL_S:
-        raise wrong(field, value, f"a number above 0 and at most {MAX_TTL_S:g}")
-    return float(value)
+def _message(index: int, value: object) -> Said[str | Audio]:
+    field = f"messages[{index}]"
+    message = read(_MESSAGE, value, at=("messages", index), tags=1)
+    match message:
+        case ToolMessage():
+            call_id = read_call_id(message.tool_call_id, f"{field}.tool_call_id")
+            return Said("tool", (message.content,), result_of=call_id)
+        case AssistantMessage():
+            calls = read_calls(message.tool_calls or [], f"{field}.tool_calls")
+            return Said("assistant", (message.content,), calls)
+        case SpokenMessage():
+            role = "system" if message.role == "developer" else message.role
+            return Said(role, (message.content,))

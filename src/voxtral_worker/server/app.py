@@ -73,6 +73,7 @@ def make_app(service: Service) -> web.Application:
             web.get("/health", rest.get_health),
             web.get("/metrics", rest.get_metrics),
             web.get("/openapi.json", rest.get_openapi),
+            web.get("/asyncapi.json", rest.get_asyncapi),
             web.post("/session/create", rest.create_session),
             web.get(SESSION_PATH, rest.get_session),
             web.delete(SESSION_PATH, rest.delete_session),

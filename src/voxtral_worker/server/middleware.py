@@ -44,7 +44,7 @@ NO_SESSION = ""
 CLIENT_HAS_LEFT = 499
 
 # These need no credentials. /metrics needs none if METRICS_PUBLIC is set.
-_OPEN_PATHS = frozenset({"/", "/docs", "/ping", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/", "/docs", "/ping", "/openapi.json", "/asyncapi.json"})
 _OPEN_FOLDERS = ("/console/", "/client/")
 
 

@@ -4,16 +4,9 @@ import copy
 from typing import Any
 
 from voxtral_worker import __version__
-from voxtral_worker.server.openai.description import (
-    OPENAI_PATHS,
-    OPENAI_SCHEMAS,
-    SEED,
-    STOP,
-    TOOL_CHOICE,
-    TOOLS,
-)
-from voxtral_worker.sessions.config import LANGUAGES, MAX_TOOL_TIMEOUT_MS, SessionConfig
-from voxtral_worker.speech.pieces import ENCODINGS, MAX_VOICE_CHARACTERS
+from voxtral_worker.server.openai.description import OPENAI_PATHS, OPENAI_SCHEMAS
+from voxtral_worker.sessions.config import SessionConfig
+from voxtral_worker.values import described
 
 
 def _schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
@@ -259,6 +252,13 @@ DESCRIPTION: dict[str, Any] = {
                 },
             }
         },
+        "/asyncapi.json": {
+            "get": {
+                "summary": "The description of the sockets",
+                "security": _OPEN,
+                "responses": {"200": _answer("AsyncAPI 3.0", {"type": "object"})},
+            }
+        },
         "/openapi.json": {
             "get": {
                 "summary": "This description",
@@ -276,76 +276,18 @@ DESCRIPTION: dict[str, Any] = {
         "schemas": {
             "Error": _schema({"error": _TEXT, "code": _TEXT}),
             **OPENAI_SCHEMAS,
-            "SessionConfig": {
-                "type": "object",
-                # Null is the same as missing, whatever the key.
-                "additionalProperties": {"type": "null"},
-                "properties": {
-                    "vad_sensitivity": {"type": ["integer", "null"], "minimum": 0, "maximum": 3},
-                    "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-                    "max_length": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
-                    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-                    "stop": STOP,
-                    "seed": SEED,
-                    "mode": {"enum": ["chat", "transcribe", None]},
-                    "language": {"enum": [*sorted(LANGUAGES), None], "description": "ISO 639-1"},
-                    "system_prompt": {"type": ["string", "null"], "maxLength": 32768},
-                    "silence_ms": {"type": ["integer", "null"], "minimum": 100, "maximum": 3000},
-                    "sample_rate": {
-                        "type": ["integer", "null"],
-                        "minimum": 8000,
-                        "maximum": 48000,
-                    },
-                    "encoding": {"enum": ["pcm_s16le", "opus", "mulaw", "alaw", None]},
-                    "stream": {"type": ["boolean", "null"]},
-                    "interim": {"type": ["boolean", "null"]},
-                    "barge_in": {"type": ["boolean", "null"]},
-                    "barge_in_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": 2000},
-                    "turn_detection": {"enum": ["silence", "semantic", None]},
-                    "eagerness": {"enum": ["low", "medium", "high", "auto", None]},
-                    "reopen_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": 2000},
-                    "transcript": {"type": ["boolean", "null"]},
-                    "voice": {
-                        "type": ["string", "null"],
-                        "minLength": 1,
-                        "maxLength": MAX_VOICE_CHARACTERS,
-                    },
-                    "output_sample_rate": {
-                        "type": ["integer", "null"],
-                        "minimum": 8000,
-                        "maximum": 48000,
-                    },
-                    "output_encoding": {"enum": [*ENCODINGS, None]},
-                    "tools": TOOLS,
-                    "tool_choice": TOOL_CHOICE,
-                    "parallel_tool_calls": {"type": ["boolean", "null"]},
-                    "tool_timeout_ms": {
-                        "type": ["integer", "null"],
-                        "minimum": 0,
-                        "maximum": MAX_TOOL_TIMEOUT_MS,
-                    },
-                },
-            },
+            "SessionConfig": described(SessionConfig),
         },
     },
 }
 
-# Add the default of each option: the console's form starts with it.
-_DEFAULTS = SessionConfig().as_dict()
-for _name, _option in DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"].items():
-    # A copy, because OpenAI's calls share some of these schemas and have other defaults.
-    DESCRIPTION["components"]["schemas"]["SessionConfig"]["properties"][_name] = {
-        **_option,
-        "default": _DEFAULTS[_name],
-    }
-
 
 def description(*, has_turn_model: bool, has_voices: bool) -> dict[str, Any]:
     """The description for one worker, without the values that it has no model or voice for."""
-    described = copy.deepcopy(DESCRIPTION)
-    options = described["components"]["schemas"]["SessionConfig"]["properties"]
+    told = copy.deepcopy(DESCRIPTION)
+    options = told["components"]["schemas"]["SessionConfig"]["properties"]
     if not has_turn_model:
         options["turn_detection"]["enum"].remove("semantic")
     if not has_voices:
         options["voice"] = {"type": "null", "default": None}
-    return described
+    return told

@@ -8,6 +8,7 @@ from aiohttp import web
 from voxtral_worker import metrics
 from voxtral_worker.errors import BadInput
 from voxtral_worker.json_text import read_json
+from voxtral_worker.server.asyncapi import sockets
 from voxtral_worker.server.health import health, is_healthy
 from voxtral_worker.server.lifecycle import Phase
 from voxtral_worker.server.middleware import CALLER, SERVICE, SESSION_ID, count_call
@@ -47,6 +48,11 @@ async def get_openapi(request: web.Request) -> web.Response:
     has_voices = parts is None or parts.speech is not None
     described = description(has_turn_model=has_turn_model, has_voices=has_voices)
     return web.json_response(described)
+
+
+async def get_asyncapi(_: web.Request) -> web.Response:
+    """AsyncAPI 3.0 of the sockets."""
+    return web.json_response(sockets())
 
 
 async def create_session(request: web.Request) -> web.Response:

@@ -1,21 +1,34 @@
 """The options of a session: what each may be, and what it is unless told otherwise."""
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+from pydantic_core import core_schema
 
 from voxtral_worker.engine.stops import MAX_STOP_CHARACTERS, MAX_STOPS
 from voxtral_worker.engine.tool_options import CHOICES, MAX_TOOLS, NAME, read_tools
 from voxtral_worker.engine.tools import Tool, Toolbox
-from voxtral_worker.errors import BadInput, shown
-from voxtral_worker.speech.pieces import ENCODINGS, MAX_VOICE_CHARACTERS
+from voxtral_worker.errors import BadInput
+from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS, Encoding
 from voxtral_worker.turns.detector import Waits
+from voxtral_worker.values import (
+    CHOICE,
+    Flag,
+    May,
+    Values,
+    clean_text,
+    made_by,
+    number,
+    options_of,
+    or_null,
+    read,
+    whole,
+)
+
+Eagerness: TypeAlias = Literal["low", "medium", "high", "auto"]
 
 MAX_TEXT_CHARACTERS = 32_768
 MAX_TOOL_TIMEOUT_MS = 60_000
-# Bad keys that one error names.
-MAX_TOLD = 8
 MOST_SEED = 2**63 - 1
 
 # ISO 639-1, all two-letter codes.
@@ -27,18 +40,6 @@ LANGUAGES = frozenset(
     "or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw "
     "ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu".split()
 )
-
-
-@dataclass(frozen=True)
-class Option:
-    """One key: whether a value is good, and in words what would be."""
-
-    is_good: Callable[[Any], bool]
-    allowed: str
-    # How a good value is kept.
-    kept: Callable[[Any], Any] = lambda value: value
-    # What is wrong with a value, where that is more than its kind.
-    why_not: Callable[[Any], str | None] = lambda value: None
 
 
 def is_number(value: object) -> bool:
@@ -62,69 +63,6 @@ def is_clean_text(value: object) -> bool:
     return True
 
 
-def is_good_stop(value: object) -> bool:
-    """Whether a JSON value names texts that may end an answer."""
-    texts = [value] if isinstance(value, str) else value
-    return (
-        isinstance(texts, list)
-        and len(texts) <= MAX_STOPS
-        and all(is_clean_text(text) and 0 < len(text) <= MAX_STOP_CHARACTERS for text in texts)
-    )
-
-
-def stop_texts(value: str | list[str]) -> tuple[str, ...]:
-    """The texts that a good value names."""
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _number(low: float, high: float) -> Option:
-    return Option(lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}")
-
-
-def _whole(low: int, high: int) -> Option:
-    return Option(
-        lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low} to {high}"
-    )
-
-
-def _one_of(*choices: str) -> Option:
-    return Option(lambda v: isinstance(v, str) and v in choices, "one of " + ", ".join(choices))
-
-
-_BOOL = Option(lambda v: isinstance(v, bool), "true or false")
-_LANGUAGE = Option(
-    lambda v: v is None or (isinstance(v, str) and v in LANGUAGES), "an ISO 639-1 code or null"
-)
-_SEED = Option(
-    lambda v: v is None or (is_whole(v) and abs(v) <= MOST_SEED), "a whole number or null"
-)
-_STOP = Option(
-    is_good_stop,
-    f"a text, or a list of at most {MAX_STOPS} texts, of 1 to {MAX_STOP_CHARACTERS} characters",
-    stop_texts,
-)
-_VOICE = Option(
-    lambda v: v is None or (is_clean_text(v) and 0 < len(v) <= MAX_VOICE_CHARACTERS),
-    f"the name of a voice, of at most {MAX_VOICE_CHARACTERS} characters, or null",
-)
-_SYSTEM_PROMPT = Option(
-    lambda v: v is None or (is_clean_text(v) and len(v) <= MAX_TEXT_CHARACTERS),
-    f"a text of at most {MAX_TEXT_CHARACTERS} characters or null",
-)
-
-
-def _why_no_tools(value: object) -> str | None:
-    try:
-        read_tools(value, "tools")
-    except BadInput as error:
-        return error.message
-    return None
-
-
-def _is_good_choice(value: object) -> bool:
-    return value in CHOICES or (isinstance(value, dict) and _name_of(value) is not None)
-
-
 def _name_of(choice: Any) -> str | None:
     """The name in a choice of one tool, in the worker's shape or in OpenAI's."""
     inner = choice.get("function")
@@ -132,108 +70,186 @@ def _name_of(choice: Any) -> str | None:
     return name if isinstance(name, str) and NAME.fullmatch(name) else None
 
 
-_TOOLS = Option(
-    lambda v: _why_no_tools(v) is None,
-    f"a list of at most {MAX_TOOLS} tools",
-    lambda v: read_tools(v, "tools"),
-    _why_no_tools,
-)
-_TOOL_CHOICE = Option(
-    _is_good_choice,
-    f'{", ".join(CHOICES)}, or {{"name": "..."}} of one of the tools',
-    lambda v: v if isinstance(v, str) else _name_of(v),
-)
+def _choice(value: object) -> str:
+    if isinstance(value, str) and value in CHOICES:
+        return value
+    if isinstance(value, dict) and (name := _name_of(value)) is not None:
+        return name
+    raise ValueError
 
-OPTIONS: dict[str, Option] = {
-    "vad_sensitivity": _whole(0, 3),
-    "temperature": _number(0, 2),
-    "max_length": _whole(1, 4096),
-    "top_p": _number(0, 1),
-    "stop": _STOP,
-    "seed": _SEED,
-    "mode": _one_of("chat", "transcribe"),
-    "language": _LANGUAGE,
-    "system_prompt": _SYSTEM_PROMPT,
-    "silence_ms": _whole(100, 3000),
-    "sample_rate": _whole(8000, 48000),
-    "encoding": _one_of("pcm_s16le", "opus", "mulaw", "alaw"),
-    "stream": _BOOL,
-    "interim": _BOOL,
-    "barge_in": _BOOL,
-    "barge_in_ms": _whole(0, 2000),
-    "turn_detection": _one_of("silence", "semantic"),
-    "eagerness": _one_of("low", "medium", "high", "auto"),
-    "reopen_ms": _whole(0, 2000),
-    "transcript": _BOOL,
-    "voice": _VOICE,
-    "output_sample_rate": _whole(8000, 48000),
-    "output_encoding": _one_of(*ENCODINGS),
-    "tools": _TOOLS,
-    "tool_choice": _TOOL_CHOICE,
-    "parallel_tool_calls": _BOOL,
-    "tool_timeout_ms": _whole(0, MAX_TOOL_TIMEOUT_MS),
-}
+
 # Within which time a turn goes on unless told otherwise.
 REOPEN_MS = 800
 EAGER_REOPEN_MS = 1000
 
+_STOP_TEXT = core_schema.str_schema(min_length=1, max_length=MAX_STOP_CHARACTERS, strict=True)
+STOP = May(
+    f"a text, or a list of at most {MAX_STOPS} texts, of 1 to {MAX_STOP_CHARACTERS} characters",
+    core_schema.no_info_after_validator_function(
+        lambda value: (value,) if isinstance(value, str) else tuple(value),
+        core_schema.union_schema(
+            [_STOP_TEXT, core_schema.list_schema(_STOP_TEXT, max_length=MAX_STOPS, strict=False)]
+        ),
+    ),
+)
+SEED = May(
+    "a whole number or null",
+    core_schema.nullable_schema(core_schema.int_schema(ge=-MOST_SEED, le=MOST_SEED, strict=True)),
+)
+LANGUAGE = May("an ISO 639-1 code or null", core_schema.literal_schema([*sorted(LANGUAGES), None]))
+TOOLS = made_by(
+    lambda value: value if isinstance(value, tuple) else read_tools(value, "tools"),
+    f"a list of at most {MAX_TOOLS} tools",
+    {
+        "type": "array",
+        "maxItems": MAX_TOOLS,
+        "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
+    },
+)
+_VOICE = or_null(
+    clean_text(
+        f"the name of a voice, of at most {MAX_VOICE_CHARACTERS} characters, or null",
+        1,
+        MAX_VOICE_CHARACTERS,
+    )
+)
+_SYSTEM_PROMPT = or_null(
+    clean_text(
+        f"a text of at most {MAX_TEXT_CHARACTERS} characters or null", 0, MAX_TEXT_CHARACTERS
+    )
+)
+_TOOL_CHOICE = May(
+    f'{", ".join(CHOICES)}, or {{"name": "..."}} of one of the tools',
+    core_schema.no_info_plain_validator_function(_choice),
+    {
+        "anyOf": [
+            {"enum": [*CHOICES]},
+            {"type": "object", "description": "Names one of the tools"},
+        ]
+    },
+)
 
-@dataclass(frozen=True)
-class SessionConfig:
-    """The config in force. `given` names the keys that a caller has set."""
 
-    vad_sensitivity: int = 2
-    temperature: float = 0.2
-    max_length: int = 256
-    top_p: float = 0.95
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    mode: str = "chat"
-    language: str | None = None
-    system_prompt: str | None = None
-    silence_ms: int = 500
-    sample_rate: int = 16_000
-    encoding: str = "pcm_s16le"
-    stream: bool = True
-    interim: bool = False
-    barge_in: bool = True
-    barge_in_ms: int = 0
-    turn_detection: str = "silence"
-    eagerness: str = "auto"
+class SessionConfig(Values):
+    """The config in force."""
+
+    vad_sensitivity: Annotated[int, whole(0, 3)] = Field(
+        default=2,
+        description="How quiet speech may be: 0 hears only clear speech, 3 also quiet speech.",
+    )
+    temperature: Annotated[float, number(0, 2)] = Field(
+        default=0.2, description="0 is greedy. Transcribing it is 0, unless you set it."
+    )
+    max_length: Annotated[int, whole(1, 4096)] = Field(
+        default=256,
+        description="Most tokens of an answer. Unset, a transcript may have 512 for each 30 s of "
+        "its turn.",
+    )
+    top_p: Annotated[float, number(0, 1)] = Field(
+        default=0.95,
+        description="Tokens are drawn from the likeliest, which together have this share.",
+    )
+    stop: Annotated[tuple[str, ...], STOP] = Field(
+        default=(), description="Texts before which the answer ends."
+    )
+    seed: Annotated[int | None, SEED] = Field(
+        default=None,
+        description="With the same seed the same conversation gets the same answer (best effort).",
+    )
+    mode: Annotated[Literal["chat", "transcribe"], CHOICE] = Field(
+        default="chat", description="Whether turns are answered or written down."
+    )
+    language: Annotated[str | None, LANGUAGE] = Field(
+        default=None, description="ISO 639-1; the language that `transcribe` expects."
+    )
+    system_prompt: Annotated[str | None, _SYSTEM_PROMPT] = Field(
+        default=None, description="How the model is to answer."
+    )
+    silence_ms: Annotated[int, whole(100, 3000)] = Field(
+        default=500, description="Silence that ends a turn."
+    )
+    sample_rate: Annotated[int, whole(8000, 48000)] = Field(
+        default=16_000, description="Samples a second of the audio that comes in."
+    )
+    encoding: Annotated[Encoding, CHOICE] = Field(
+        default="pcm_s16le",
+        description="Encoding of the audio that comes in; `opus`: a packet a frame.",
+    )
+    stream: Flag = Field(default=True, description="Send `text_delta`.")
+    interim: Flag = Field(default=False, description="Send `transcript_partial`.")
+    barge_in: Flag = Field(
+        default=True,
+        description="Speech interrupts the response being made; never while transcribing.",
+    )
+    barge_in_ms: Annotated[int, whole(0, 2000)] = Field(
+        default=0,
+        description="So much speech interrupts a response; 0: as soon as it is surely speech.",
+    )
+    turn_detection: Annotated[Literal["silence", "semantic"], CHOICE] = Field(
+        default="silence",
+        description="What ends a turn: silence alone, or also how complete the words sound.",
+    )
+    eagerness: Annotated[Eagerness, CHOICE] = Field(
+        default="auto", description="How soon a turn ends with `semantic`; `auto` is `medium`."
+    )
     # None: what suits the other options, see `reopens_within_ms`.
-    reopen_ms: int | None = None
-    transcript: bool = False
-    voice: str | None = None
-    output_sample_rate: int = 24_000
-    output_encoding: str = "pcm_s16le"
-    tools: tuple[Tool, ...] = ()
+    reopen_ms: Annotated[int, whole(0, 2000)] | None = Field(
+        default=None,
+        description="How long after its end a turn goes on if you do; 0: never.",
+        json_schema_extra={"default": REOPEN_MS},
+    )
+    transcript: Flag = Field(default=False, description="Send what you said in words, too.")
+    voice: Annotated[str | None, _VOICE] = Field(
+        default=None, description="The voice that speaks the answers."
+    )
+    output_sample_rate: Annotated[int, whole(8000, 48000)] = Field(
+        default=24_000, description="Samples a second of spoken answers."
+    )
+    output_encoding: Annotated[Encoding, CHOICE] = Field(
+        default="pcm_s16le", description="Encoding of spoken answers."
+    )
+    tools: Annotated[tuple[Tool, ...], TOOLS] = Field(
+        default=(), description="Functions that the model may call."
+    )
     # auto, none or required; any other text is the name of the one tool that is called.
-    tool_choice: str = "auto"
-    parallel_tool_calls: bool = True
-    tool_timeout_ms: int = 10_000
+    tool_choice: Annotated[str, _TOOL_CHOICE] = Field(
+        default="auto", description="Whether a tool is called, and which."
+    )
+    parallel_tool_calls: Flag = Field(
+        default=True, description="Several tools may be called at once."
+    )
+    tool_timeout_ms: Annotated[int, whole(0, MAX_TOOL_TIMEOUT_MS)] = Field(
+        default=10_000, description="How long the results of tools are waited for."
+    )
     # What only other dialects than the documented one set.
-    threshold: float | None = None
-    pre_roll_ms: int = 320
-    answers_turns: bool = True
+    threshold: float | None = Field(default=None, exclude=True)
+    pre_roll_ms: int = Field(default=320, exclude=True)
+    answers_turns: bool = Field(default=True, exclude=True)
     # Whether a turn goes on by itself once the tools that it called have answered.
-    runs_rounds: bool = True
-    speech_speed: float = 1.0
-    given: frozenset[str] = field(default=frozenset(), repr=False)
+    runs_rounds: bool = Field(default=True, exclude=True)
+    speech_speed: float = Field(default=1.0, exclude=True)
 
-    def updated(self, changes: object) -> "SessionConfig":
+    @classmethod
+    def no_such(cls, keys: list[str]) -> str:
+        """See Values."""
+        return f"has no option {', '.join(keys)}; it has {', '.join(OPTIONS)}"
+
+    @property
+    def given(self) -> set[str]:
+        """The keys that a caller has set."""
+        return self.model_fields_set
+
+    def updated(self, changes: object, before: str = "config ") -> "SessionConfig":
         """This config with changes, all of them or none.
 
         Null changes nothing, but for a key that may be null. Raises BadInput that names the
-        keys that are unknown or have bad values.
+        keys that are unknown or have bad values; its sentence starts with `before`.
         """
         if not isinstance(changes, dict):
             raise BadInput("config must be an object of options")
-        given = {key: value for key, value in changes.items() if not _is_missing(key, value)}
-        if wrong := [told for key, value in given.items() if (told := _wrong(key, value))]:
-            raise BadInput("config " + "; ".join(wrong[:MAX_TOLD]))
-        taken = {key: OPTIONS[key].kept(value) for key, value in given.items()}
-        changed = dataclasses.replace(self, **taken, given=self.given | given.keys())
-        if given.keys() & {"tools", "tool_choice"}:
+        given = read(_CONFIG, changes, before)
+        changed = self.model_copy(update={key: getattr(given, key) for key in given.given})
+        if given.given & {"tools", "tool_choice"}:
             changed.require_choice()
         return changed
 
@@ -305,15 +321,6 @@ def _as_json(value: Any) -> Any:
     return value.as_option() if isinstance(value, Tool) else value
 
 
-def _is_missing(key: object, value: object) -> bool:
-    option = OPTIONS.get(key) if isinstance(key, str) else None
-    return value is None and not (option is not None and option.is_good(None))
-
-
-def _wrong(key: str, value: object) -> str | None:
-    option = OPTIONS.get(key)
-    if option is None:
-        return f"has no option {shown(key)}; it has {', '.join(OPTIONS)}"
-    if option.is_good(value):
-        return None
-    return option.why_not(value) or f"{key} is {shown(value)}, but must be {option.allowed}"
+_CONFIG = TypeAdapter(SessionConfig)
+# What a caller may set.
+OPTIONS = options_of(SessionConfig)

@@ -241,7 +241,7 @@ class Session:
             # The prompt's format needs a user's turn. Without the option, the text is not in it
             # twice.
             user = UserTurn((own.system_prompt,))
-            config = dataclasses.replace(own, system_prompt=None)
+            config = own.model_copy(update={"system_prompt": None})
         taken = sum(bytes_of_exchange(exchange) for exchange in history or ())
         taken += sum(bytes_of_round(made) for made in rounds)
         options = bytes_of_text(config.system_prompt) if config is not None else 0

@@ -1,8 +1,10 @@
 """What is asked of a voice for a listener, and what comes of it."""
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
-ENCODINGS = ("pcm_s16le", "mulaw", "alaw", "opus")
+Encoding: TypeAlias = Literal["pcm_s16le", "opus", "mulaw", "alaw"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 MAX_VOICE_CHARACTERS = 64
 
 

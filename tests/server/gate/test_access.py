@@ -48,7 +48,13 @@ async def test_an_api_key_opens_the_api_in_each_place(start_server: Start) -> No
 async def test_what_is_open_stays_open(start_server: Start) -> None:
     server = start_server(api_keys=("key",))
     async with ClientSession() as http:
-        for path, status in {"/ping": 200, "/": 200, "/openapi.json": 200, "/metrics": 401}.items():
+        for path, status in {
+            "/ping": 200,
+            "/": 200,
+            "/openapi.json": 200,
+            "/asyncapi.json": 200,
+            "/metrics": 401,
+        }.items():
             async with http.get(server.url + path) as response:
                 assert response.status == status, path
     public = start_server(api_keys=("key",), metrics_public=True)

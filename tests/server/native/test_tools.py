@@ -109,10 +109,13 @@ async def test_the_model_is_told_of_a_tool_that_does_not_answer(server: RunningS
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"content": "a"}, "call_id is None"),
+        ({"content": "a"}, "call_id is null"),
         ({"call_id": 7, "content": "a"}, "call_id is 7"),
         ({"call_id": "aaaaaaaa1"}, "content is missing"),
-        ({"call_id": "aaaaaaaa1", "content": "a", "is_error": "yes"}, "is_error must be true"),
+        (
+            {"call_id": "aaaaaaaa1", "content": "a", "is_error": "yes"},
+            "is_error is 'yes', but must be true",
+        ),
         ({"call_id": "aaaaaaaa1", "content": "\ud800"}, "half a surrogate pair"),
         ({"call_id": "aaaaaaaa1", "content": "x" * 40_000}, "40000 characters, but may have 32768"),
     ],

@@ -126,8 +126,8 @@ async def test_a_conversation_beyond_the_context_is_told(client: AsyncOpenAI) ->
         ({"input": []}, "input is an empty list"),
         ({"input": None}, "input is null"),
         ({"input": [7]}, "input[0] is 7, but must be an object"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id is None"),
-        ({"input": [{"type": "function_call_output"}]}, "input[0].call_id is None"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id is null"),
+        ({"input": [{"type": "function_call_output"}]}, "input[0].call_id is null"),
         (
             {"input": [{"type": "function_call_output", "call_id": "1", "output": "3"}]},
             "no call of a tool that waits has the id '1'",

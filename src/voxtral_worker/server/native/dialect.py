@@ -15,10 +15,13 @@ from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.server.native.messages import (
     MAX_SEQ,
+    AnyControl,
     ClientMessage,
     ConfigUpdate,
     Control,
     Message,
+    Played,
+    Resume,
     TextInput,
     ToolResult,
     message_of,
@@ -133,7 +136,7 @@ class NativeDialect:
         if isinstance(message, TextInput):
             with about(message.request_id):
                 limits.check_text()
-        if not (isinstance(message, Control) and message.control_type in NO_ACTIVITY):
+        if not (isinstance(message, AnyControl) and message.control_type in NO_ACTIVITY):
             self._session.last_activity_s = time.monotonic()
         return message
 
@@ -143,46 +146,47 @@ class NativeDialect:
         match item:
             case bytes():
                 await driver.ears.hear(item, partial(driver.refuse, channel))
-            case TextInput(text, request_id):
+            case TextInput(text=text, request_id=request_id):
                 log.debug("text received", extra={"text": text})
                 with about(request_id):
                     effects = session.text(text, time.monotonic(), to=channel, tag=request_id)
                 driver.perform(effects)
-            case ToolResult(call_id, content, is_error):
+            case ToolResult(call_id=call_id, content=content, is_error=is_error):
                 driver.perform(
-                    session.tool_result(call_id, content, time.monotonic(), is_error=is_error)
+                    session.tool_result(call_id, str(content), time.monotonic(), is_error=is_error)
                 )
-            case ConfigUpdate(changes):
+            case ConfigUpdate(config=changes):
                 # All checks come before the change, so that a bad option changes nothing.
                 driver.require_voice(session.config.updated(changes).voice)
-                if isinstance(changes, dict) and changes.keys() & TOOL_OPTIONS:
+                if changes.keys() & TOOL_OPTIONS:
                     box = session.config.updated(changes).toolbox
                     await require_callable(driver.engine, box)
                 driver.perform(session.update_config(changes, channel))
-            case Control():
+            case Control() | Resume() | Played():
                 self._control(channel, item, time.monotonic())
             case Replay(connection, last_seq):
                 if driver.channels.open(channel, connection):
                     self._replay(channel, connection, last_seq)
                     driver.ears.watch_for_stall()
 
-    def _control(self, channel: str, control: Control, now_s: float) -> None:
+    def _control(self, channel: str, control: AnyControl, now_s: float) -> None:
         connection = self._driver.channels.find(channel)
-        match control.control_type:
-            case "ping":
+        match control:
+            case Played(turn_id=turn_id, played_ms=played_ms):
+                self._session.played(turn_id, played_ms, now_s)
+            case Resume(last_seq=last_seq):
+                if connection is not None:
+                    self._replay(channel, connection, last_seq)
+            case Control(control_type="ping"):
                 self._send(channel, Message("control", {"control_type": "pong"}))
-            case "get_stats" if connection is not None:
+            case Control(control_type="get_stats") if connection is not None:
                 self._send(channel, Message("status", {"stats": self._stats(connection)}))
-            case "cancel":
+            case Control(control_type="cancel"):
                 self._driver.perform(self._session.cancel(now_s, channel))
-            case "end_turn":
+            case Control(control_type="end_turn"):
                 self._driver.perform(self._session.listening.end_turn(now_s, channel))
-            case "played":
-                self._session.played(control.turn_id, control.played_ms, now_s)
-            case "clear_history":
+            case Control(control_type="clear_history"):
                 self._driver.perform(self._session.clear_history(channel))
-            case "resume" if connection is not None:
-                self._replay(channel, connection, control.last_seq)
 
     def _replay(self, channel: str, connection: Connection, last_seq: int) -> None:
         numbering = self._numberings[channel]

@@ -3,15 +3,30 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from voxtral_worker.engine.tool_options import read_call_id
-from voxtral_worker.errors import BadInput, TooLarge, WorkerError, about
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import core_schema
+
+from voxtral_worker.engine.tool_options import MAX_CALL_ID, read_call_id
+from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.json_text import read_json
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS, is_clean_text, is_number, is_whole
+from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
+from voxtral_worker.values import (
+    Flag,
+    May,
+    Values,
+    at_least,
+    clean_text,
+    filled_text,
+    is_good,
+    made_by,
+    not_too_long,
+    read,
+    whole,
+)
 
-CONTROL_TYPES = ("ping", "get_stats", "cancel", "end_turn", "clear_history", "resume", "played")
 MAX_REQUEST_ID_CHARACTERS = 256
 # The largest whole number that every JSON reader keeps exactly.
 MAX_SEQ = 2**53
@@ -19,44 +34,119 @@ MAX_SEQ = 2**53
 RequestId: TypeAlias = str | int
 
 
-# Client to server.
+# Client to server. What a message has beside its fields, as a timestamp, is ignored.
+_MESSAGE = ConfigDict(extra="ignore")
 
 
-@dataclass(frozen=True)
-class TextInput:
+_REQUEST_ID = May(
+    f"a text or a whole number of at most {MAX_REQUEST_ID_CHARACTERS} characters",
+    core_schema.union_schema(
+        [
+            core_schema.str_schema(max_length=MAX_REQUEST_ID_CHARACTERS, strict=True),
+            core_schema.int_schema(
+                gt=-(10 ** (MAX_REQUEST_ID_CHARACTERS - 1)),
+                lt=10**MAX_REQUEST_ID_CHARACTERS,
+                strict=True,
+            ),
+        ]
+    ),
+    {"type": ["string", "integer"], "maxLength": MAX_REQUEST_ID_CHARACTERS},
+)
+
+
+class TextInput(Values):
     """A text to be answered."""
 
-    text: str
-    request_id: RequestId | None = None
+    model_config = _MESSAGE
+    type: Literal["text_input"] = "text_input"
+    text: Annotated[str, filled_text(MAX_TEXT_CHARACTERS)]
+    request_id: Annotated[RequestId, _REQUEST_ID] | None = Field(
+        default=None, description="Comes back in every message of the answer."
+    )
 
 
-@dataclass(frozen=True)
-class Control:
-    """A command to the session; `last_seq` belongs to `resume`, `turn_id` to `played`."""
+class Control(Values):
+    """A command to the session."""
 
-    control_type: str
-    last_seq: int = 0
-    turn_id: str = ""
-    played_ms: float = 0.0
+    model_config = _MESSAGE
+    type: Literal["control"] = "control"
+    control_type: Literal["ping", "get_stats", "cancel", "end_turn", "clear_history"]
 
 
-@dataclass(frozen=True)
-class ConfigUpdate:
+class Resume(Values):
+    """Asks for what came after a number."""
+
+    model_config = _MESSAGE
+    type: Literal["control"] = "control"
+    control_type: Literal["resume"] = "resume"
+    last_seq: Annotated[int, whole(0, MAX_SEQ)] = 0
+
+
+class Played(Values):
+    """Says how much of a turn's speech was heard."""
+
+    model_config = _MESSAGE
+    type: Literal["control"] = "control"
+    control_type: Literal["played"] = "played"
+    turn_id: Annotated[str, clean_text("the text that names a turn")]
+    played_ms: Annotated[float, at_least(0, MAX_SEQ)]
+
+
+class ConfigUpdate(Values):
     """Options to change; their values are not checked yet."""
 
-    changes: object
+    model_config = _MESSAGE
+    type: Literal["config_update"] = "config_update"
+    config: Annotated[
+        dict[str, Any],
+        May("an object of options", core_schema.is_instance_schema(dict), {"type": "object"}),
+    ]
 
 
-@dataclass(frozen=True)
-class ToolResult:
-    """What a call of a tool came to, as the model will read it."""
+class ToolResult(Values):
+    """What a call of a tool came to; `content` becomes the text that the model will read."""
 
-    call_id: str
-    content: str
-    is_error: bool = False
+    model_config = _MESSAGE
+    type: Literal["tool_result"] = "tool_result"
+    call_id: Annotated[
+        str,
+        made_by(
+            lambda value: read_call_id(value, "call_id"),
+            "the id of a call",
+            {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID},
+        ),
+    ]
+    content: Annotated[
+        Any | None,
+        May("a text or any JSON", core_schema.any_schema(), {"description": "Any JSON."}),
+    ]
+    is_error: Flag = Field(default=False, description="The tool failed.")
+
+    @model_validator(mode="after")
+    def _as_text(self) -> "ToolResult":
+        content = {"error": self.content} if self.is_error else self.content
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        not_too_long(text, MAX_TEXT_CHARACTERS, "content")
+        return self.model_copy(update={"content": text})
 
 
-ClientMessage: TypeAlias = TextInput | Control | ConfigUpdate | ToolResult
+AnyControl: TypeAlias = Control | Resume | Played
+ClientMessage: TypeAlias = TextInput | AnyControl | ConfigUpdate | ToolResult
+MESSAGES: TypeAdapter[ClientMessage] = TypeAdapter(
+    Annotated[
+        TextInput
+        | Annotated[AnyControl, Field(discriminator="control_type")]
+        | ConfigUpdate
+        | ToolResult,
+        Field(discriminator="type"),
+    ]
+)
+CONTROL_TYPES = tuple(
+    name
+    for kind in get_args(AnyControl)
+    for name in get_args(kind.model_fields["control_type"].annotation)
+)
+_REQUEST_IDS = TypeAdapter(Annotated[RequestId, _REQUEST_ID])
 
 
 def parse(text: str) -> ClientMessage:
@@ -64,81 +154,18 @@ def parse(text: str) -> ClientMessage:
     message = read_json(text, "message")
     if not isinstance(message, dict):
         raise BadInput("message must be a JSON object with a type")
-    match message.get("type"):
-        case "text_input":
-            return _text_input(message)
-        case "control":
-            return _control(message)
-        case "config_update":
-            if not isinstance(message.get("config"), dict):
-                raise BadInput("config must be an object of options")
-            return ConfigUpdate(message["config"])
-        case "tool_result":
-            return _tool_result(message)
-    raise BadInput("type must be one of text_input, control, config_update, tool_result")
-
-
-def _text_input(message: Mapping[str, Any]) -> TextInput:
-    request_id = message.get("request_id")
-    is_good_id = request_id is None or is_whole(request_id) or is_clean_text(request_id)
-    if not is_good_id or len(str(request_id)) > MAX_REQUEST_ID_CHARACTERS:
-        raise BadInput(
-            f"request_id must be a text of at most {MAX_REQUEST_ID_CHARACTERS} characters"
-        )
-    with about(request_id):
-        return TextInput(_checked_text(message.get("text")), request_id)
-
-
-def _checked_text(text: object) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise BadInput("text must be a text that is not empty")
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise TooLarge(f"text has {len(text)} characters, but may have {MAX_TEXT_CHARACTERS}")
-    if not is_clean_text(text):
-        raise BadInput("text holds half a surrogate pair, which is no character")
-    return text
-
-
-def _control(message: Mapping[str, Any]) -> Control:
-    control_type, last_seq = message.get("control_type"), message.get("last_seq")
-    last_seq = 0 if last_seq is None else last_seq
-    if control_type not in CONTROL_TYPES:
-        raise BadInput("control_type must be one of " + ", ".join(CONTROL_TYPES))
-    if control_type == "resume" and not (is_whole(last_seq) and 0 <= last_seq <= MAX_SEQ):
-        raise BadInput(f"last_seq must be a whole number from 0 to {MAX_SEQ}")
-    if control_type == "played":
-        return _played(message)
-    return Control(control_type, last_seq if control_type == "resume" else 0)
-
-
-def _played(message: Mapping[str, Any]) -> Control:
-    turn_id, played_ms = message.get("turn_id"), message.get("played_ms")
-    if not isinstance(turn_id, str) or not is_clean_text(turn_id):
-        raise BadInput("turn_id must be the text that names a turn")
-    if not isinstance(played_ms, int | float) or not is_number(played_ms) or not played_ms >= 0:
-        raise BadInput("played_ms must be a number of at least 0")
-    return Control("played", turn_id=turn_id, played_ms=min(played_ms, MAX_SEQ))
+    kind = message.setdefault("type")
+    if kind == "control":
+        message.setdefault("control_type")
+    try:
+        return read(MESSAGES, message, tags=2 if kind == "control" else 1)
+    except BadInput as error:
+        if kind == "text_input" and is_good(_REQUEST_IDS, message.get("request_id")):
+            error.about = message["request_id"]
+        raise
 
 
 # Server to client.
-
-
-def _tool_result(message: Mapping[str, Any]) -> ToolResult:
-    call_id = read_call_id(message.get("call_id"), "call_id")
-    is_error = message.get("is_error")
-    if is_error is not None and not isinstance(is_error, bool):
-        raise BadInput("is_error must be true or false")
-    if "content" not in message:
-        raise BadInput("content is missing; it is a text or any JSON")
-    content = message["content"]
-    if is_error:
-        content = {"error": content}
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise TooLarge(f"content has {len(text)} characters, but may have {MAX_TEXT_CHARACTERS}")
-    if not is_clean_text(text):
-        raise BadInput("content holds half a surrogate pair, which is no character")
-    return ToolResult(call_id, text, bool(is_error))
 
 
 @dataclass(frozen=True)

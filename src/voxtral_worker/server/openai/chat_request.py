@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
 
 from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
 from voxtral_worker.engine.request import Sampling
 from voxtral_worker.engine.tool_options import read_call_id
 from voxtral_worker.engine.tools import Toolbox
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
-from voxtral_worker.server.openai.options import Options, gathered, shown, wrong
+from voxtral_worker.server.openai.options import Options, gathered, wrong
 from voxtral_worker.server.openai.tools import TOOL_KEYS, calls_of, schema_of, toolbox_of
-from voxtral_worker.sessions.config import MOST_SEED, OPTIONS, is_good_stop, stop_texts
+from voxtral_worker.sessions.config import MOST_SEED, STOP
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
@@ -97,6 +99,9 @@ class ChatRequest:
     tells_usage: bool
 
 
+_STOP = TypeAdapter(Annotated[tuple[str, ...], STOP])
+
+
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
     """The request that a body asks for. Raises one BadOption that names all that is wrong."""
     return gathered(body, "", _read)
@@ -156,10 +161,11 @@ def _stop(options: Options) -> tuple[str, ...]:
     value = options.get("stop")
     if value is None or value == "":
         return ()
-    if not is_good_stop(value):
-        options.report(wrong(options.name("stop"), value, OPTIONS["stop"].allowed))
-        return ()
-    return stop_texts(value)
+    try:
+        return _STOP.validate_python(value)
+    except ValidationError:
+        options.report(wrong(options.name("stop"), value, STOP.words))
+    return ()
 
 
 def _tells_usage(options: Options, streams: bool) -> bool:

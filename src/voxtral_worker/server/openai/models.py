@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, ModelNotFound
-from voxtral_worker.server.openai.options import shown
 from voxtral_worker.server.service import Service
 
 ANY = "*"

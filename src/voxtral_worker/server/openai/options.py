@@ -1,12 +1,11 @@
 """Reads OpenAI's parameters one by one; what is asked for and not offered is an error."""
 
-import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.sessions.config import is_clean_text, is_number, is_whole
 
@@ -14,9 +13,6 @@ T = TypeVar("T")
 
 # Of a request's offenders so many are named.
 MAX_TOLD = 12
-SHOWN_DEPTH = 3
-SHOWN_MEMBERS = 3
-SHOWN_CHARACTERS = 120
 # What is said of values that are not supported, where more can be said.
 _OLD_TOOLS = "functions are offered as tools now, with tool_choice"
 WHY_NOT = {
@@ -27,41 +23,9 @@ WHY_NOT = {
 }
 
 
-def shown(value: object) -> str:
-    """A value in a few plain words, however large it is."""
-    told = _shown(value, SHOWN_DEPTH)
-    return told if len(told) <= SHOWN_CHARACTERS else told[: SHOWN_CHARACTERS - 3] + "..."
-
-
-def _shown(value: object, depth: int) -> str:
-    if isinstance(value, list | dict):
-        if not value:
-            return "an empty list" if isinstance(value, list) else "an empty object"
-        begins, ends = "[]" if isinstance(value, list) else "{}"
-        if depth == 0:
-            return f"{begins}...{ends}"
-        members = [
-            f"{_shown(key, depth)}: {_shown(inner, depth - 1)}"
-            for key, inner in itertools.islice(_members(value), SHOWN_MEMBERS)
-        ]
-        if isinstance(value, list):
-            members = [member.partition(": ")[2] for member in members]
-        more = ["..."] if len(value) > SHOWN_MEMBERS else []
-        return begins + ", ".join([*members, *more]) + ends
-    if isinstance(value, str):
-        return ascii(value) if len(value) <= 60 else ascii(value[:57]) + "..."
-    if isinstance(value, int) and abs(value) > 10**15:
-        return "a very large number"
-    return json.dumps(value)
-
-
 def wrong(param: str, value: object, allowed: str) -> BadOption:
     """The error that says what a parameter was and what it may be."""
     return BadOption(param, f"{param} is {shown(value)}, but must be {allowed}", "invalid_value")
-
-
-def _members(value: "list[Any] | dict[Any, Any]") -> Iterator[tuple[object, object]]:
-    return iter(value.items()) if isinstance(value, dict) else enumerate(value)
 
 
 def gathered(value: object, path: str, read: "Callable[[Options], T]") -> T:

@@ -8,7 +8,7 @@ from voxtral_worker.engine.dialogue import Said
 from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import read_call, read_call_id
 from voxtral_worker.engine.tools import Toolbox
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.chat_request import (
     DEFAULT_NEW_TOKENS,
     MAX_CHARACTERS,
@@ -18,7 +18,7 @@ from voxtral_worker.server.openai.chat_request import (
     read_messages,
 )
 from voxtral_worker.server.openai.errors import unsupported, within
-from voxtral_worker.server.openai.options import Options, gathered, shown, wrong
+from voxtral_worker.server.openai.options import Options, gathered, wrong
 from voxtral_worker.server.openai.tools import TOOL_KEYS, schema_of, toolbox_of
 
 _KNOWN = (

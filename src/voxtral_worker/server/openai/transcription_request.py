@@ -5,11 +5,11 @@ from typing import Any
 
 from voxtral_worker.engine.conversation import TRANSCRIPT_TOKENS_PER_WINDOW
 from voxtral_worker.engine.request import Sampling
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.body import Form
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, shown, wrong
+from voxtral_worker.server.openai.options import Options, wrong
 from voxtral_worker.sessions.config import LANGUAGES
 
 TIMED_FORMATS = ("verbose_json", "srt", "vtt")

@@ -215,7 +215,7 @@ async def test_all_that_is_wrong_with_an_event_is_told_at_once(server: RunningSe
     for told in (
         "session.voice is of the preview",
         "session.model is 'gpt-realtime'; served is 'fake'",
-        "session.tools[0].name is None, but must have 1 to 64",
+        "session.tools[0].name is null, but must have 1 to 64",
         "session.max_output_tokens is -1",
         "session.audio.input.format.type is 'audio/mp3'",
         "session.audio.input.turn_detection.threshold is 7",

@@ -207,9 +207,9 @@ async def test_an_interrupted_call_is_incomplete(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ({"type": "function_call", "name": "f"}, "item.call_id is None"),
+        ({"type": "function_call", "name": "f"}, "item.call_id is null"),
         ({"type": "function_call", "call_id": "a", "name": "é"}, "item.name is"),
-        ({"type": "function_call_output", "output": "a"}, "item.call_id is None"),
+        ({"type": "function_call_output", "output": "a"}, "item.call_id is null"),
         ({"type": "function_call_output", "call_id": "a", "output": 7}, "item.output is 7"),
         ({"type": "mcp_call"}, "item.type is 'mcp_call', but items may be messages, function_call"),
     ],

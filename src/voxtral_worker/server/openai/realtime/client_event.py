@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from voxtral_worker.audio.recordings import from_base64
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, shown, wrong
+from voxtral_worker.server.openai.options import Options, wrong
 
 # What each event may have beside type and event_id.
 EVENTS: dict[str, tuple[str, ...]] = {

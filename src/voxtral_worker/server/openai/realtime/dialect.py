@@ -1,6 +1,5 @@
 """OpenAI's realtime dialect: what its client's events ask of a session."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -262,7 +261,7 @@ class RealtimeDialect:
                 meant = dialogue([*instructions, *asked.context])
             except BadInput as error:
                 raise within("response.input", error) from None
-            config = dataclasses.replace(config, system_prompt=meant.system)
+            config = config.model_copy(update={"system_prompt": meant.system})
             context = exchanges(meant.turns)
         effects = self._session.respond(
             time.monotonic(), config, tag=asked, context=context, joins=asked.joins
@@ -271,18 +270,16 @@ class RealtimeDialect:
 
     def _wished(self, asked: Wishes) -> SessionConfig:
         """The session's options, with those of one response."""
-        config = self._session.config
+        own: dict[str, object] = {}
         if asked.instructions is not None:
-            config = dataclasses.replace(config, system_prompt=asked.instructions or None)
+            own["system_prompt"] = asked.instructions or None
         if asked.max_output_tokens is not None:
-            config = dataclasses.replace(config, max_length=as_tokens(asked.max_output_tokens))
+            own["max_length"] = as_tokens(asked.max_output_tokens)
         if asked.tools is not None:
-            config = dataclasses.replace(config, **config_of_tools(asked.tools))
+            own |= config_of_tools(asked.tools)
         if asked.speaks is not None:
-            config = dataclasses.replace(
-                config, voice=self._options.voice if asked.speaks else None
-            )
-        return config
+            own["voice"] = self._options.voice if asked.speaks else None
+        return self._session.config.model_copy(update=own)
 
     def _require_voice(self, voice: str | None, path: str) -> None:
         try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voxtral_worker.engine.tools import ToolCall, ToolResult
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption
-from voxtral_worker.server.openai.options import shown
 from voxtral_worker.sessions.memory import bytes_of_text
 
 # Older ones can no longer be asked for by their ids.

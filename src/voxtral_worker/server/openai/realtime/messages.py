@@ -7,9 +7,9 @@ from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.dialogue import Said
 from voxtral_worker.engine.tool_options import read_call, read_call_id
 from voxtral_worker.engine.tools import NO_TOOLS, Toolbox, ToolResult
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import unsupported, within
-from voxtral_worker.server.openai.options import Options, shown, wrong
+from voxtral_worker.server.openai.options import Options, wrong
 from voxtral_worker.server.openai.realtime.client_event import MAX_ID_CHARACTERS, read_audio
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.realtime.session_options import most_tokens, read_modalities

@@ -3,22 +3,23 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.server.openai.models import ModelNames
-from voxtral_worker.server.openai.options import Options, shown, wrong
+from voxtral_worker.server.openai.options import Options, wrong
 from voxtral_worker.server.openai.speech_request import MAX_SPEED, MIN_SPEED
 from voxtral_worker.server.openai.tools import TOOL_KEYS, shown_choice, toolbox_of
-from voxtral_worker.sessions.config import LANGUAGES, MAX_TEXT_CHARACTERS, SessionConfig
-from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
+from voxtral_worker.sessions.config import LANGUAGES, MAX_TEXT_CHARACTERS, Eagerness, SessionConfig
+from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS, Encoding
 from voxtral_worker.speech.voice import DEFAULT_VOICE
 
 MAX_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 1024
 # OpenAI's name of a format, this worker's, and the rate in Hz.
-FORMATS = {
+FORMATS: dict[str, tuple[Encoding, int]] = {
     "audio/pcm": ("pcm_s16le", 24_000),
     "audio/pcmu": ("mulaw", 8_000),
     "audio/pcma": ("alaw", 8_000),
@@ -71,7 +72,7 @@ class TurnDetection:
     silence_duration_ms: int = 500
     create_response: bool = True
     interrupt_response: bool = True
-    eagerness: str | None = None
+    eagerness: Eagerness | None = None
 
     def as_object(self) -> dict[str, Any]:
         """As OpenAI shows it."""
@@ -177,8 +178,7 @@ class SessionOptions:
             output_sample_rate=FORMATS[self.output_format][1],
             speech_speed=self.speed,
             runs_rounds=False,
-            **config_of_tools(self.tools),
-        )
+        ).model_copy(update=config_of_tools(self.tools))
 
     def as_object(self, session_id: str, model: str) -> dict[str, Any]:
         """As OpenAI shows it."""
@@ -321,7 +321,7 @@ def _turn_detection(options: Options | None) -> TurnDetection | None:
     if options.get("type") == "semantic_vad":
         options.only(("type", "eagerness", "create_response", "interrupt_response"))
         return TurnDetection(
-            eagerness=options.one_of("eagerness", "low", "medium", "high", "auto") or "auto",
+            eagerness=cast(Eagerness, options.one_of("eagerness", *get_args(Eagerness)) or "auto"),
             create_response=options.flag("create_response", default=True),
             interrupt_response=options.flag("interrupt_response", default=True),
         )

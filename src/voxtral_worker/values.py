@@ -1,0 +1,446 @@
+"""What a value may be, said once: by the types of a model's fields.
+
+A model (`Values`) checks what a caller sent, is the JSON Schema that callers read, and is the
+frozen value that the worker goes on with. `read` makes one of a caller's JSON, or raises one error
+that names each bad field, its value, and what it may be. Sentences of the library reach nobody.
+
+The sentence of a field comes from the `May` beside its type:
+
+    silence_ms: Annotated[int, whole(100, 3000)] = 500
+
+Types are strict: "5" and true are no numbers.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, TypeAlias, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
+
+T = TypeVar("T")
+JsonSchema: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[int | str, ...]
+
+# Bad fields that one error names.
+MAX_TOLD = 8
+# The context of values that come from a caller.
+_FROM_CALLER = "from a caller"
+# Kinds of errors: what a value may be; the end of a sentence that begins with the field; an error
+# of the worker's.
+_MAY_BE, _REST, _ERROR = "may_be", "rest", "error"
+
+
+@dataclass(frozen=True, eq=False)
+class May:
+    """Beside a type: what a value may be.
+
+    `words` complete "it must be ..."; without any they are those of the type, a `Literal`. `schema`
+    stands for the type where the type alone allows more, `described` for what callers read of it.
+    """
+
+    words: str
+    schema: CoreSchema | None = None
+    described: JsonSchema | None = None
+    # Whether the schema says itself what is wrong.
+    tells: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source) if self.schema is None else self.schema
+        if self.tells:
+            return schema
+        return core_schema.custom_error_schema(
+            schema,
+            _MAY_BE,
+            custom_error_message=_MAY_BE,
+            custom_error_context={"words": self.words or one_of(*get_args(source))},
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema) if self.described is None else dict(self.described)
+
+
+def one_of(*choices: str) -> str:
+    """Choices in words."""
+    return "one of " + ", ".join(choices)
+
+
+def whole(low: int, high: int) -> May:
+    """A whole number in a range."""
+    schema = core_schema.int_schema(ge=low, le=high, strict=True)
+    return May(f"a whole number from {low} to {high}", schema)
+
+
+def number(low: float, high: float) -> May:
+    """A number in a range; one that is whole stays whole."""
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(ge=-int(-low // 1), le=int(high), strict=True),
+        core_schema.float_schema(ge=low, le=high, strict=True),
+    ]
+    described = {"type": "number", "minimum": low, "maximum": high}
+    words = f"a number from {low:g} to {high:g}"
+    return May(words, core_schema.union_schema(kinds), described)
+
+
+def at_least(low: float, most: float) -> May:
+    """A number that is not smaller; what is larger than `most` counts as that."""
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(ge=int(low), strict=True),
+        core_schema.float_schema(ge=low, strict=True),
+    ]
+    schema = core_schema.no_info_after_validator_function(
+        lambda value: min(value, most), core_schema.union_schema(kinds)
+    )
+    return May(f"a number of at least {low:g}", schema, {"type": "number", "minimum": low})
+
+
+def above(low: float, high: float) -> May:
+    """A number that is larger, and at most so large."""
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(gt=int(low), le=int(high), strict=True),
+        core_schema.float_schema(gt=low, le=high, strict=True),
+    ]
+    described = {"type": "number", "exclusiveMinimum": low, "maximum": high}
+    words = f"a number above {low:g} and at most {high:g}"
+    return May(words, core_schema.union_schema(kinds), described)
+
+
+def clean_text(words: str, least: int = 0, most: int | None = None) -> May:
+    """A text without half of a surrogate pair, so that it can be encoded."""
+    # A text with any limit is encoded by the library.
+    schema = core_schema.str_schema(min_length=least, max_length=most, strict=True)
+    return May(words, schema)
+
+
+def filled_text(most: int) -> May:
+    """A text that says something; one that is too long is TooLarge."""
+    words = "a text that is not empty"
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise may_be(words)
+        return not_too_long(value, most)
+
+    schema = core_schema.no_info_plain_validator_function(check)
+    return May(words, schema, {"type": "string", "minLength": 1, "maxLength": most}, tells=True)
+
+
+def not_too_long(text: str, most: int, name: str = "") -> str:
+    """For validators: a text that may be so long and can be encoded; a model has to name it."""
+    if len(text) > most:
+        raise rest(f"{name} has {len(text)} characters, but may have {most}".lstrip(), TooLarge)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        words = f"{name} is {shown(text)}, but must be a text without half a surrogate pair"
+        raise rest(words.lstrip()) from None
+    return text
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Beside the type of a list: it has members, and not too many of them.
+
+    The members say themselves what they may be.
+    """
+
+    words: str
+    members: str
+    most: int
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def check(value: object) -> object:
+            if not isinstance(value, list) or not value:
+                raise may_be(self.words)
+            if len(value) > self.most:
+                raise rest(f"has {len(value)} {self.members}, but may have {self.most}")
+            return value
+
+        return core_schema.no_info_before_validator_function(check, handler(source))
+
+
+def or_null(may: May) -> May:
+    """The same, or null, where null is a value; elsewhere it is the same as missing."""
+    assert may.schema is not None
+    return May(may.words, core_schema.nullable_schema(may.schema))
+
+
+# One of the texts of a `Literal`.
+CHOICE = May("")
+Flag: TypeAlias = Annotated[bool, May("true or false")]
+
+
+def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> May:
+    """What a function makes of a value; the BadInput that it raises is told as it is."""
+
+    def make(value: Any) -> Any:
+        try:
+            return read(value)
+        except BadInput as error:
+            raise refused(error) from None
+
+    schema = core_schema.no_info_plain_validator_function(make)
+    return May(words, schema, described, tells=True)
+
+
+def refused(error: WorkerError) -> PydanticCustomError:
+    """For validators: an error of the worker's, whose sentence stays as it is."""
+    return PydanticCustomError(_ERROR, _ERROR, {"error": error})
+
+
+def may_be(words: str) -> PydanticCustomError:
+    """For validators: what a value may be in words."""
+    return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
+
+
+def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
+    """For validators: the name of the field and these words are the sentence."""
+    return PydanticCustomError(_REST, _REST, {"words": words, "kind": kind})
+
+
+class Values(BaseModel):
+    """Abstract: a frozen object whose fields say what they may be.
+
+    From a caller null is the same as missing, whatever the key, but for the fields that may be
+    null. A caller never sets, and never sees, what is `exclude`d.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def no_such(cls, keys: list[str]) -> str:
+        """What an error says of keys that are no fields, behind the name of this object."""
+        return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        found = handler.resolve_ref_schema(handler(schema))
+        fields = options_of(cls)
+        properties = found.get("properties", {})
+        # What tells a message from others is always there.
+        fixed = [name for name, each in properties.items() if "const" in each]
+        required = [name for name in properties if name in (*fixed, *found.get("required", ()))]
+        found["properties"] = {
+            name: {"const": each["const"]}
+            if name in fixed
+            else each
+            if name in required
+            else _with_null(each)
+            for name, each in properties.items()
+            if name in fields
+        }
+        if required:
+            found["required"] = required
+        if found.pop("additionalProperties", None) is False:
+            found["additionalProperties"] = {"type": "null"}
+        found.pop("title", None)
+        return found
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_caller(
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        if info.context != _FROM_CALLER or isinstance(value, cls):
+            return handler(value)
+        if not isinstance(value, dict):
+            raise may_be("an object")
+        fields = options_of(cls)
+        known: dict[str, Any] = {}
+        for name, field in fields.items():
+            given = value.get(name)
+            may_be_none = name in value if may_be_null(field) else field.is_required()
+            if given is not None or may_be_none:
+                known[name] = given
+        if cls.model_config["extra"] == "ignore":
+            return handler(known)
+        # The library would make an object of each.
+        unknown = [key for key in value if key not in fields and value[key] is not None]
+        if not unknown:
+            return handler(known)
+        named = [shown(key) for key in unknown[:MAX_TOLD]]
+        wrong = [InitErrorDetails(type=rest(cls.no_such(named)), input=None)]
+        try:
+            handler(known)
+        except ValidationError as error:
+            wrong = [*map(_again, error.errors(include_url=False)), *wrong]
+        raise ValidationError.from_exception_data(cls.__name__, wrong)
+
+
+def options_of(model: type[Values]) -> dict[str, FieldInfo]:
+    """The fields that a caller may set."""
+    return {name: field for name, field in model.model_fields.items() if not field.exclude}
+
+
+def words_of(field: FieldInfo) -> str:
+    """What a field may be, in words."""
+    kinds = get_args(field.annotation)
+    within = [each for kind in kinds for each in get_args(kind)]
+    words = [each.words for each in (*field.metadata, *within) if isinstance(each, May)]
+    return words[0] or one_of(*kinds)
+
+
+def may_be_null(field: FieldInfo) -> bool:
+    """Whether null is a value of a field, and not the same as leaving it out."""
+    # A field that is null until somebody sets it has the words within its type.
+    has_words = any(isinstance(each, May) for each in field.metadata)
+    return has_words and type(None) in get_args(field.annotation)
+
+
+def whole_of(model: type[Values]) -> JsonSchema:
+    """The JSON Schema of a model as a worker tells it: every option, and null only as a value."""
+    found = model.model_json_schema(schema_generator=_Described)
+    for name, field in options_of(model).items():
+        if not may_be_null(field):
+            found["properties"][name] = _without_null(found["properties"][name])
+    return {**found, "required": list(options_of(model)), "additionalProperties": False}
+
+
+def _without_null(schema: JsonSchema) -> JsonSchema:
+    told = dict(schema)
+    if isinstance(told.get("type"), list):
+        (told["type"],) = [kind for kind in told["type"] if kind != "null"]
+    if "enum" in told:
+        told["enum"] = [value for value in told["enum"] if value is not None]
+    if "anyOf" in told:
+        told["anyOf"] = [each for each in told["anyOf"] if each != _NULL]
+    return told
+
+
+def _with_null(schema: JsonSchema) -> JsonSchema:
+    """The schema of what may be left out: null says the same."""
+    if "enum" in schema:
+        kinds = {key: value for key, value in schema.items() if key != "type"}
+        return {**kinds, "enum": [*schema["enum"], *([] if None in schema["enum"] else [None])]}
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    if "anyOf" not in schema:
+        kept = {key: schema[key] for key in schema if key in ("default", "description")}
+        return {"anyOf": [{k: v for k, v in schema.items() if k not in kept}, _NULL], **kept}
+    forms = [each for each in schema["anyOf"] if each != _NULL]
+    if len(forms) == 1 and (forms[0].keys() & {"type", "enum"}):
+        rest_of = {key: value for key, value in schema.items() if key != "anyOf"}
+        return _with_null({**rest_of, **forms[0]})
+    return {**schema, "anyOf": [*forms, _NULL]}
+
+
+_NULL: JsonSchema = {"type": "null"}
+
+
+def _again(error: Any) -> InitErrorDetails:
+    kind = PydanticCustomError(error["type"], _MAY_BE, error.get("ctx"))
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field; `error` is what a caller is told of it."""
+
+    field: str
+    error: WorkerError
+    # Whether its value is none that it may have.
+    is_value: bool = False
+
+
+def read(
+    kind: TypeAdapter[T], value: object, before: str = "", *, at: Place = (), tags: int = 0
+) -> T:
+    """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
+
+    The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
+    union that a field decides, so many `tags` stand before the name of a field.
+    """
+    try:
+        return kind.validate_python(value, context=_FROM_CALLER)
+    except ValidationError as error:
+        found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
+    if isinstance(value, dict):
+        # In the order in which the caller wrote them.
+        places = {key: place for place, key in enumerate(value)}
+        found.sort(
+            key=lambda problem: places.get(re.split(r"[.\[]", problem.field)[0], len(places))
+        )
+    told = [problem.error.message for problem in found[:MAX_TOLD]]
+    raise found[0].error.saying(before + "; ".join(told)) from None
+
+
+def is_good(kind: TypeAdapter[Any], value: object) -> bool:
+    """Whether a caller's value is one of these."""
+    try:
+        kind.validate_python(value, context=_FROM_CALLER)
+    except ValidationError:
+        return False
+    return True
+
+
+def _problem(wrong: Any, at: Place, tags: int) -> Problem:
+    field, context = _path((*at, *wrong["loc"][tags:])), wrong.get("ctx", {})
+    match wrong["type"]:
+        case kind if kind == _ERROR:
+            return Problem(field, context["error"])
+        case kind if kind == _REST:
+            return Problem(field, context["kind"](f"{field} {context['words']}".lstrip()))
+        case kind if kind == _MAY_BE:
+            return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
+        case "union_tag_invalid":
+            name = context["discriminator"].strip("'")
+            field = _path((*at, name))
+            may_be = "one of " + context["expected_tags"].replace("'", "")
+            return Problem(field, _wrong(field, wrong["input"].get(name), may_be), is_value=True)
+        case "union_tag_not_found":
+            field = _path((*at, context["discriminator"].strip("'")))
+            return Problem(field, BadInput(f"{field} is missing"))
+        case "model_attributes_type":
+            return Problem(field, _wrong(field, wrong["input"], "an object"), is_value=True)
+        case "missing":
+            return Problem(field, BadInput(f"{field} is missing"))
+    # No model should let it come to this: its fields have words of their own.
+    return Problem(field, BadInput(f"{field} is {shown(wrong['input'])}, which cannot be used"))
+
+
+def _wrong(field: str, value: object, words: str) -> BadInput:
+    return BadInput(f"{field or 'it'} is {shown(value)}, but must be {words}")
+
+
+def _path(loc: Place) -> str:
+    """A place as callers name it: `messages[0].content`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc]
+    return "".join(parts).removeprefix(".")
+
+
+# As callers read it.
+
+
+class _Described(GenerateJsonSchema):
+    def field_title_should_be_set(self, _: Any) -> bool:
+        return False
+
+
+def described(model: type[Values] | TypeAdapter[Any]) -> JsonSchema:
+    """The JSON Schema of a model, in which null is what it is to `read`."""
+    if isinstance(model, TypeAdapter):
+        return model.json_schema(schema_generator=_Described)
+    return model.model_json_schema(schema_generator=_Described)
