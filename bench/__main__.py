@@ -16,8 +16,9 @@ NAMES = (
     "calls",
     "speech",
     "speech_soak",
+    "console_sound",
 )
-NEEDS = {"understanding": "flite", "calls": "flite"}
+NEEDS = {"understanding": "flite", "calls": "flite", "console_sound": "chromium"}
 
 
 def main() -> None:

@@ -169,6 +169,8 @@ def main() -> None:
                 load_hearing.run()
             case "sounds":
                 load_sounds.run()
+                with running_worker(**SETTINGS) as url:
+                    load_sounds.served(url)
             case "cuts":
                 with running_worker(**SETTINGS) as url:
                     load_cuts.run(url)

@@ -1,18 +1,28 @@
-"""Counts false turns: turns that the detector hears in sounds without speech."""
+"""Counts false turns and false responses: those to sounds without speech."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.sounds import clips, silence
+from voxtral_worker.client.client import VoxtralClient
+from voxtral_worker.client.events import Failure, Pong, Response, Status
 from voxtral_worker.turns.detector import SpeechStarted, TurnDetector
 from voxtral_worker.turns.vad import MAX_FRAMES, Vad
 
 RATE = 16_000
+TIMEOUT_S = 60.0
 FRAME_SAMPLES = 512
 MINUTES = 10.0
+CHUNK_BYTES = 3200
+# So many chunks are sent before the worker must have taken them: more would wait in the sockets.
+AHEAD_CHUNKS = 50
+# The sentence that is said after each sound, to show that the session still listens.
+CONTROL = "turn on the kitchen light"
 Samples = NDArray[np.float32]
 
 
@@ -108,6 +118,60 @@ def spoken() -> list[Samples]:
     """Every bundled sentence with a quiet room around it."""
     streams = [silence(30) + clip + silence(30) for clip in clips().values()]
     return [np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768) for data in streams]
+
+
+async def responses(url: str, sound: Samples) -> Counter[str]:
+    """What a session at a worker makes of a sound, float32 [n], sent as fast as it is taken.
+
+    The worker keeps time by counting frames, so the speed changes no turn. A sentence is said
+    after the sound; its own turn is not counted, and "answered" says whether it was understood.
+    """
+    data = (32767 * sound.clip(-1, 1)).astype("<i2").tobytes() + silence(60)
+    spoken = clips()[CONTROL] + silence(30)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number, start in enumerate(range(0, len(data), CHUNK_BYTES), 1):
+            yield data[start : start + CHUNK_BYTES]
+            if number % AHEAD_CHUNKS == 0:
+                has_taken.clear()
+                await client.ping()
+                await asyncio.wait_for(has_taken.wait(), TIMEOUT_S)
+        yield spoken
+
+    has_taken = asyncio.Event()
+    found: Counter[str] = Counter()
+    async with (
+        VoxtralClient(url, temperature=0, reopen_ms=0) as client,
+        aclosing(client.stream(chunks())) as events,
+    ):
+        async for event in events:
+            if isinstance(event, Failure):
+                raise RuntimeError(event.error)
+            if isinstance(event, Pong):
+                has_taken.set()
+            if isinstance(event, Status):
+                found["turns"] += event.status == "speech_started"
+            if isinstance(event, Response):
+                is_control = CONTROL in event.text.lower()
+                found["answered" if is_control else "responses"] += 1
+    found["turns"] -= found["answered"]
+    return found
+
+
+def served(url: str, minutes: float = MINUTES) -> dict[str, Counter[str]]:
+    """Print the table for a whole worker, with a session a sound; returns what it made of each."""
+
+    async def all_of_them() -> list[Counter[str]]:
+        sounds = [make(60 * minutes) for make in SOUNDS.values()]
+        return await asyncio.gather(*(responses(url, sound) for sound in sounds))
+
+    found = dict(zip(SOUNDS, asyncio.run(all_of_them()), strict=True))
+    print(f"\n| sound, {minutes:g} minutes, through a worker | turns ", end="")
+    print("| responses | a sentence after it |\n| --- | --- | --- | --- |")
+    for name, one in found.items():
+        after = "understood" if one["answered"] == 1 else "NOT UNDERSTOOD"
+        print(f"| {name} | {one['turns']} | {one['responses']} | {after} |", flush=True)
+    return found
 
 
 def run(minutes: float = MINUTES) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import load_dictation
+from bench import load_dictation, load_sounds
 from bench.load import realtime
 from bench.load_bargein import SHAPE, interrupt
 from bench.load_speakers import answers_in_real_time
@@ -115,3 +115,13 @@ def test_a_sentence_that_is_lost_doubled_or_out_of_order_is_seen() -> None:
     doubled = load_dictation.Dictation(said, [*said, said[2]])
     assert (doubled.missing, doubled.is_whole) == (0, False)
     assert not load_dictation.Dictation(said, said, interrupted=1).is_whole
+
+
+def test_sounds_without_speech_get_no_response_and_the_sentence_after_them_gets_one(
+    serve: Callable[..., list[str]],
+) -> None:
+    (url,) = serve(str(EMBEDDED_MODEL), (SETTINGS,))
+    found = load_sounds.served(url, minutes=0.1)
+    assert len(found) == len(load_sounds.SOUNDS)
+    for counts in found.values():
+        assert (counts["turns"], counts["responses"], counts["answered"]) == (0, 0, 1)

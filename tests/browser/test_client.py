@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.async_api import Page
 
 from tests.support.chromium import WAIT_MS, OpenPage
 from tests.support.cuttable_line import CuttableLine
 from tests.support.declared_types import names_in
+from tests.support.page_sound import LISTEN, TAKEN, PageSound, read_sound
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREETING = "Hello! How can I help you?"
@@ -363,6 +365,63 @@ async def test_a_speaker_plays_piece_by_piece_and_knows_what_was_heard(
         found = await run(page, script)
     assert 0 <= found.pop("ms") < 60_000
     assert found == {"begun": True, "heard": 300, "id": "8", "now": False}
+
+
+async def played(page: Page, script: str) -> tuple[PageSound, Any]:
+    """What a page plays while a script uses a speaker, and what the script returns."""
+    tone = """
+    const tone = (from, count) => Int16Array.from(
+      { length: count },
+      (_, at) => 16000 * Math.sin((2 * Math.PI * 440 * (from + at)) / 24000),
+    ).buffer;
+    const until = async (isSo) => {
+      while (!isSo()) await new Promise((done) => setTimeout(done, 20));
+    };
+    const speaker = new Speaker();
+    await speaker.start();
+    await until(() => window.heard.taps);
+    """
+    await page.add_init_script(LISTEN)
+    await page.reload()
+    found = await run(page, tone + script)
+    return read_sound(await page.evaluate(TAKEN)), found
+
+
+async def test_pieces_follow_each_other_without_a_click(open_blank: OpenPage, worker: str) -> None:
+    script = """
+    // The tone is at its loudest where pieces meet.
+    for (let at = 0; at < 4; at += 1) {
+      speaker.play({ turn_id: "7", data: tone(14 + 9600 * at, 9600) });
+    }
+    await until(() => !speaker.isPlaying);
+    await until(() => window.heard.blocks.at(-1).frame > 1.7 * window.heard.rate);
+    """
+    async with open_blank(worker) as page:
+        sound, _ = await played(page, script)
+    assert np.sqrt(2 * np.mean(sound.samples[sound.samples != 0] ** 2)) > 0.4
+    # A beginning that is late, or one sample played twice, differs by half of full scale.
+    assert np.abs(sound.samples - sound.expected()).max() < 0.002
+
+
+async def test_a_speaker_that_is_stopped_is_silent_within_50_ms_and_without_a_click(
+    open_blank: OpenPage, worker: str
+) -> None:
+    script = """
+    speaker.play({ turn_id: "7", data: tone(0, 24000 * 5) });
+    await until(() => speaker.playedMs("7") > 200);
+    const stoppedAt = window.soundClock();
+    speaker.stop();
+    await until(() => window.soundClock() > stoppedAt + 0.3);
+    return stoppedAt;
+    """
+    async with open_blank(worker) as page:
+        sound, stopped_s = await played(page, script)
+    loud = np.flatnonzero(np.abs(sound.samples) > 1e-4)
+    assert loud[-1] / sound.rate - stopped_s < 0.050 + 128 / sound.rate
+    assert loud[-1] - loud[0] > 0.2 * sound.rate
+    steepest = 2 * np.pi * 440 / sound.rate * 16_000 / 32_768
+    # The fade itself goes down by 1/353 of the loudness a sample.
+    assert np.abs(np.diff(sound.samples)).max() < 1.1 * steepest
 
 
 # Types

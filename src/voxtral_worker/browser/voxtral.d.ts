@@ -279,7 +279,7 @@ export class Speaker {
   play(sound: Sound, format?: { sampleRate?: number; encoding?: string }): void;
   /** How much of a turn has been heard so far, in ms. */
   playedMs(turnId: string): number;
-  /** Be silent at once; returns how much of each turn was heard, for `Voxtral.played`. */
+  /** Be silent, after a fade of 8 ms; returns how much of each turn was heard, for `Voxtral.played`. */
   stop(): { turnId: string; playedMs: number }[];
   close(): Promise<void>;
 }
