@@ -28,6 +28,7 @@ NEEDED = (
     "prometheus_client",
     "psutil",
     "pydantic",
+    "pydantic_core",
     "py3langid",
     "pythonjsonlogger",
     "sentencex",

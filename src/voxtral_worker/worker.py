@@ -299,6 +299,8 @@ def _start(settings: Settings, *signals: signal.Signals) -> tuple[Worker, thread
             sys.exit(128 + number)
         asked.set()
         if not is_ready.is_set():
+            # What the exit finds half made is not worth a traceback.
+            sys.unraisablehook = lambda _: None
             sys.exit(0)
 
     for number in signals:

@@ -25,6 +25,8 @@ from voxtral_worker.settings import Settings
 
 BLOCKS = 100
 JOB_TOKENS = 400
+# Pieces of text that show that an answer is under way; few come before it means to stop.
+SOME = 3
 
 
 @pytest.fixture
@@ -62,13 +64,13 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
 
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
     small.submit(job(JOB_TOKENS), listening("job", order))
-    heard = [order.get(timeout=WAIT_S) for _ in range(20)]
+    heard = [order.get(timeout=WAIT_S) for _ in range(SOME)]
     # More than the half that the job leaves.
     asked = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 1200))
     turn = small.submit(asked, listening("turn", order))
     while sum(isinstance(event, Finished | Failed) for _, event in heard) < 2:
         heard.append(order.get(timeout=WAIT_S))
-        if sum(name == "turn" for name, _ in heard) == 20:
+        if sum(name == "turn" for name, _ in heard) == SOME:
             turn.cancel()
 
     names = [name for name, _ in heard]

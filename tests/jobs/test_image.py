@@ -23,7 +23,7 @@ from voxtral_worker.settings import REPOSITORY
 # Steps that make a system and not an application: the machine that tests has one.
 SYSTEM = ("apt-get ", "useradd ")
 # Triton comes with torch and must be the one that torch wants.
-BROUGHT = {"triton", "yarl"}
+BROUGHT = {"pydantic-core", "triton", "yarl"}
 LOCKS = {"cuda": "requirements.lock", "cpu": "requirements-cpu.lock"}
 # The first word of every command that the build of an image runs here.
 RAN = {"cuda": ["python", "pip", "if", "python"], "cpu": ["pip", "if", "if", "python"]}

@@ -300,12 +300,12 @@ _ONE_OF = (("text", "texts", "messages"), ("audio_base64", "audio_url"))
 
 
 def _meant(fields: dict[str, Any]) -> dict[str, Any]:
-    """An empty field that another one stands beside was not meant, nor an empty question."""
-    blank = [key for key, value in fields.items() if value == ""]
+    """The fields without empty ones beside a filled one, and without an empty question."""
+    optional = {"text"} if fields["type"] == "audio" else set()
     for choices in _ONE_OF:
-        if not any(fields.get(choice) not in (None, "") for choice in choices):
-            blank = [key for key in blank if key not in choices or fields["type"] == "audio"]
-    return {key: value for key, value in fields.items() if key not in blank}
+        if any(fields.get(choice) not in (None, "") for choice in choices):
+            optional.update(choices)
+    return {key: value for key, value in fields.items() if value != "" or key not in optional}
 
 
 def _options(

@@ -64,10 +64,10 @@ async def test_the_session_that_the_worker_told_of_may_be_sent_back(client: Asyn
 async def test_all_offenders_of_an_update_are_named_with_their_values(client: AsyncOpenAI) -> None:
     async with calling(client) as caller:
         tools = [{"type": "web_search"}]
-        update = {"type": "realtime", "tools": tools, "tool_choice": "required", "loudness": 1}
+        update = {"type": "realtime", "tools": tools, "max_output_tokens": 0, "loudness": 1}
         await caller.connection.send({"type": "session.update", "session": update})
         message = (await caller.error()).message
-    for part in ("session.tools", "session.tool_choice is 'required'", "session.loudness"):
+    for part in ("session.tools", "session.max_output_tokens is 0", "session.loudness"):
         assert part in message
 
 

@@ -242,7 +242,10 @@ async def test_the_engine_is_let_go_when_the_client_leaves(
 
 OPTIONS_NOT_OFFERED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search", "name": "f"}]}, "session.tools"),
-    ({"tool_choice": "required"}, "session.tool_choice"),
+    (
+        {"tools": [{"type": "function", "name": "f"}], "tool_choice": "sometimes"},
+        "session.tool_choice",
+    ),
     ({"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 2}}}}, "threshold"),
     ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}}, "format.rate"),
     ({"max_output_tokens": 0}, "session.max_output_tokens"),
