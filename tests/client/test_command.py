@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -303,21 +304,29 @@ def test_a_line_that_is_refused_does_not_end_the_conversation(worker: str) -> No
     assert re.fullmatch("voxtral: [^{}]+\n", done.stderr)
 
 
-def test_an_answer_that_breaks_off_is_told() -> None:
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_an_answer_that_breaks_off_is_told(is_reset: bool) -> None:
+    has_heard = threading.Event()
     answer = b'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\n'
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             line, _ = server.accept()
             with line:
-                line.recv(65536)
+                asked = b""
+                while b'"hello"' not in asked:
+                    asked += line.recv(65536)
                 line.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + answer)
+                has_heard.wait(30)
+                if is_reset:
+                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         serving = threading.Thread(target=serve)
         serving.start()
         chat = Chat(Rest(f"http://127.0.0.1:{server.getsockname()[1]}", None), "any")
         pieces = chat.ask("hello")
         assert next(pieces) == "Hel"
+        has_heard.set()
         with pytest.raises(VoxtralError, match="lost before the answer was whole"):
             next(pieces)
         serving.join(30)

@@ -211,7 +211,10 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def parent(text: str) -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen([sys.executable, "-c", PARENT, text], stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", PARENT, text]
+    # The voice's process looks for modules where its parent does.
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=there) as process:
         try:
             yield process
         finally:

@@ -37,6 +37,7 @@ class Chat:
 
     def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the server-sent events up to `[DONE]`. Raises VoxtralError if that never comes."""
+        has_begun = False
         with httpx2.Client(
             headers=self.rest.headers, timeout=TIMEOUT_S, verify=tls(), follow_redirects=True
         ) as http:
@@ -46,6 +47,7 @@ class Chat:
                 ) as response:
                     if not response.is_success:
                         raise refusal(response.status_code, response.headers, response.read())
+                    has_begun = True
                     for line in response.iter_lines():
                         name, _, data = line.partition(":")
                         if name == "data":
@@ -53,5 +55,6 @@ class Chat:
                                 return
                             yield json.loads(data)
             except UNREACHABLE as error:
-                raise unreachable(error) from error
+                if not has_begun:
+                    raise unreachable(error) from error
         raise VoxtralError("the connection was lost before the answer was whole")
