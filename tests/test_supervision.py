@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,14 @@ class Calls(ast.NodeVisitor):
 
 def calls_in(source: str) -> list[tuple[str, bool, ast.Call]]:
     visitor = Calls()
-    visitor.visit(ast.parse(source))
+    # Python 3.11 fails here when the collector ends an object that logs a traceback, which is
+    # parsed, too (cpython issue 106905).
+    gc.disable()
+    try:
+        tree = ast.parse(source)
+    finally:
+        gc.enable()
+    visitor.visit(tree)
     return visitor.found
 
 
