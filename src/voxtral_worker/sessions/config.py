@@ -42,27 +42,6 @@ LANGUAGES = frozenset(
 )
 
 
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    """Whether a JSON value is a whole number; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_clean_text(value: object) -> bool:
-    """Whether a JSON value is a text without lone surrogates, so that it can be encoded."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _name_of(choice: Any) -> str | None:
     """The name in a choice of one tool, in the worker's shape or in OpenAI's."""
     inner = choice.get("function")

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.sessions.config import is_clean_text, is_number, is_whole
 
 T = TypeVar("T")
 
@@ -130,7 +129,7 @@ class Options:
     def number(self, key: str, low: float, high: float) -> float | None:
         """A number in a range, or None. Raises BadOption."""
         value = self.get(key)
-        if value is not None and not (is_number(value) and low <= value <= high):
+        if value is not None and not (_is_number(value) and low <= value <= high):
             self.report(wrong(self.name(key), value, f"a number from {low:g} to {high:g}"))
             return None
         return None if value is None else float(value)
@@ -138,7 +137,7 @@ class Options:
     def whole(self, key: str, low: int, high: int) -> int | None:
         """A whole number in a range, or None. Raises BadOption."""
         value = self.get(key)
-        if value is not None and not (is_whole(value) and low <= value <= high):
+        if value is not None and not (_is_whole(value) and low <= value <= high):
             self.report(wrong(self.name(key), value, f"a whole number from {low} to {high}"))
             return None
         return None if value is None else int(value)
@@ -156,7 +155,7 @@ class Options:
         value = self.get(key)
         if value is None:
             return None
-        if not isinstance(value, str) or not is_clean_text(value):
+        if not isinstance(value, str) or not _is_clean(value):
             self.report(wrong(self.name(key), value, "a text"))
             return None
         if len(value) > most:
@@ -185,6 +184,25 @@ class Options:
 
 
 def _same(value: object, good: object) -> bool:
-    if is_number(value) and is_number(good):
+    if _is_number(value) and _is_number(good):
         return value == good
     return type(value) is type(good) and value == good
+
+
+def _is_number(value: object) -> bool:
+    """Whether a JSON value is a number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a JSON value is a whole number; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_clean(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, so that it can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
