@@ -141,14 +141,6 @@ class SessionJob:
 Job: TypeAlias = HealthJob | TextJob | TranscribeJob | AudioJob | SessionJob
 
 
-def _no_such(model: type[Values], keys: list[str]) -> str:
-    """See Values."""
-    (kind,) = get_args(model.model_fields["type"].annotation)
-    takes = ", ".join(KEYS[kind]) or "nothing else"
-    what = "is not a field" if len(keys) == 1 else "are no fields"
-    return f"{', '.join(keys)} {what} of a {kind} job; beside type it takes {takes}"
-
-
 _SOURCE = May(
     "a text that is not empty", core_schema.str_schema(min_length=1, pattern=r"\S", strict=True)
 )
@@ -176,14 +168,38 @@ _VOICE = clean_text("the name of a voice", 1, MAX_VOICE_CHARACTERS)
 _SECONDS = above(0, MAX_TTL_S)
 
 
-class HealthInput(Values):
+class JobInput(Values):
+    """Abstract: what stands in the input of a job; `type` says of which."""
+
+    @classmethod
+    def no_such(cls, keys: list[str]) -> str:
+        """See Values."""
+        (kind,) = get_args(cls.model_fields["type"].annotation)
+        takes = ", ".join(KEYS[kind]) or "nothing else"
+        what = "is not a field" if len(keys) == 1 else "are no fields"
+        return f"{', '.join(keys)} {what} of a {kind} job; beside type it takes {takes}"
+
+
+class AnswerInput(JobInput):
+    """Abstract: what a job may say of the answers that it asks for."""
+
+    stream: Flag = False
+    speech: Flag = False
+    voice: Annotated[str, _VOICE] = DEFAULT_VOICE
+    speech_format: Annotated[SpeechKind, CHOICE] = "mp3"
+    tools: Any = ()
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    response_format: Any = None
+
+
+class HealthInput(JobInput):
     """What stands in the input of a health job."""
 
     type: Literal["health"]
-    no_such = classmethod(_no_such)
 
 
-class TextInput(Values):
+class TextInput(AnswerInput):
     """What stands in the input of a text job, beside the options of its words."""
 
     type: Literal["text"]
@@ -198,46 +214,27 @@ class TextInput(Values):
         Annotated[list[Any], Filled("a list of one message or more", "messages", MAX_CHARACTERS)]
         | None
     ) = None
-    stream: Flag = False
-    speech: Flag = False
-    voice: Annotated[str, _VOICE] = DEFAULT_VOICE
-    speech_format: Annotated[SpeechKind, CHOICE] = "mp3"
-    tools: Any = ()
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    response_format: Any = None
-    no_such = classmethod(_no_such)
 
 
-class TranscribeInput(Values):
+class TranscribeInput(JobInput):
     """What stands in the input of a transcription, beside the options of its words."""
 
     type: Literal["transcribe"]
     audio_base64: Annotated[str, _SOURCE] | None = None
     audio_url: Annotated[str, _ADDRESS] | None = None
     stream: Flag = False
-    no_such = classmethod(_no_such)
 
 
-class AudioInput(Values):
+class AudioInput(AnswerInput):
     """What stands in the input of an audio job, beside the options of its words."""
 
     type: Literal["audio"]
     text: Annotated[str, _TEXT] | None = None
     audio_base64: Annotated[str, _SOURCE] | None = None
     audio_url: Annotated[str, _ADDRESS] | None = None
-    stream: Flag = False
-    speech: Flag = False
-    voice: Annotated[str, _VOICE] = DEFAULT_VOICE
-    speech_format: Annotated[SpeechKind, CHOICE] = "mp3"
-    tools: Any = ()
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    response_format: Any = None
-    no_such = classmethod(_no_such)
 
 
-class SessionInput(Values):
+class SessionInput(JobInput):
     """What stands in the input of a session job."""
 
     type: Literal["session"]
@@ -246,7 +243,11 @@ class SessionInput(Values):
     ] = SessionConfig()
     ttl_seconds: Annotated[float, _SECONDS] = DEFAULT_TTL_S
     idle_seconds: Annotated[float, _SECONDS] = DEFAULT_IDLE_S
-    no_such = classmethod(_no_such)
+
+
+def _fields_of(model: type[JobInput]) -> list[str]:
+    names = [name for name in options_of(model) if name != "type"]
+    return sorted(names, key=lambda name: name not in model.__annotations__)
 
 
 Input: TypeAlias = HealthInput | TextInput | TranscribeInput | AudioInput | SessionInput
@@ -257,8 +258,9 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "transcribe": GENERATION_KEYS,
     "audio": (*GENERATION_KEYS, "stop"),
 }
+# What each type of job takes: the fields of its own first.
 KEYS: dict[str, tuple[str, ...]] = {
-    kind: (*[name for name in options_of(model) if name != "type"], *_OPTIONS.get(kind, ()))
+    kind: (*_fields_of(model), *_OPTIONS.get(kind, ()))
     for model in get_args(Input)
     for kind in get_args(model.model_fields["type"].annotation)
 }
@@ -309,7 +311,7 @@ def _meant(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(
-    given: dict[str, Any], defaults: SessionConfig, fields: TextInput | AudioInput | None = None
+    given: dict[str, Any], defaults: SessionConfig, fields: AnswerInput | None = None
 ) -> Options:
     config = defaults.updated(given, before="")
     sampling = Sampling(
@@ -324,7 +326,7 @@ def _options(
     return Options(sampling, config.language, config.system_prompt, box)
 
 
-def _spoken(fields: TextInput | AudioInput) -> SpokenAnswer | None:
+def _spoken(fields: AnswerInput) -> SpokenAnswer | None:
     return SpokenAnswer(fields.voice, fields.speech_format) if fields.speech else None
 
 
