@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter
 
+from tests.support.words import words_of
 from voxtral_worker.errors import BadInput, TooLarge
 from voxtral_worker.values import (
     CHOICE,
@@ -21,7 +22,6 @@ from voxtral_worker.values import (
     or_null,
     read,
     whole,
-    words_of,
 )
 
 

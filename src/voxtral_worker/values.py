@@ -295,14 +295,6 @@ def options_of(model: type[Values]) -> dict[str, FieldInfo]:
     return {name: field for name, field in model.model_fields.items() if not field.exclude}
 
 
-def words_of(field: FieldInfo) -> str:
-    """What a field may be, in words."""
-    kinds = get_args(field.annotation)
-    within = [each for kind in kinds for each in get_args(kind)]
-    words = [each.words for each in (*field.metadata, *within) if isinstance(each, May)]
-    return words[0] or one_of(*kinds)
-
-
 def may_be_null(field: FieldInfo) -> bool:
     """Whether null is a value of a field, and not the same as leaving it out."""
     # A field that is null until somebody sets it has the words within its type.

@@ -8,9 +8,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from tests.support.words import words_of
 from voxtral_worker.client import Options
 from voxtral_worker.sessions.config import OPTIONS, SessionConfig
-from voxtral_worker.values import may_be_null, words_of
+from voxtral_worker.values import may_be_null
 
 HINTS = get_type_hints(Options)
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.words import words_of
 from voxtral_worker.errors import BadInput
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS, OPTIONS, SessionConfig
 from voxtral_worker.turns.detector import Waits
-from voxtral_worker.values import words_of
 
 GOOD: dict[str, list[Any]] = {
     "vad_sensitivity": [0, 3],
