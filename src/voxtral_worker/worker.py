@@ -179,6 +179,7 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
     # The disk reads the weights while the processor imports libraries.
     with reading_ahead(files_to_read(settings)):
         with step("libraries"):
+            from voxtral_worker.engine.core import EngineCore
             from voxtral_worker.engine.engine import Engine
             from voxtral_worker.engine.model import load_model
             from voxtral_worker.turns.completeness import Completeness
@@ -195,7 +196,7 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
             completeness = Completeness(turn_model)
             completeness.start()
     with step("warm-up"):
-        engine = Engine(loaded, settings)
+        engine = Engine(EngineCore(loaded, settings))
         engine.start()
         engine.warm_up()
     _tell_window_tail(engine, loaded)

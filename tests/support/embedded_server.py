@@ -8,6 +8,7 @@ from openai import AsyncOpenAI
 
 from tests.support.ports import free_port
 from voxtral_worker.audio.clips import read_clip
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import load_model
@@ -72,7 +73,7 @@ class EmbeddedServer:
         self._vad.start()
         self._scorer = Completeness(TURN_MODEL)
         self._scorer.start()
-        self.engine = HeldEngine(Engine(loaded, settings))
+        self.engine = HeldEngine(Engine(EngineCore(loaded, settings)))
         self.engine.start()
         self.thread = ServerThread(settings)
         self.thread.start()
