@@ -298,7 +298,7 @@ class RealtimeDialect:
         if end_ms is None:
             raise wrong("audio_end_ms", None, f"a whole number from 0 to {MAX_AUDIO_MS}")
         try:
-            words = self._session.played(turn_id, end_ms, time.monotonic(), is_all=True)
+            words = self._session.speaking.played(turn_id, end_ms, time.monotonic(), is_all=True)
         except BadInput:
             told = f"the item {item.item_id!r} was spoken too long ago to be truncated"
             raise BadOption("item_id", told) from None
