@@ -11,6 +11,7 @@ The sentence of a field comes from the `May` beside its type:
 Types are strict: "5" and true are no numbers.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,11 +40,15 @@ Place: TypeAlias = tuple[int | str, ...]
 
 # Bad fields that one error names.
 MAX_TOLD = 8
-# The context of values that come from a caller.
-_FROM_CALLER = "from a caller"
-# Kinds of errors: what a value may be; the end of a sentence that begins with the field; an error
-# of the worker's.
-_MAY_BE, _REST, _ERROR = "may_be", "rest", "error"
+# Kinds of errors: what a value may be; an error that is made of the field's name and its value.
+_MAY_BE, _TOLD = "may_be", "told"
+
+
+@dataclass(frozen=True)
+class FromCaller:
+    """The context of values that come from a caller; `known` is what validators may ask."""
+
+    known: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +193,8 @@ def or_null(may: May) -> May:
 
 # One of the texts of a `Literal`.
 CHOICE = May("")
+# Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
+OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
@@ -204,19 +211,78 @@ def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> Ma
     return May(words, schema, described, tells=True)
 
 
-def refused(error: WorkerError) -> PydanticCustomError:
-    """For validators: an error of the worker's, whose sentence stays as it is."""
-    return PydanticCustomError(_ERROR, _ERROR, {"error": error})
-
-
 def may_be(words: str) -> PydanticCustomError:
     """For validators: what a value may be in words."""
     return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
 
 
+def told(tell: Callable[[str, Any], WorkerError]) -> PydanticCustomError:
+    """For validators: an error that is made of the whole name of the field, and its value."""
+    return PydanticCustomError(_TOLD, _TOLD, {"tell": tell})
+
+
+def refused(error: WorkerError) -> PydanticCustomError:
+    """For validators: an error of the worker's, whose sentence stays as it is."""
+    return told(lambda _, __: error)
+
+
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
     """For validators: the name of the field and these words are the sentence."""
-    return PydanticCustomError(_REST, _REST, {"words": words, "kind": kind})
+    return told(lambda field, _: kind(f"{field} {words}".lstrip()))
+
+
+def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
+    """For validators of objects: the error of the value under one of its keys."""
+    wrong = InitErrorDetails(type=error, loc=(key,), input=value)
+    return ValidationError.from_exception_data(key, [wrong])
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Beside a union of models: a function that says which of them an object is to be."""
+
+    pick: Callable[[dict[str, Any]], "type[Values]"]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def check(value: object, info: ValidationInfo) -> object:
+            if not isinstance(value, dict):
+                raise may_be("an object")
+            return self.pick(value).model_validate(value, context=info.context)
+
+        return core_schema.with_info_plain_validator_function(
+            check, json_schema_input_schema=handler(source)
+        )
+
+
+@dataclass(frozen=True)
+class By:
+    """Beside a union of models: an object is to be the one that has its text under this key.
+
+    `words` say what the text may be, and `refuse` makes the error of them.
+    """
+
+    key: str
+    words: str = ""
+    refuse: Callable[[str], PydanticCustomError] = may_be
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        kinds: dict[str, type[Values]] = {
+            name: model
+            for model in get_args(source)
+            for name in get_args(model.model_fields[self.key].annotation)
+        }
+
+        def pick(value: dict[str, Any]) -> type[Values]:
+            name = value.get(self.key)
+            if not isinstance(name, str) or name not in kinds:
+                raise at(self.key, self.refuse(self.words or one_of(*kinds)), name)
+            return kinds[name]
+
+        return Picked(pick).__get_pydantic_core_schema__(source, handler)
 
 
 class Values(BaseModel):
@@ -232,6 +298,18 @@ class Values(BaseModel):
     def no_such(cls, keys: list[str]) -> str:
         """What an error says of keys that are no fields, behind the name of this object."""
         return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
+
+    @classmethod
+    def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
+        """The errors of keys that are no fields, and are not null."""
+        # The library would make an object of each.
+        named = [shown(key) for key in itertools.islice(given, MAX_TOLD)]
+        return [rest(cls.no_such(named))] if named else []
+
+    @classmethod
+    def clashes(cls, _: dict[str, Any]) -> list[PydanticCustomError]:
+        """The errors of fields that do not go together; their values are not checked yet."""
+        return []
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -264,7 +342,7 @@ class Values(BaseModel):
     def _from_caller(
         cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
-        if info.context != _FROM_CALLER or isinstance(value, cls):
+        if not isinstance(info.context, FromCaller) or isinstance(value, cls):
             return handler(value)
         if not isinstance(value, dict):
             raise may_be("an object")
@@ -277,16 +355,17 @@ class Values(BaseModel):
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
             return handler(known)
-        # The library would make an object of each.
-        unknown = [key for key in value if key not in fields and value[key] is not None]
-        if not unknown:
+        given = {key: each for key, each in value.items() if each is not None}
+        unknown = cls.unknown({key: each for key, each in given.items() if key not in fields})
+        clashes = cls.clashes(given)
+        if not unknown and not clashes:
             return handler(known)
-        named = [shown(key) for key in unknown[:MAX_TOLD]]
-        wrong = [InitErrorDetails(type=rest(cls.no_such(named)), input=None)]
+        wrong = [InitErrorDetails(type=each, input=None) for each in unknown]
         try:
             handler(known)
         except ValidationError as error:
-            wrong = [*map(_again, error.errors(include_url=False)), *wrong]
+            wrong += map(_again, error.errors(include_url=False))
+        wrong += [InitErrorDetails(type=each, input=None) for each in clashes]
         raise ValidationError.from_exception_data(cls.__name__, wrong)
 
 
@@ -358,17 +437,27 @@ class Problem:
 
 
 def read(
-    kind: TypeAdapter[T], value: object, before: str = "", *, at: Place = (), tags: int = 0
+    kind: TypeAdapter[T],
+    value: object,
+    before: str = "",
+    *,
+    at: Place = (),
+    tags: int = 0,
+    known: Any = None,
+    refuse: Callable[[list[Problem]], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
     The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
-    union that a field decides, so many `tags` stand before the name of a field.
+    union that a field decides, so many `tags` stand before the name of a field. `known` is what its
+    validators may ask. `refuse` makes another error of the problems.
     """
     try:
-        return kind.validate_python(value, context=_FROM_CALLER)
+        return kind.validate_python(value, context=FromCaller(known))
     except ValidationError as error:
         found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
+    if refuse is not None:
+        raise refuse(found)
     if isinstance(value, dict):
         # In the order in which the caller wrote them.
         places = {key: place for place, key in enumerate(value)}
@@ -382,7 +471,7 @@ def read(
 def is_good(kind: TypeAdapter[Any], value: object) -> bool:
     """Whether a caller's value is one of these."""
     try:
-        kind.validate_python(value, context=_FROM_CALLER)
+        kind.validate_python(value, context=FromCaller())
     except ValidationError:
         return False
     return True
@@ -391,10 +480,8 @@ def is_good(kind: TypeAdapter[Any], value: object) -> bool:
 def _problem(wrong: Any, at: Place, tags: int) -> Problem:
     field, context = _path((*at, *wrong["loc"][tags:])), wrong.get("ctx", {})
     match wrong["type"]:
-        case kind if kind == _ERROR:
-            return Problem(field, context["error"])
-        case kind if kind == _REST:
-            return Problem(field, context["kind"](f"{field} {context['words']}".lstrip()))
+        case kind if kind == _TOLD:
+            return Problem(field, context["tell"](field, wrong["input"]))
         case kind if kind == _MAY_BE:
             return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
         case "union_tag_invalid":

@@ -1,5 +1,7 @@
 """Errors in OpenAI's shape."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from voxtral_worker.errors import BadInput, BadSchema, NotFound, SessionNotFound, WorkerError
@@ -52,6 +54,15 @@ def within(param: str, error: BadInput) -> BadOption:
     # A body that is too large stays 413.
     told.http_status = error.http_status
     return told
+
+
+@contextmanager
+def told_of(param: str) -> Iterator[None]:
+    """A BadInput that is raised within is told of a parameter."""
+    try:
+        yield
+    except BadInput as error:
+        raise within(param, error) from None
 
 
 def error_code(error: WorkerError) -> str | None:

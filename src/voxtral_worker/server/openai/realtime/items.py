@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voxtral_worker.engine.tools import ToolCall, ToolResult
-from voxtral_worker.errors import shown
+from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption
 from voxtral_worker.sessions.memory import bytes_of_text
 
@@ -14,6 +14,8 @@ from voxtral_worker.sessions.memory import bytes_of_text
 ITEMS_KEPT = 1024
 # What an item takes without its texts, about.
 ITEM_BYTES = 1024
+# Items of the user that may wait for an answer.
+MAX_UNANSWERED = 64
 
 
 @dataclass
@@ -138,3 +140,9 @@ class Items:
 def new_id(kind: str) -> str:
     """`item_…`, `resp_…`, `event_…`."""
     return f"{kind}_{uuid.uuid4().hex[:24]}"
+
+
+def require_room(waiting: int) -> None:
+    """Raises BadInput if so many items of the user wait for an answer that no more may."""
+    if waiting >= MAX_UNANSWERED:
+        raise BadInput(f"{MAX_UNANSWERED} items wait for an answer: ask for a response")

@@ -75,7 +75,7 @@ class Reporter:
             case events.CallMade(turn_id, index, call):
                 self.responses.end_call(turn_id, index, call)
             case events.Spoken():
-                self.responses.spoken(event)
+                self.responses.speech(event)
             case events.Stopped(turn_id, why):
                 self.responses.stopped(turn_id, _STOPPED[why])
             case events.Answered():

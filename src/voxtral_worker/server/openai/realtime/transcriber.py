@@ -9,7 +9,7 @@ from voxtral_worker.engine.request import Sampling
 from voxtral_worker.errors import RateLimited, WorkerError
 from voxtral_worker.server.openai.errors import error_object
 from voxtral_worker.server.openai.realtime.items import Item, Items
-from voxtral_worker.server.openai.realtime.responses import Emit
+from voxtral_worker.server.openai.realtime.response import Emit
 from voxtral_worker.server.openai.usage import transcription_usage
 from voxtral_worker.sessions.memory import TOKEN_BYTES, SessionMemory
 

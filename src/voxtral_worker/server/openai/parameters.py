@@ -1,0 +1,201 @@
+"""What OpenAI's calls may say, as models.
+
+A model has a field for each key that is taken, and `extras` for those that are known beside them:
+
+    class SpeechBody(Parameters):
+        extras = {
+            **keys(ignored, "user", "metadata"),
+            **keys(unsupported_key(), "audio"),
+            "logprobs": harmless(False),
+        }
+        model: Any = None
+        input: Annotated[str, text(4096)]
+        speed: Annotated[float, number(0.25, 4.0)] = 1.0
+
+Any other key is an error. Null is the same as missing, whatever the key. A field without a default
+is needed; where it is missing, its `May` says what it may be. `clashes` says which fields do not
+go together.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from pydantic import GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.server.openai.errors import BadOption, unsupported, within
+from voxtral_worker.values import JsonSchema, May, Place, Problem, Values, may_be, read, told
+
+T = TypeVar("T")
+# What a key that is no field comes to, by its name and its value: an error, or nothing.
+Extra: TypeAlias = Callable[[str, object], BadOption | None]
+
+# Of a request's offenders so many are named.
+MAX_TOLD = 12
+
+
+def ignored(_: str, __: object) -> None:
+    """A note or a wish of the caller's, which changes nothing."""
+
+
+def harmless(*values: object, words: str = "{name} is {value}, which is not supported") -> Extra:
+    """A key of which these values ask for what happens anyway; others are not supported."""
+
+    def check(name: str, value: object) -> BadOption | None:
+        if any(_same(value, good) for good in values):
+            return None
+        return unsupported(name, words.format(name=name, value=shown(value)))
+
+    return check
+
+
+def unsupported_key(words: str = "{name} is not supported by this worker") -> Extra:
+    """A key of OpenAI's that this worker does not have."""
+    return harmless(words=words)
+
+
+def keys(extra: Extra, *names: str) -> dict[str, Extra]:
+    """The same for several keys."""
+    return dict.fromkeys(names, extra)
+
+
+def _same(value: object, good: object) -> bool:
+    """Whether JSON values are equal; true and false are no numbers."""
+    return value == good and isinstance(value, bool) == isinstance(good, bool)
+
+
+class Parameters(Values):
+    """Abstract: an object of OpenAI's API, frozen once it is read."""
+
+    extras: ClassVar[Mapping[str, Extra]] = {}
+
+    @classmethod
+    def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
+        """See Values."""
+        checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
+        return [
+            told(_of_object(key, value, check))
+            for key, value, check in checks
+            if check(key, value) is not None
+        ]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        found = super().__get_pydantic_json_schema__(schema, handler)
+        # Extras are not described, and may be sent.
+        if cls.extras:
+            found.pop("additionalProperties", None)
+        return found
+
+
+def _unknown(name: str, _: object) -> BadOption:
+    return BadOption(name, f"there is no parameter {name}", "unknown_parameter")
+
+
+def _of_object(key: str, value: object, check: Extra) -> Callable[[str, Any], BadOption]:
+    """The error of a key, once the name of its object is known."""
+
+    def tell(path: str, _: Any) -> BadOption:
+        # A key may be any text.
+        error = check(_within(path, shown(key)[1:-1]), value)
+        assert error is not None
+        return error
+
+    return tell
+
+
+def _within(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def clash(key: str, sentence: str) -> PydanticCustomError:
+    """For `clashes`: an error of one of the fields that do not go together."""
+    return told(lambda path, _: BadOption(_within(path, key), sentence))
+
+
+def option(words: str, code: str | None = None) -> PydanticCustomError:
+    """For validators: the name of the parameter and these words are the sentence."""
+    return told(lambda name, _: BadOption(name, f"{name} {words}", code))
+
+
+def not_offered(words: str) -> PydanticCustomError:
+    """For validators: a value that this worker does not have; `words` say what it may be."""
+    return told(lambda name, value: unsupported(name, f"{name} is {shown(value)}, but {words}"))
+
+
+def text(most: int) -> May:
+    """A text of at most so many characters that can be encoded."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not _is_clean(value):
+            raise may_be("a text")
+        if len(value) > most:
+            words = f"has {len(value)} characters, but may have {most}"
+            raise option(words, "string_above_max_length")
+        return value
+
+    schema = core_schema.no_info_plain_validator_function(check)
+    return May("a text", schema, {"type": "string", "maxLength": most}, tells=True)
+
+
+def made_of(make: Callable[[Any, str], object], described: JsonSchema) -> May:
+    """What a function makes of a value; its BadInput says the name, which it is given too."""
+
+    def attempt(value: Any) -> object:
+        try:
+            return make(value, "")
+        except BadInput:
+            # The name is known only once the whole is read.
+            raise told(_error_of) from None
+
+    def _error_of(name: str, value: Any) -> BadInput:
+        try:
+            make(value, name)
+        except BadInput as error:
+            return error
+        raise AssertionError(f"{name} is an error only without its name")
+
+    schema = core_schema.no_info_plain_validator_function(attempt)
+    return May("", schema, described, tells=True)
+
+
+def read_parameters(kind: TypeAdapter[T], value: object, at: Place = (), *, known: Any = None) -> T:
+    """A caller's object as a model; errors name it by the place where it stands.
+
+    `known` is what validators may ask. Raises one BadOption that names all that is wrong; its
+    param, code and status are those of the first offender.
+    """
+    return read(kind, value, at=at, known=known, refuse=_together)
+
+
+def _together(problems: list[Problem]) -> BadOption:
+    offenders = [_offender(problem) for problem in problems[:MAX_TOLD]]
+    more = len(problems) - len(offenders)
+    sentences = "; ".join(error.message for error in offenders)
+    first = offenders[0]
+    together = BadOption(
+        first.param, sentences + (f"; and {more} more" if more else ""), first.openai_code
+    )
+    together.http_status = first.http_status
+    return together
+
+
+def _offender(problem: Problem) -> BadOption:
+    error = problem.error
+    assert isinstance(error, BadInput)
+    if problem.is_value:
+        return BadOption(problem.field, error.message, "invalid_value")
+    return within(problem.field, error)
+
+
+def _is_clean(value: str) -> bool:
+    """Whether a text has no half of a surrogate pair, so that it can be encoded."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
