@@ -33,13 +33,13 @@ from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.sessions.turn import Turn
 from voxtral_worker.settings import REPOSITORY
-from voxtral_worker.turns.vad import Vad, _Memory, _Task
+from voxtral_worker.turns.vad import Vad, _Task
 
 Start = Callable[..., RunningServer]
 WORD = "zanzibar-7341-quagga"
 OF_A_SESSION = (
     Session, Driver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Response, Sequence,
-    _Memory, _Task,
+    _Task,
 )  # fmt: skip
 WAIT_S = 60.0
 
