@@ -105,7 +105,7 @@ class RunningServer:
         self.settings = settings
         self.engine = FakeEngine()
         self.thread = ServerThread(settings)
-        self._vad = vad
+        self.vad = vad
         self.thread.start()
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
@@ -115,7 +115,7 @@ class RunningServer:
     ) -> None:
         cpu = torch.device("cpu")
         loaded = LoadedModel(None, None, "fake", None, cpu, torch.float32)
-        parts = Parts(self.engine, self._vad, loaded, None, admission, speech=speech)  # type: ignore[arg-type]
+        parts = Parts(self.engine, self.vad, loaded, None, admission, speech=speech)  # type: ignore[arg-type]
         self.thread.become_ready(parts)
 
     def stop(self) -> None:
