@@ -1,23 +1,9 @@
 """Spoken answers as the Python client's events."""
 
 import asyncio
-from collections.abc import Callable, Iterator
 
-import pytest
-
-from tests.server.test_spoken_answers import TalkingServer
-from tests.support.running_server import RunningServer
+from tests.support.talking_server import TalkingServer
 from voxtral_worker.client import Response, Speech, Voxtral, VoxtralClient
-
-Start = Callable[..., RunningServer]
-
-
-@pytest.fixture
-def talking(start_server: Start) -> Iterator[TalkingServer]:
-    talking = TalkingServer(start_server(ready=False))
-    yield talking
-    talking.server.stop()
-    talking.speech.stop()
 
 
 async def spoken(client: VoxtralClient) -> tuple[list[Speech], list[Response]]:
