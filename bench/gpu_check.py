@@ -33,7 +33,8 @@ from bench.gpu_timing import REPEATS, device_name, free, in_ms, memory, timed
 from bench.token_times import TokenTimes
 from tests.support.endless import endless_core
 from tests.support.schedules import BLOCKS, Reference, Said, Visit, check
-from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn, windows_of
+from tests.support.windows import windows_of
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.decoding import Row
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.kv_cache import blocks_for
