@@ -19,7 +19,7 @@ from voxtral_worker.server.openai.parameters import (
     text,
     unsupported_key,
 )
-from voxtral_worker.values import CHOICE, By, Flag, Picked, described, number, whole
+from voxtral_worker.values import CHOICE, By, Flag, Picked, described, may_be, number, whole
 
 
 def sized(value: Any, name: str) -> int:
@@ -58,7 +58,9 @@ class Body(Parameters):
     is_on: Flag = False
     kind: Annotated[Literal["a", "b"], CHOICE] = "a"
     size: Annotated[int, made_of(sized, {"type": "string"})] = 0
-    shapes: list[Annotated[Circle | Text, By("kind", "circle, or text")]] = Field(default=[])
+    shapes: list[Annotated[Circle | Text, By("kind", lambda _: may_be("circle, or text"))]] = Field(
+        default=[]
+    )
     inner: Circle | None = None
 
     @classmethod
@@ -176,3 +178,9 @@ def test_another_function_may_pick_the_model() -> None:
     )
     assert isinstance(read_parameters(picked, {"kind": "text", "text": "a"}), Text)
     assert isinstance(read_parameters(picked, {"kind": "circle"}), Circle)
+
+
+def test_keys_that_are_left_out_are_counted() -> None:
+    error = refused({**{f"key{index}": 1 for index in range(40)}, "share": 7})
+    assert "there is no parameter key11" in error.message
+    assert error.message.endswith("; and 29 more")
