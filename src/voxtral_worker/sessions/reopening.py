@@ -7,7 +7,8 @@ from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Effect
 from voxtral_worker.sessions.heard_frames import FRAME_SAMPLES, HeardFrames
 from voxtral_worker.sessions.pending import Pending, Said
-from voxtral_worker.turns.detector import TurnDetector, TurnEnded
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import TurnEnded
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class Reopening:
         if kept is None:
             return
         frames = kept.ended.end_frame - kept.ended.first_frame
-        size = frames * FRAME_SAMPLES * 4 + self._answers.bytes_to_answer(frames * FRAME_SAMPLES)
+        size = frames * FRAME_SAMPLES * 4 + self._answers.requests.bytes_to_answer(
+            frames * FRAME_SAMPLES
+        )
         if not self._detector.is_reopenable or not self._answers.memory.has_room(size):
             self.close()
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 from voxtral_worker import metrics
 from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.errors import EngineFailure
+from voxtral_worker.running_time import running_s
 from voxtral_worker.turns.network import SpeechNetwork
-from voxtral_worker.turns.recording import (
-    CONTEXT_SAMPLES,
-    STATE_SHAPE,
-    Network,
-    probabilities_of,
-)
+from voxtral_worker.turns.recording import CONTEXT_SAMPLES, Network, probabilities_of
+from voxtral_worker.turns.stream_memory import StreamMemory
 
 log = logging.getLogger(__name__)
 
 MAX_FRAMES = 4096
 IDLE_WAIT_S = 1.0
-# A tick takes milliseconds: one that takes so long will never come back.
+# A tick takes milliseconds: one that takes so long will never come back. This is time in which
+# the process ran: after a pause of the machine, a tick is late but does not hang.
 HUNG_S = 10.0
 # Frames of many sessions come one by one: those of so long share a tick.
 GATHER_S = 0.02
@@ -40,44 +38,6 @@ GATHER_S = 0.02
 MOST_AT_ONCE = 4
 
 Samples: TypeAlias = NDArray[np.float32]
-
-
-class _Memory:
-    """What the network remembers of each session, in one array; a session has one row of it.
-
-    Rows are given by the VAD's thread alone. One that is let go is given again only between two
-    ticks, so that a tick under way never writes what one session said into another's row.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
-        self._free: list[int] = []
-        self._let_go: list[int] = []
-        self.contexts = np.zeros((0, CONTEXT_SAMPLES), np.float32)
-        self.states = np.zeros((STATE_SHAPE[0], 0, STATE_SHAPE[1]), np.float32)
-
-    def rows_of(self, keys: Iterable[str]) -> list[int]:
-        """The rows of some sessions, zeroed for new ones. Between two ticks."""
-        self._free += self._let_go
-        self._let_go.clear()
-        return [self._rows[key] if key in self._rows else self._new(key) for key in keys]
-
-    def forget(self, key: str) -> None:
-        """A session is gone, or starts anew."""
-        row = self._rows.pop(key, None)
-        if row is not None:
-            self._let_go.append(row)
-
-    def _new(self, key: str) -> int:
-        if not self._free:
-            more = max(16, len(self.contexts))
-            self._free += range(len(self.contexts), len(self.contexts) + more)
-            self.contexts = np.pad(self.contexts, ((0, more), (0, 0)))
-            self.states = np.pad(self.states, ((0, 0), (0, more), (0, 0)))
-        row = self._rows[key] = self._free.pop()
-        self.contexts[row] = 0
-        self.states[:, row] = 0
-        return row
 
 
 @dataclass
@@ -90,6 +50,8 @@ class _Task:
     # Float32 [k].
     probabilities: Samples
     done: int = 0
+    # When the last of those was done, or the task came, in running time.
+    done_s: float = field(default_factory=running_s)
     watch: asyncio.TimerHandle | None = None
 
     @property
@@ -103,14 +65,15 @@ class Vad:
     Products of another number of rows are summed up in another order.
     """
 
-    def __init__(self) -> None:
-        self._model: Network = SpeechNetwork()
-        self._memory = _Memory()
+    def __init__(self, network: Network | None = None, memory: StreamMemory | None = None) -> None:
+        """`network`: silero-VAD's where it is None. `memory`: an empty one where it is None."""
+        self._network = network or SpeechNetwork()
+        self._memory = memory or StreamMemory()
         self._tasks: dict[str, _Task] = {}
         self._wake = threading.Condition()
         self._is_stopping = False
         self._gathered_s = 0.0
-        # When the tick under way began; None between two ticks.
+        # When the tick under way began, in running time; None between two ticks.
         self._tick_began_s: float | None = None
         self._thread = threading.Thread(target=self._serve, name="vad", daemon=True)
 
@@ -130,7 +93,7 @@ class Vad:
     def is_alive(self) -> bool:
         """Whether frames will be answered: the thread lives, and no tick hangs."""
         began_s = self._tick_began_s
-        hangs = began_s is not None and time.monotonic() - began_s > HUNG_S
+        hangs = began_s is not None and running_s() - began_s > HUNG_S
         return self._thread.is_alive() and not hangs
 
     async def listen(self, key: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -153,20 +116,21 @@ class Vad:
             self._tasks[key] = task
             if len(self._tasks) == 1:
                 self._wake.notify()
-        task.watch = loop.call_later(HUNG_S, self._look_whether_heard, task, 0)
+        task.watch = loop.call_later(HUNG_S, self._look_whether_heard, task)
         try:
             return await task.answer
         finally:
             if task.watch is not None:
                 task.watch.cancel()
 
-    def _look_whether_heard(self, task: _Task, done: int) -> None:
-        """Give up on frames of which no more than so many have been heard, long after."""
+    def _look_whether_heard(self, task: _Task) -> None:
+        """Give up on a task of which no frame was heard for `HUNG_S` seconds of running time."""
         if task.answer.done():
             return
-        if task.done > done:
+        left_s = HUNG_S - (running_s() - task.done_s)
+        if left_s > 0:
             later = task.answer.get_loop().call_later
-            task.watch = later(HUNG_S, self._look_whether_heard, task, task.done)
+            task.watch = later(left_s, self._look_whether_heard, task)
             return
         log.error("vad: no frame was heard in %g s", HUNG_S)
         task.answer.set_exception(EngineFailure("the VAD does not answer"))
@@ -179,7 +143,7 @@ class Vad:
         Gives up when `is_over` is set. Raises EngineFailure when the model fails.
         """
         try:
-            probabilities = probabilities_of(self._model, samples, is_over)
+            probabilities = probabilities_of(self._network, samples, is_over)
         except Exception as error:  # a broken VAD must not look like a silent recording
             log.exception("vad: a recording could not be heard")
             raise EngineFailure(f"the VAD failed: {type(error).__name__}") from error
@@ -231,7 +195,7 @@ class Vad:
                 return
             tasks = list(self._tasks.values())
             rows = self._memory.rows_of(task.key for task in tasks)
-        self._tick_began_s = time.monotonic()
+        self._tick_began_s = running_s()
         try:
             self._tick(tasks, rows)
         except Exception as error:  # a broken VAD must not look like a silent user
@@ -258,11 +222,13 @@ class Vad:
         sound[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
         for line, task in zip(sound, tasks, strict=True):
             line[CONTEXT_SAMPLES:] = task.frames[task.done : task.done + count].reshape(-1)
-        probabilities, memory.states[:, rows] = self._model(sound, memory.states[:, rows])
+        probabilities, memory.states[:, rows] = self._network(sound, memory.states[:, rows])
         memory.contexts[rows] = sound[:, -CONTEXT_SAMPLES:]
+        done_s = running_s()
         for task, heard in zip(tasks, probabilities, strict=True):
             task.probabilities[task.done : task.done + count] = heard
             task.done += count
+            task.done_s = done_s
         metrics.vad_frames.inc(count * len(tasks))
 
     def _end(self, tasks: list[_Task], error: EngineFailure | None = None) -> None:

@@ -12,17 +12,19 @@ from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
 from voxtral_worker.engine.tool_options import MAX_CALL_ID, MAX_TOOLS, read_call_id, read_calls
 from voxtral_worker.engine.tools import ToolCall
 from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.server.openai.parameters import (
     Parameters,
     harmless,
     ignored,
     keys,
     made_of,
+    not_offered,
     option,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, OrText, Picked, may_be, one_of, refused
+from voxtral_worker.values import By, Filled, OrText, Picked, may_be, refused, told
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
@@ -109,11 +111,7 @@ class LinkPart(Parameters):
 Part: TypeAlias = TextPart | RefusalPart | SoundPart | LinkPart
 
 
-def _no_part(kind: object) -> PydanticCustomError:
-    words = f"is {shown(kind)}, but may be text, and input_audio or audio_url of a user"
-    return option(words, "unsupported_parameter")
-
-
+_KIND = By("type", "may be text, and input_audio or audio_url of a user", not_offered)
 _PARTS = Filled("a text, a list of parts, or null", "parts", MAX_PARTS, least=0)
 _OR_TEXT = OrText(lambda text: [{"type": "text", "text": text}])
 
@@ -127,9 +125,7 @@ class Message(Parameters):
         **keys(harmless([]), "tool_calls", "annotations"),
         "function_call": unsupported_key(OLD_TOOLS),
     }
-    content: Annotated[
-        list[Annotated[TextPart | RefusalPart, By("type", _no_part)]], _PARTS, _OR_TEXT
-    ] = []
+    content: Annotated[list[Annotated[TextPart | RefusalPart, _KIND]], _PARTS, _OR_TEXT] = []
     refusal: Text = ""
 
 
@@ -144,7 +140,7 @@ class UserMessage(Parameters):
 
     extras = Message.extras
     role: Literal["user"]
-    content: Annotated[list[Annotated[Part, By("type", _no_part)]], _PARTS, _OR_TEXT] = []
+    content: Annotated[list[Annotated[Part, _KIND]], _PARTS, _OR_TEXT] = []
     refusal: Text = ""
 
 
@@ -195,14 +191,18 @@ class ToolMessage(Message):
 AnyMessage: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 
-def _no_role(role: object) -> PydanticCustomError:
+def _no_role(words: str) -> PydanticCustomError:
+    return told(lambda name, role: _of_role(name, role, words))
+
+
+def _of_role(name: str, role: object, words: str) -> BadOption:
+    told = f"{name} is {shown(role)}"
     if role == "function":
-        words = "is 'function': results of tools have the role tool now"
-        return option(words, "unsupported_parameter")
-    return may_be(one_of("system", "developer", "user", "assistant", "tool"))
+        return unsupported(name, f"{told}: results of tools have the role tool now")
+    return BadOption(name, f"{told}, but must be {words}", "invalid_value")
 
 
-MESSAGE = By("role", _no_role)
+MESSAGE = By("role", refuse=_no_role)
 MESSAGES = Filled(f"a list of 1 to {MAX_MESSAGES} messages", "", MAX_MESSAGES)
 
 

@@ -16,7 +16,7 @@ from voxtral_worker.engine.tool_options import (
     read_response_format,
 )
 from voxtral_worker.engine.tools import Toolbox, ToolCall
-from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.errors import BadInput
 from voxtral_worker.server.openai.errors import within
 from voxtral_worker.server.openai.messages import (
     MAX_CHARACTERS,
@@ -36,7 +36,7 @@ from voxtral_worker.server.openai.parameters import (
     ignored,
     keys,
     made_of,
-    option,
+    not_offered,
     read_parameters,
     unsupported_key,
 )
@@ -120,7 +120,7 @@ def _kind_of(item: object) -> type[Values] | TypeAdapter[Any]:
         return _MESSAGE
     if not isinstance(kind, str) or kind not in _ITEMS:
         why = "items may be messages, function_call and function_call_output"
-        raise at("type", option(f"is {shown(kind)}, but {why}", "unsupported_parameter"), kind)
+        raise at("type", not_offered(why), kind)
     return _ITEMS[kind]
 
 
