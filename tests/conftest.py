@@ -81,7 +81,7 @@ def start_server(vad: Vad) -> Iterator[Callable[..., RunningServer]]:
 
     def start(*, ready: bool = True, **settings: Any) -> RunningServer:
         defaults = Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False)
-        server = RunningServer(replace(defaults, **settings), vad)
+        server = RunningServer(defaults.model_copy(update=settings), vad)
         running.append(server)
         if ready:
             server.become_ready()
