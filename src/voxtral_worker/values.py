@@ -40,10 +40,15 @@ Place: TypeAlias = tuple[int | str, ...]
 
 # Bad fields that one error names.
 MAX_TOLD = 8
-# The context of values that come from a caller.
-_FROM_CALLER = "from a caller"
 # Kinds of errors: what a value may be; an error that is made of the field's name and its value.
 _MAY_BE, _TOLD = "may_be", "told"
+
+
+@dataclass(frozen=True)
+class FromCaller:
+    """The context of values that come from a caller; `known` is what validators may ask."""
+
+    known: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +193,8 @@ def or_null(may: May) -> May:
 
 # One of the texts of a `Literal`.
 CHOICE = May("")
+# Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
+OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
@@ -253,11 +260,12 @@ class Picked:
 class By:
     """Beside a union of models: an object is to be the one that has its text under this key.
 
-    `words` say what the text may be.
+    `words` say what the text may be, and `refuse` makes the error of them.
     """
 
     key: str
     words: str = ""
+    refuse: Callable[[str], PydanticCustomError] = may_be
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -271,7 +279,7 @@ class By:
         def pick(value: dict[str, Any]) -> type[Values]:
             name = value.get(self.key)
             if not isinstance(name, str) or name not in kinds:
-                raise at(self.key, may_be(self.words or one_of(*kinds)), name)
+                raise at(self.key, self.refuse(self.words or one_of(*kinds)), name)
             return kinds[name]
 
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
@@ -334,7 +342,7 @@ class Values(BaseModel):
     def _from_caller(
         cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
-        if info.context != _FROM_CALLER or isinstance(value, cls):
+        if not isinstance(info.context, FromCaller) or isinstance(value, cls):
             return handler(value)
         if not isinstance(value, dict):
             raise may_be("an object")
@@ -435,16 +443,17 @@ def read(
     *,
     at: Place = (),
     tags: int = 0,
+    known: Any = None,
     refuse: Callable[[list[Problem]], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
     The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
-    union that a field decides, so many `tags` stand before the name of a field. `refuse` makes
-    another error of the problems.
+    union that a field decides, so many `tags` stand before the name of a field. `known` is what its
+    validators may ask. `refuse` makes another error of the problems.
     """
     try:
-        return kind.validate_python(value, context=_FROM_CALLER)
+        return kind.validate_python(value, context=FromCaller(known))
     except ValidationError as error:
         found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
     if refuse is not None:
@@ -462,7 +471,7 @@ def read(
 def is_good(kind: TypeAdapter[Any], value: object) -> bool:
     """Whether a caller's value is one of these."""
     try:
-        kind.validate_python(value, context=_FROM_CALLER)
+        kind.validate_python(value, context=FromCaller())
     except ValidationError:
         return False
     return True

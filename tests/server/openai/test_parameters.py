@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from voxtral_worker.errors import BadInput, TooLarge
@@ -15,11 +15,12 @@ from voxtral_worker.server.openai.parameters import (
     ignored,
     keys,
     made_of,
+    not_offered,
     read_parameters,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import CHOICE, By, Flag, Picked, described, number, whole
+from voxtral_worker.values import CHOICE, OR_NULL, By, Flag, Picked, described, number, whole
 
 
 def sized(value: Any, name: str) -> int:
@@ -176,3 +177,31 @@ def test_another_function_may_pick_the_model() -> None:
     )
     assert isinstance(read_parameters(picked, {"kind": "text", "text": "a"}), Text)
     assert isinstance(read_parameters(picked, {"kind": "circle"}), Circle)
+
+
+class Known(Parameters):
+    """Asks for what only the reader knows."""
+
+    size: Annotated[int, WrapValidator(lambda value, handler, info: info.context.known)] = 0
+    circle: Annotated[Circle | None, OR_NULL] = None
+
+
+def test_validators_may_ask_what_the_reader_knows() -> None:
+    assert read_parameters(TypeAdapter(Known), {"size": 1}, known=7).size == 7
+
+
+def test_null_may_be_a_value_of_a_field_whose_parts_say_what_they_may_be() -> None:
+    known = TypeAdapter(Known)
+    assert read_parameters(known, {"circle": None}).model_fields_set == {"circle"}
+    assert read_parameters(known, {"size": None}).model_fields_set == set()
+    with pytest.raises(BadOption) as caught:
+        read_parameters(known, {"circle": {"kind": "circle", "radius": 0}})
+    assert caught.value.param == "circle.radius"
+
+
+def test_a_kind_that_is_not_offered_is_unsupported() -> None:
+    by_kind = By("kind", "it may be a circle", not_offered)
+    shape: TypeAdapter[Any] = TypeAdapter(Annotated[Circle | Text, by_kind])
+    with pytest.raises(BadOption, match="kind is 'box', but it may be a circle") as caught:
+        read_parameters(shape, {"kind": "box"})
+    assert (caught.value.param, caught.value.openai_code) == ("kind", "unsupported_parameter")

@@ -122,6 +122,11 @@ def option(words: str, code: str | None = None) -> PydanticCustomError:
     return told(lambda name, _: BadOption(name, f"{name} {words}", code))
 
 
+def not_offered(words: str) -> PydanticCustomError:
+    """For validators: a value that this worker does not have; `words` say what it may be."""
+    return told(lambda name, value: unsupported(name, f"{name} is {shown(value)}, but {words}"))
+
+
 def text(most: int) -> May:
     """A text of at most so many characters that can be encoded."""
 
@@ -158,13 +163,13 @@ def made_of(make: Callable[[Any, str], object], described: JsonSchema) -> May:
     return May("", schema, described, tells=True)
 
 
-def read_parameters(kind: TypeAdapter[T], value: object, at: Place = ()) -> T:
+def read_parameters(kind: TypeAdapter[T], value: object, at: Place = (), *, known: Any = None) -> T:
     """A caller's object as a model; errors name it by the place where it stands.
 
-    Raises one BadOption that names all that is wrong; its param, code and status are those of
-    the first offender.
+    `known` is what validators may ask. Raises one BadOption that names all that is wrong; its
+    param, code and status are those of the first offender.
     """
-    return read(kind, value, at=at, refuse=_together)
+    return read(kind, value, at=at, known=known, refuse=_together)
 
 
 def _together(problems: list[Problem]) -> BadOption:
