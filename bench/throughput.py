@@ -107,7 +107,7 @@ def run() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     plain, manager = Plain(load_model(SETTINGS)), Manager(load_model(SETTINGS), TOKENS)
     engine = endless_engine(SETTINGS)
-    compiled = endless_engine(Settings(**{**vars(SETTINGS), "enable_torch_compile": True}))
+    compiled = endless_engine(SETTINGS.model_copy(update={"enable_torch_compile": True}))
 
     def managed(count: int, *, is_audio: bool) -> float:
         started_s = time.monotonic()

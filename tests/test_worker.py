@@ -84,7 +84,7 @@ def test_options_go_before_the_environment(tmp_path: Path) -> None:
         (("--mod", "x"), "unrecognized arguments: --mod x"),
         (("here",), "unrecognized arguments: here"),
         (("--port", "high"), "argument --port: it is 'high', but must be a whole number from 1"),
-        (("--model", ""), "argument --model: it is '', but must be a text"),
+        (("--model", ""), "argument --model: it is empty"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused(
