@@ -52,7 +52,7 @@ def size_of_exchange(exchange: Exchange) -> int:
 
 
 def size_of_turn(turn: Turn) -> int:
-    delivered = sum(map(size_of, turn.texts)) + 36 * len(turn.token_ids)
+    delivered = sum(map(size_of, turn.response.texts)) + 36 * len(turn.response.token_ids)
     assert delivered <= turn.answer_bytes, "an answer keeps within what was set aside for it"
     options = size_of(turn.config.system_prompt) if turn.config else 0
     asked = size_of_parts(turn.user.parts) + size_of(turn.user.heard)
@@ -65,8 +65,8 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     total += sum(frame.nbytes for frame, *_ in session.listening.heard._frames)
     total += sum(size_of_parts(parts) for parts in session._pending._said.values())
     total += sum(map(size_of_exchange, session.history))
-    answers = session._answers
-    turns = [*answers._waiting, *([] if answers._current is None else [answers._current])]
+    answers = session.answers
+    turns = list(answers.queue)
     total += sum(map(size_of_turn, turns))
     kept = session.listening.reopening._kept
     is_held = kept is not None and (
@@ -249,7 +249,7 @@ def test_a_turn_that_has_no_room_when_it_ends_is_told_so() -> None:
     session.listening.hear(frames, [0.9] * 40, 0.0)
     # Longer answers while nothing waits need no room yet; then somebody takes what there is.
     session.update_config({"max_length": 4096})
-    session._answers.history.append(Exchange(UserTurn(("x" * 1_800_000,)), AssistantTurn(text="y")))
+    session.answers.history.append(Exchange(UserTurn(("x" * 1_800_000,)), AssistantTurn(text="y")))
     effects = session.listening.end_turn(0.0)
     last = effects[-1]
     assert isinstance(last, Tell) and isinstance(last.event, events.Failed)
@@ -274,7 +274,7 @@ def test_neither_a_guess_nor_a_partial_is_asked_for_without_room(
     world = World()
     session = world.session
     session.update_config({"interim": True, "silence_ms": 1000})
-    session._answers.history.append(Exchange(UserTurn(("x" * taken,)), AssistantTurn(text="y")))
+    session.answers.history.append(Exchange(UserTurn(("x" * taken,)), AssistantTurn(text="y")))
     world.act("speech", 10)
     world.act("silence", 2)
     assert not world.refused

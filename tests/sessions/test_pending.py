@@ -15,10 +15,10 @@ from voxtral_worker.engine.conversation import (
 from voxtral_worker.engine.request import HistoryTrimmed, Urgency
 from voxtral_worker.errors import BadInput, RateLimited
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answers import MAX_WAITING
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle, Tell
 from voxtral_worker.sessions.session import Session
+from voxtral_worker.sessions.turn_queue import MAX_WAITING
 
 SOUND = Audio(np.zeros(1600, np.float32))
 

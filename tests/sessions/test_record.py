@@ -154,7 +154,7 @@ def test_a_record_has_the_latest_exchanges_of_a_history_that_is_too_long() -> No
         Exchange(UserTurn((f"{number} " + "\U0001f600" * 5000,)), AssistantTurn(text=str(number)))
         for number in range(40)
     ]
-    session._answers.history.extend(history)
+    session.answers.history.extend(history)
     text = session.record().as_json()
     assert len(text.encode()) < MAX_HISTORY_BYTES + 2048
     kept = read_record(text).history

@@ -15,10 +15,12 @@ from voxtral_worker.engine.request import (
 )
 from voxtral_worker.errors import BadInput, EngineFailure, RateLimited
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answers import MAX_WAITING, Answers
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
+from voxtral_worker.sessions.history import History
+from voxtral_worker.sessions.request_builder import RequestBuilder
 from voxtral_worker.sessions.session import Session
+from voxtral_worker.sessions.turn_queue import MAX_WAITING
 
 FRAME_S = 0.032
 FRAME_MS = 32
@@ -613,12 +615,14 @@ def test_speech_after_a_pause_behind_a_forced_end_interrupts() -> None:
 @pytest.mark.parametrize(("seconds", "tokens"), [(3, 512), (31, 1024), (300, 5120)])
 def test_a_transcript_may_be_as_long_as_its_audio_needs(seconds: int, tokens: int) -> None:
     user = UserTurn((Audio(np.zeros(seconds * 16_000, np.float32)),))
-    asked = Answers("s", SessionConfig(mode="transcribe")).request(
+    asked = RequestBuilder("s", SessionConfig(mode="transcribe"), History()).request(
         user, Urgency.TURN, is_audio=True
     )
     assert asked.sampling.max_tokens == tokens
     told = SessionConfig().updated({"mode": "transcribe", "max_length": 20})
-    asked = Answers("s", told).request(user, Urgency.TURN, is_audio=True)
+    asked = RequestBuilder("s", told, History()).request(user, Urgency.TURN, is_audio=True)
     assert asked.sampling.max_tokens == 20
-    chat = Answers("s", SessionConfig()).request(user, Urgency.TURN, is_audio=True)
+    chat = RequestBuilder("s", SessionConfig(), History()).request(
+        user, Urgency.TURN, is_audio=True
+    )
     assert chat.sampling.max_tokens == 256

@@ -179,14 +179,14 @@ def test_the_clients_own_word_is_what_was_heard() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on. ", "You may go now.")
     talk.session.cancel(talk.now_s + 3.0)
-    assert talk.session.played("1", 900, talk.now_s + 3.1) == "The light "
+    assert talk.session.speaking.played("1", 900, talk.now_s + 3.1) == "The light "
     assert talk.last_answer() == AssistantTurn(text="The light ")
 
 
 def test_a_client_that_tells_how_far_it_is_shortens_nothing() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on. ", "You may go now.")
-    talk.session.played("1", 400, talk.now_s)
+    talk.session.speaking.played("1", 400, talk.now_s)
     assert talk.last_answer() == AssistantTurn((1, 1))
     # It is what counts once the speech is cut.
     talk.session.cancel(talk.now_s + 0.5)
@@ -196,14 +196,14 @@ def test_a_client_that_tells_how_far_it_is_shortens_nothing() -> None:
 def test_a_client_that_plays_no_more_shortens_any_answer() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on.")
-    talk.session.played("1", 900, talk.now_s + 10, is_all=True)
+    talk.session.speaking.played("1", 900, talk.now_s + 10, is_all=True)
     assert talk.last_answer() == AssistantTurn(text="The light ")
 
 
 def test_a_turn_whose_speech_is_not_known_is_named() -> None:
     talk = SpokenTalk()
     with pytest.raises(BadInput, match="turn_id is '7', but no speech of such a turn is known"):
-        talk.session.played("7", 400, 0.0)
+        talk.session.speaking.played("7", 400, 0.0)
 
 
 def test_what_was_forgotten_is_not_remembered_by_halves() -> None:

@@ -21,11 +21,21 @@ MOST_ROUNDS = 4
 class PendingRound:
     """The calls of one response; each takes one result."""
 
-    def __init__(self, said: AssistantTurn, calls: Iterable[ToolCall], since_s: float) -> None:
-        """`said`: the response's text before the calls. `since_s`: when they were made."""
+    def __init__(
+        self,
+        said: AssistantTurn,
+        calls: Iterable[ToolCall],
+        since_s: float,
+        due_s: float | None = None,
+    ) -> None:
+        """`said`: the response's text before the calls. `since_s`: when they were made.
+
+        `due_s`: when the results must have come. None: they may take any time.
+        """
         self.said = said
         self.calls = list(calls)
         self.since_s = since_s
+        self.due_s = due_s
         self._results: dict[str, ToolResult] = {}
 
     @property

@@ -16,6 +16,7 @@ from voxtral_worker.sessions.heard_frames import FRAME_BYTES, HeardFrames
 from voxtral_worker.sessions.partials import Partials, bytes_to_ask
 from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.reopening import KeptTurn, Reopening
+from voxtral_worker.sessions.response import Response
 from voxtral_worker.sessions.scoring import Scoring
 from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.sessions.transcripts import Transcripts
@@ -82,7 +83,7 @@ class Listening:
     @property
     def stall_s(self) -> float:
         """How long an open turn waits for audio before it counts as ended."""
-        config = self._answers.config
+        config = self._answers.requests.config
         waits = config.waits
         frames = 0 if waits is None else max(waits.hardly, waits.unknown)
         return (max(config.silence_ms, frames * FRAME_MS) + STALL_MS) / 1000
@@ -90,7 +91,7 @@ class Listening:
     def require_room(self, size: int) -> None:
         """Raises RateLimited unless `size` bytes of frames and the turn's answer have room."""
         frames = len(self.heard) + size // FRAME_BYTES
-        answer = self._answers.bytes_to_answer(frames * FRAME_SAMPLES)
+        answer = self._answers.requests.bytes_to_answer(frames * FRAME_SAMPLES)
         self._answers.memory.require(size + answer)
 
     def use_config(self, config: SessionConfig) -> None:
@@ -225,15 +226,15 @@ class Listening:
 
         It does not stop a transcript: a user who continues after a pause wants both.
         """
-        config = self._answers.config
+        config = self._answers.requests.config
         return config.barge_in and config.mode == "chat"
 
     def _least_speech_frames(self, now_s: float) -> int:
         """How much speech starts a turn: while a response is made or played, `barge_in_ms`."""
-        is_quiet = self._answers.is_idle and not self._answers.speaking.is_audible(now_s)
+        is_quiet = not self._answers.queue and not self._answers.speaking.is_audible(now_s)
         if is_quiet or not self._interrupts:
             return MIN_SPEECH_FRAMES
-        return max(MIN_SPEECH_FRAMES, -(-self._answers.config.barge_in_ms // FRAME_MS))
+        return max(MIN_SPEECH_FRAMES, -(-self._answers.requests.config.barge_in_ms // FRAME_MS))
 
     def _end_turn(self, ended: TurnEnded, now_s: float) -> list[Effect]:
         # First, so that no Partial of this turn comes after its SpeechEnded.
@@ -252,7 +253,7 @@ class Listening:
         user = dataclasses.replace(user, heard=self.partials.text)
         told = _speech_ended(turn_id, ended, user)
         effects.append(Tell(told))
-        if not self._answers.config.answers_turns:
+        if not self._answers.requests.config.answers_turns:
             # The client asks for the answer itself: keep the audio until then.
             self._pending.add(turn_id, user.parts[-1:])
             self.reopening.close()
@@ -270,11 +271,13 @@ class Listening:
             None,
             "audio",
             user,
-            decided_s=now_s,
-            speech_end_s=self.heard.heard_s(ended.last_speech_frame),
+            Response(
+                f"{turn_id}.{self._times_ended}" if self._times_ended else turn_id,
+                decided_s=now_s,
+                speech_end_s=self.heard.heard_s(ended.last_speech_frame),
+            ),
             speech_ms=ended.speech_frames * FRAME_MS,
             audio_bytes=audio_bytes,
-            generation_id=f"{turn_id}.{self._times_ended}" if self._times_ended else "",
         )
         start_bytes = self.heard.audio_bytes(ended.first_frame)
         # The turn holds its own samples now. Drop the frames before `adopt` or `add` asks for
@@ -292,7 +295,10 @@ class Listening:
             # The turn was refused because too much waits, or its answer, made ahead, has called
             # a tool: what a tool did cannot be taken back.
             self.reopening.close()
-        if self._answers.config.transcript and self._answers.config.mode == "chat":
+        if (
+            self._answers.requests.config.transcript
+            and self._answers.requests.config.mode == "chat"
+        ):
             effects += self.transcripts.add(turn_id, told.audio)
         return effects
 
@@ -301,7 +307,7 @@ class Listening:
 
     def _look_at_partial(self) -> list[Effect]:
         frame = self.detector.frames_heard
-        config = self._answers.config
+        config = self._answers.requests.config
         if not (config.interim and self._open_turn_id and self.partials.is_due(frame)):
             return []
         audio = Audio(self.heard.samples(self.detector.oldest_needed_frame, frame))

@@ -64,7 +64,9 @@ class Reopening:
         if kept is None:
             return
         frames = kept.ended.end_frame - kept.ended.first_frame
-        size = frames * FRAME_SAMPLES * 4 + self._answers.bytes_to_answer(frames * FRAME_SAMPLES)
+        size = frames * FRAME_SAMPLES * 4 + self._answers.requests.bytes_to_answer(
+            frames * FRAME_SAMPLES
+        )
         if not self._detector.is_reopenable or not self._answers.memory.has_room(size):
             self.close()
 

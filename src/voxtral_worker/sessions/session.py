@@ -38,7 +38,7 @@ from voxtral_worker.sessions.memory import (
 )
 from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.record import SessionRecord
-from voxtral_worker.sessions.speaking import Speaking
+from voxtral_worker.sessions.response import Response
 from voxtral_worker.sessions.turn import Turn, TurnIds
 from voxtral_worker.speech.pieces import SpokenPiece
 
@@ -85,19 +85,22 @@ class Session:
         self.has_scorer = has_scorer
         self._turn_ids = TurnIds()
         self._pending = Pending()
-        self._answers = Answers(session_id, config, self.memory)
+        self.answers = Answers(session_id, config, self.memory)
+        self.speaking = self.answers.speaking
         self.listening = Listening(
-            self._answers,
+            self.answers,
             self._pending,
             self._turn_ids,
             max_turn_s=max_turn_s,
             speculates=speculates,
         )
         self._speculator = self.listening.speculator
-        listening = self.listening
-        # `Answers` counts itself. Sizes are read when they are needed, since these parts change
-        # with every frame.
+        answers, listening = self.answers, self.listening
+        # Sizes are read when they are needed, since these parts change with every frame.
         for part in (
+            answers.queue,
+            answers.history,
+            answers.requests,
             listening.heard,
             listening.partials,
             listening.transcripts,
@@ -111,17 +114,12 @@ class Session:
     @property
     def config(self) -> SessionConfig:
         """The current options."""
-        return self._answers.config
-
-    @property
-    def speaking(self) -> Speaking:
-        """The speech of the answers."""
-        return self._answers.speaking
+        return self.answers.requests.config
 
     @property
     def queue_size(self) -> int:
         """Turns and texts waiting or being answered."""
-        return self._answers.queue_size
+        return len(self.answers.queue)
 
     @property
     def pending(self) -> int:
@@ -131,7 +129,7 @@ class Session:
     @property
     def history(self) -> tuple[Exchange, ...]:
         """The exchanges so far, as they go into the next prompt."""
-        return self._answers.said()
+        return tuple(self.answers.history)
 
     def stats(self) -> dict[str, Any]:
         """The counts that the documented statistics show."""
@@ -151,13 +149,13 @@ class Session:
         # With no turn open and none waiting, all audio so far is answered or was silence, so a
         # client need not send it again to the next worker.
         if not self.listening.has_open_turn and not self.queue_size:
-            self._answers.settled_bytes = self.listening.audio_bytes_received
+            self.answers.queue.settled_bytes = self.listening.audio_bytes_received
         return SessionRecord(
             self.config,
             self.history,
             self._turn_ids.given,
             dict(seqs),
-            self._answers.settled_bytes,
+            self.answers.queue.settled_bytes,
             self.message_count,
             self.error_count,
             self.owner,
@@ -166,8 +164,8 @@ class Session:
     def go_on_from(self, record: SessionRecord) -> None:
         """Continue from the record of another worker; this session must be new."""
         self.owner = record.owner
-        self._answers.history.extend(record.history)
-        self._answers.settled_bytes = record.audio_bytes
+        self.answers.history.extend(record.history)
+        self.answers.queue.settled_bytes = record.audio_bytes
         self.listening.go_on_from(record.audio_bytes)
         self._turn_ids.given = record.turns + TURNS_UNTOLD
         self.message_count = record.message_count
@@ -182,15 +180,15 @@ class Session:
 
         Raises RateLimited when too many turns wait or the session's memory is full.
         """
-        self._answers.require_room()
-        self.memory.require(bytes_of_text(words) + self._answers.bytes_to_answer())
+        self.answers.queue.require_room()
+        self.memory.require(bytes_of_text(words) + self.answers.requests.bytes_to_answer())
+        turn_id = self._turn_ids.next()
         turn = Turn(
-            self._turn_ids.next(),
+            turn_id,
             to,
             "text",
             UserTurn((words,)),
-            decided_s=now_s,
-            speech_end_s=now_s,
+            Response(turn_id, decided_s=now_s, speech_end_s=now_s),
             tag=tag,
         )
         self.listening.reopening.close()
@@ -230,13 +228,13 @@ class Session:
         Raises RateLimited when too many turns wait or the session's memory is full, BadInput
         when a tool call that this response builds on has no result yet.
         """
-        self._answers.require_room()
+        self.answers.queue.require_room()
         self.listening.reopening.close()
         history, user, rounds = context or (None, self._pending.as_turn(), ())
         own = config or self.config
-        if joins and context is None and not user.parts and self._answers.open is not None:
+        if joins and context is None and not user.parts and self.answers.history.open is not None:
             # The last response called tools and nothing was said since: continue from there.
-            return self._go_on(self._answers.open, now_s, config, to, tag)
+            return self._go_on(self.answers.history.open, now_s, config, to, tag)
         if not user.parts and own.system_prompt:
             # The prompt's format needs a user's turn. Without the option, the text is not in it
             # twice.
@@ -249,7 +247,7 @@ class Session:
         if joins and context is None:
             # Pending input is already counted in the session's memory.
             asked -= self._pending.bytes
-        self.memory.require(self._answers.bytes_to_answer(config=config) + max(0, asked))
+        self.memory.require(self.answers.requests.bytes_to_answer(config=config) + max(0, asked))
         if joins and context is None:
             self._pending.clear()
         elif context is None:
@@ -257,13 +255,13 @@ class Session:
             # otherwise be part of its prompt.
             history = self.history
         has_audio = any(isinstance(part, Audio) for part in user.parts)
+        turn_id = self._turn_ids.next()
         turn = Turn(
-            self._turn_ids.next(),
+            turn_id,
             to,
             "audio" if has_audio else "text",
             user,
-            decided_s=now_s,
-            speech_end_s=now_s,
+            Response(turn_id, decided_s=now_s, speech_end_s=now_s),
             tag=tag,
             config=config,
             history=history,
@@ -284,16 +282,16 @@ class Session:
         """Answer from the results of the last calls. Raises BadInput if one is missing."""
         if missing := waiting.pending.missing:
             raise BadInput(f"the call {missing[0].call_id!r} of a tool has no result yet")
-        self.memory.require(self._answers.bytes_to_answer(config=config))
+        self.memory.require(self.answers.requests.bytes_to_answer(config=config))
         # The turn owns the exchange from here on, so that its memory is counted once.
-        self._answers.open = None
+        self.answers.history.open = None
+        turn_id = self._turn_ids.next()
         turn = Turn(
-            self._turn_ids.next(),
+            turn_id,
             to,
             "audio" if any(isinstance(part, Audio) for part in waiting.user.parts) else "text",
             waiting.user,
-            decided_s=now_s,
-            speech_end_s=now_s,
+            Response(turn_id, decided_s=now_s, speech_end_s=now_s),
             tag=tag,
             config=config,
             rounds=waiting.all_rounds(),
@@ -309,12 +307,12 @@ class Session:
         Raises CallNotFound if no such call waits for a result, RateLimited when the session's
         memory is full.
         """
-        effects = self._answers.take_result(call_id, content, now_s)
+        effects = self.answers.take_result(call_id, content, now_s)
         return [CountCalls("failed" if is_error else "answered"), *effects]
 
     def wake(self, now_s: float) -> list[Effect]:
         """Do what is due: the time of a WakeUp effect has come."""
-        return self._answers.wake(now_s)
+        return self.answers.wake(now_s)
 
     def remember_call(self, call: ToolCall, now_s: float) -> list[Effect]:
         """Put a tool call that the client brings into the conversation, as the assistant's.
@@ -325,7 +323,7 @@ class Session:
         self._require_quiet()
         self.memory.require(bytes_of_text(call.arguments) + LONGEST_ANSWER_BYTES)
         call = dataclasses.replace(call, call_id=known_call_id(call.call_id))
-        waiting, user = self._answers.open, self._pending.as_turn()
+        waiting, user = self.answers.history.open, self._pending.as_turn()
         effects = self._speculator.discard()
         if waiting is not None and not user.parts:
             if waiting.pending.has_no_result:
@@ -333,12 +331,12 @@ class Session:
                 waiting.pending.calls.append(call)
                 return effects
             user, rounds = waiting.user, waiting.all_rounds()
-            self._answers.open = None
+            self.answers.history.open = None
         else:
-            effects, rounds = [*effects, *self._answers.close_open()], ()
+            effects, rounds = [*effects, *self.answers.history.close_open()], ()
         self._pending.clear()
         pending = PendingRound(AssistantTurn(text=""), [call], now_s)
-        self._answers.open = OpenExchange(user, rounds, pending)
+        self.answers.history.open = OpenExchange(user, rounds, pending)
         return effects
 
     def remember(self, text: str) -> list[Effect]:
@@ -352,23 +350,23 @@ class Session:
         user = self._pending.as_turn()
         self.memory.require(bytes_of_text(text) + LONGEST_ANSWER_BYTES)
         answer = AssistantTurn(text=text)
-        if self._answers.open is not None and not user.parts:
-            return [*self._answers.close_open(answer), *self._speculator.discard()]
-        effects = self._answers.close_open()
+        if self.answers.history.open is not None and not user.parts:
+            return [*self.answers.history.close_open(answer), *self._speculator.discard()]
+        effects = self.answers.history.close_open()
         self._pending.clear()
         self.listening.reopening.close()
-        self._answers.history.append(Exchange(user, answer))
+        self.answers.history.append(Exchange(user, answer))
         return [*effects, *self._speculator.discard()]
 
     def _require_quiet(self) -> None:
-        if not self._answers.is_idle:
+        if self.answers.queue:
             raise BadInput("an answer from outside cannot come while a response is being made")
 
     def on_event(self, generation_id: str, event: GenerationEvent, now_s: float) -> list[Effect]:
         """Take an event of a generation; events of cancelled ones are ignored."""
         effects = self.listening.on_event(generation_id, event)
         if effects is None:
-            effects = self._answers.on_event(generation_id, event, now_s)
+            effects = self.answers.on_event(generation_id, event, now_s)
         if any(isinstance(e, Tell) and isinstance(e.event, events.CallMade) for e in effects):
             # The client may run the call now. A reopened turn would take its answer back, but
             # what a tool did cannot be taken back.
@@ -378,35 +376,24 @@ class Session:
     def cancel(self, now_s: float, to: Channel = None) -> list[Effect]:
         """Stop the response being made and all speech; later turns are still answered."""
         self.listening.reopening.close()
-        stopped = self._answers.stop(events.Why.CANCELLED, now_s)
+        stopped = self.answers.stop(events.Why.CANCELLED, now_s)
         if not any(isinstance(effect, Tell) for effect in stopped):
             stopped.append(Tell(events.Stopped(None, events.Why.CANCELLED), to))
         return stopped
 
     def spoke(self, piece: SpokenPiece, now_s: float) -> list[Effect]:
         """Send a piece of an answer's speech to the client now."""
-        return self._answers.speaking.spoke(piece, now_s)
+        return self.speaking.spoke(piece, now_s)
 
     def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> list[Effect]:
         """Continue an answer as text only. The client gets the error if it `is_news`."""
-        self._answers.speaking.voice_failed(turn_id)
+        self.speaking.voice_failed(turn_id)
         return [Tell(events.Refused(error))] if is_news else []
-
-    def played(self, turn_id: str, played_ms: float, now_s: float, *, is_all: bool = False) -> str:
-        """Note that a client has played `played_ms` of a turn's speech. Returns those words.
-
-        If the turn was interrupted, or with `is_all`, the client will play no more of it: the
-        history then keeps these words alone. Raises BadInput if no speech of the turn is known.
-        """
-        words = self._answers.played(turn_id, played_ms, now_s, is_all=is_all)
-        if words is None:
-            raise BadInput(f"turn_id is {turn_id[:60]!a}, but no speech of such a turn is known")
-        return words
 
     def clear_history(self, to: Channel = None) -> list[Effect]:
         """Forget the conversation. A response being made will not be remembered either."""
         self.listening.reopening.close()
-        self._answers.clear_history()
+        self.answers.history.clear()
         return [*self._speculator.drop_stale(), Tell(events.HistoryCleared(), to)]
 
     def update_config(self, changes: object, to: Channel = None) -> list[Effect]:
@@ -424,7 +411,7 @@ class Session:
 
         Raises RateLimited when longer answers have no room.
         """
-        self._answers.use_config(config)
+        self.answers.use_config(config)
         self.listening.use_config(config)
         return self._speculator.drop_stale()
 
@@ -433,11 +420,11 @@ class Session:
         # An open turn is dropped, not ended: no more audio will come for it.
         listening = self.listening
         effects = [*listening.forget_turn(), *listening.transcripts.give_up()]
-        effects += self._answers.give_up()
+        effects += self.answers.give_up()
         listening.heard.clear()
         self._pending.clear()
         return effects
 
     def _accept(self, turn: Turn, now_s: float) -> list[Effect]:
         accepted = Tell(events.Accepted(turn.turn_id, turn.tag), turn.to)
-        return [accepted, *self._answers.add(turn, now_s)]
+        return [accepted, *self.answers.add(turn, now_s)]

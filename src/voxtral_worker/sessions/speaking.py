@@ -1,13 +1,15 @@
-"""Sends answers to the voice, and knows which words of their speech were heard."""
+"""Sends answers to the voice, and keeps in the history which words of their speech were heard."""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from voxtral_worker.errors import BadInput
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Effect, EndSpeech, Hush, Speak, Tell
+from voxtral_worker.sessions.history import History
 from voxtral_worker.speech.pieces import SpeechFormat, SpokenPiece
 from voxtral_worker.speech.playback import TURNS_KEPT, Playback
 
@@ -31,12 +33,13 @@ class _Turn:
 class Speaking:
     """The turns that are being spoken, and the playback of their speech at the client."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
         self.playback = Playback()
         # Whether a client is connected to hear it and the worker has a voice. The driver sets it.
         self.is_listened_to: Callable[[], bool] = lambda: False
         # In the order in which they began.
         self._turns: dict[str, _Turn] = {}
+        self._history = history
         # The turns cut last: a client may still report how much of them it has played.
         self._cut: deque[str] = deque(maxlen=TURNS_KEPT)
 
@@ -92,8 +95,11 @@ class Speaking:
         if turn_id in self._turns:
             self._turns[turn_id].has_failed = True
 
-    def cut(self, now_s: float) -> Cut:
-        """Stop all speech. The result is empty if none was being made or played."""
+    def stop(self, why: events.Why, now_s: float, spared: str | None) -> Cut:
+        """Stop all speech. The result is empty if none was being made or played.
+
+        Each turn gets a Stopped event, but for the one that is `spared`: its caller reports it.
+        """
         # If the voice has failed, the user reads the answer: all of it counts as known.
         read = {turn_id for turn_id, turn in self._turns.items() if turn.has_failed}
         cut = {each.turn_id: each.text for each in self.playback.cut(now_s)}
@@ -103,7 +109,26 @@ class Speaking:
         self._cut.extend(heard)
         effects: list[Effect] = [Hush()] if self._turns else []
         self._turns.clear()
+        for turn_id, text in heard.items():
+            if turn_id != spared:
+                # The text of this turn is complete and in the history; only its speech stops.
+                # The history keeps what the user heard, as the model should not build on the rest.
+                self._history.shorten(turn_id, text)
+                effects.append(Tell(events.Stopped(turn_id, why)))
         return Cut(effects, heard)
+
+    def played(self, turn_id: str, played_ms: float, now_s: float, *, is_all: bool = False) -> str:
+        """Note that a client has played `played_ms` of a turn's speech. Returns those words.
+
+        If the turn was interrupted, or with `is_all`, the client will play no more of it: the
+        history then keeps these words alone. Raises BadInput if no speech of the turn is known.
+        """
+        heard = self.playback.played(turn_id, played_ms, now_s)
+        if heard is None:
+            raise BadInput(f"turn_id is {turn_id[:60]!a}, but no speech of such a turn is known")
+        if is_all or turn_id in self._cut:
+            self._history.shorten(turn_id, heard.text)
+        return heard.text
 
     def is_audible(self, now_s: float) -> bool:
         """Whether any speech is still being made or played."""
@@ -118,10 +143,6 @@ class Speaking:
         """Forget a turn's speech: the turn will be answered again."""
         self.playback.forget(turn_id)
         self._cut = deque((each for each in self._cut if each != turn_id), maxlen=TURNS_KEPT)
-
-    def was_cut(self, turn_id: str) -> bool:
-        """Whether a turn's speech was stopped before its end, not long ago."""
-        return turn_id in self._cut
 
     def give_up(self) -> list[Effect]:
         """Stop all speech, because the session ends."""

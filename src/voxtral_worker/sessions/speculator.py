@@ -2,10 +2,11 @@
 
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.request import Failed, Finished, GenerationEvent, Urgency
-from voxtral_worker.sessions.answers import Answers, answer_bytes
+from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Settle
 from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.pending import Pending
+from voxtral_worker.sessions.request_builder import answer_bytes
 from voxtral_worker.sessions.speculation import Speculation, SpeculationPolicy
 from voxtral_worker.turns.detector import (
     SEEMS_COMPLETE,
@@ -37,6 +38,11 @@ class Speculator:
         guess = self._speculation
         return 0 if guess is None else guess.sound_bytes + guess.answer_bytes
 
+    @property
+    def _would_answer(self) -> bool:
+        """Whether a turn that ended now would be answered at once."""
+        return self._answers.requests.config.answers_turns and not self._answers.queue
+
     def begin_pause(self, pause: SpeechPaused) -> None:
         """Take a pause, which may become the turn's end."""
         self._policy.begin_pause(pause)
@@ -49,13 +55,13 @@ class Speculator:
     def look_at_pause(self, turn_id: str | None, frame: int, now_s: float) -> list[Effect]:
         """Ask the engine, if the pause heard up to `frame` is worth a guess."""
         pause = self._policy.pause
-        may_guess = self._is_on and self._answers.config.answers_turns and self._answers.is_idle
+        may_guess = self._is_on and self._would_answer
         if pause is None or not may_guess or not self._policy.is_time_to_guess(frame):
             return []
         self._policy.guess()
         samples = self._heard.samples(pause.first_frame, pause.end_frame)
         user = self._pending.with_audio(Audio(samples))
-        request = self._answers.request(user, Urgency.SPECULATION, is_audio=True)
+        request = self._answers.requests.request(user, Urgency.SPECULATION, is_audio=True)
         answer = answer_bytes(request.sampling)
         if not self._answers.memory.has_room(samples.nbytes + answer):
             return []
@@ -106,9 +112,8 @@ class Speculator:
         ends_there = ended is None or ended.end_frame == pause.end_frame
         user = request.conversation.user
         # Options and history may have changed since the guess: build the request again.
-        is_same = self._answers.request(user, request.urgency, is_audio=True) == request
-        would_answer = self._answers.is_idle and self._answers.config.answers_turns
-        return [] if ends_there and is_same and would_answer else self.discard()
+        is_same = self._answers.requests.request(user, request.urgency, is_audio=True) == request
+        return [] if ends_there and is_same and self._would_answer else self.discard()
 
     def discard(self) -> list[Effect]:
         """Drop the guess, if there is one, and count it as wrong."""

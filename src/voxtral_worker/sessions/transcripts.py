@@ -15,9 +15,10 @@ from voxtral_worker.engine.request import (
 )
 from voxtral_worker.errors import RateLimited, WorkerError
 from voxtral_worker.sessions import events
-from voxtral_worker.sessions.answers import MAX_WAITING, Answers
+from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.memory import TOKEN_BYTES
+from voxtral_worker.sessions.turn_queue import MAX_WAITING
 
 
 @dataclass
@@ -105,7 +106,9 @@ class Transcripts:
             return []
         wanted = self._wanted[0]
         conversation = Conversation(
-            UserTurn((wanted.audio,)), transcribe=True, language=self._answers.config.language
+            UserTurn((wanted.audio,)),
+            transcribe=True,
+            language=self._answers.requests.config.language,
         )
         sampling = Sampling(0.0, 1.0, wanted.audio.transcript_tokens)
         request = GenerationRequest(conversation, sampling, Urgency.TRANSCRIPT)

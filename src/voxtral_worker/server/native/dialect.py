@@ -173,7 +173,7 @@ class NativeDialect:
         connection = self._driver.channels.find(channel)
         match control:
             case Played(turn_id=turn_id, played_ms=played_ms):
-                self._session.played(turn_id, played_ms, now_s)
+                self._session.speaking.played(turn_id, played_ms, now_s)
             case Resume(last_seq=last_seq):
                 if connection is not None:
                     self._replay(channel, connection, last_seq)

@@ -71,7 +71,7 @@ class ItemRequests:
         if end_ms is None:
             raise wrong("audio_end_ms", None, f"a whole number from 0 to {MAX_AUDIO_MS}")
         try:
-            text = self._session.played(turn_id, end_ms, time.monotonic(), is_all=True)
+            text = self._session.speaking.played(turn_id, end_ms, time.monotonic(), is_all=True)
         except BadInput:
             told = f"the item {item.item_id!r} was spoken too long ago to be truncated"
             raise BadOption("item_id", told) from None
