@@ -152,13 +152,13 @@ Speech: TypeAlias = Annotated[
 
 
 class Settings(BaseSettings):
-    """Every setting of the worker; a field `max_sessions` is the variable `MAX_SESSIONS`."""
+    """Every setting of the worker; a field `max_sessions` is the variable `MAX_SESSIONS`.
 
-    # Strict for what code gives; the library makes numbers, booleans and paths of texts.
+    The text below a field is its row in docs/configuration.md.
+    """
+
     model_config = SettingsConfigDict(
-        strict=True,
         frozen=True,
-        use_attribute_docstrings=True,
         alias_generator=str.upper,
         validate_by_name=True,
         case_sensitive=True,
