@@ -17,7 +17,7 @@ run: $(WORKER)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(PY) -m coverage report --skip-covered --fail-under=90
-	$(PY) -m coverage report --fail-under=100 --include='*/sessions/*,*/turns/detector.py,*/engine/scheduler.py,*/engine/conversation.py'
+	$(PY) -m coverage report --fail-under=100 --include='*/sessions/*,*/turns/detector.py,*/turns/endpoint.py,*/turns/events.py,*/turns/speech_meter.py,*/engine/scheduler.py,*/engine/conversation.py'
 
 setup: $(STAMP)
 

@@ -26,7 +26,9 @@ from voxtral_worker.audio.stream import AudioStream
 from voxtral_worker.settings import TURN_MODEL
 from voxtral_worker.turns import completeness
 from voxtral_worker.turns.completeness import Completeness
-from voxtral_worker.turns.detector import SpeechPaused, TurnDetector, Waits
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.endpoint import Waits
+from voxtral_worker.turns.events import SpeechPaused
 from voxtral_worker.turns.vad import Vad
 
 Hear: TypeAlias = Callable[[str, bytes], Awaitable[None]]

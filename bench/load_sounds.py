@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tests.support.sounds import clips, silence
 from voxtral_worker.client.client import VoxtralClient
 from voxtral_worker.client.events import Failure, Pong, Response, Status
-from voxtral_worker.turns.detector import SpeechStarted, TurnDetector
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import SpeechStarted
 from voxtral_worker.turns.vad import MAX_FRAMES, Vad
 
 RATE = 16_000

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.support.words import words_of
 from voxtral_worker.errors import BadInput
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS, OPTIONS, SessionConfig
-from voxtral_worker.turns.detector import Waits
+from voxtral_worker.turns.endpoint import Waits
 
 GOOD: dict[str, list[Any]] = {
     "vad_sensitivity": [0, 3],

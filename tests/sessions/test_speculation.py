@@ -26,7 +26,7 @@ from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Commit, Effect, Generate, Settle, Tell
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.sessions.speculation import SpeculationPolicy
-from voxtral_worker.turns.detector import SpeechPaused
+from voxtral_worker.turns.events import SpeechPaused
 
 FRAME_S = 0.032
 # Frames of silence after which a turn may be guessed at, and those that end it.

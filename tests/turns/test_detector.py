@@ -5,21 +5,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxtral_worker.turns.detector import (
-    CUT_SEARCH_FRAMES,
     HYSTERESIS,
     MIN_SPEECH_FRAMES,
     ONSET_DIP_FRAMES,
     PRE_ROLL_FRAMES,
-    QUIET_FRAMES,
-    TAIL_FRAMES,
     THRESHOLDS,
+    TurnDetector,
+)
+from voxtral_worker.turns.endpoint import TAIL_FRAMES
+from voxtral_worker.turns.events import (
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
-    TurnDetector,
     TurnEnded,
     TurnEvent,
 )
+from voxtral_worker.turns.speech_meter import CUT_SEARCH_FRAMES, QUIET_FRAMES
 
 # 500 ms are 15.6 frames, so a pause of 16 frames ends a turn and one of 15 does not.
 ENDPOINT_FRAMES = 16

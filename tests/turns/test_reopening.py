@@ -7,20 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxtral_worker.turns.detector import (
-    MIN_SPEECH_FRAMES,
-    ONSET_DIP_FRAMES,
-    SCORE_DUE_FRAMES,
-    SCORED_SPEECH_FRAMES,
-    TAIL_FRAMES,
+from voxtral_worker.turns.detector import MIN_SPEECH_FRAMES, ONSET_DIP_FRAMES, TurnDetector
+from voxtral_worker.turns.endpoint import SCORE_DUE_FRAMES, SCORED_SPEECH_FRAMES, TAIL_FRAMES, Waits
+from voxtral_worker.turns.events import (
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
-    TurnDetector,
     TurnEnded,
     TurnEvent,
     TurnReopened,
-    Waits,
 )
 
 # 500 ms of silence are 16 frames, and 800 ms 25.

@@ -16,7 +16,8 @@ from tests.support.sounds import clips, silence
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.turns import vad as vads
-from voxtral_worker.turns.detector import TurnDetector, TurnEnded, TurnEvent
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import TurnEnded, TurnEvent
 from voxtral_worker.turns.vad import MAX_FRAMES, MOST_AT_ONCE, Vad
 
 Samples = NDArray[np.float32]

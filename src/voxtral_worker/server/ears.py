@@ -19,7 +19,7 @@ from voxtral_worker.audio.watch import FormatWatch
 from voxtral_worker.errors import BadAudio, WorkerError
 from voxtral_worker.sessions.effects import Effect
 from voxtral_worker.sessions.session import Session
-from voxtral_worker.turns.detector import SpeechPaused
+from voxtral_worker.turns.events import SpeechPaused
 
 if TYPE_CHECKING:
     # For types only: they import PyTorch, and the server must listen before that is loaded.

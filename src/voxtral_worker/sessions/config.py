@@ -10,7 +10,7 @@ from voxtral_worker.engine.tool_options import CHOICES, MAX_TOOLS, NAME, read_to
 from voxtral_worker.engine.tools import Tool, Toolbox
 from voxtral_worker.errors import BadInput
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS, Encoding
-from voxtral_worker.turns.detector import Waits
+from voxtral_worker.turns.endpoint import Waits
 from voxtral_worker.values import (
     CHOICE,
     Flag,

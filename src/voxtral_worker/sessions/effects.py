@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from voxtral_worker.engine.request import GenerationRequest
 from voxtral_worker.sessions.events import Event
 from voxtral_worker.speech.pieces import SpeechFormat
-from voxtral_worker.turns.detector import SpeechPaused
+from voxtral_worker.turns.events import SpeechPaused
 
 # The name of one of the dialect's channels. None: the channel over which audio comes.
 Channel: TypeAlias = str | None

@@ -21,12 +21,11 @@ from voxtral_worker.sessions.scoring import Scoring
 from voxtral_worker.sessions.speculator import Speculator
 from voxtral_worker.sessions.transcripts import Transcripts
 from voxtral_worker.sessions.turn import Turn, TurnIds
-from voxtral_worker.turns.detector import (
-    MIN_SPEECH_FRAMES,
+from voxtral_worker.turns.detector import MIN_SPEECH_FRAMES, TurnDetector
+from voxtral_worker.turns.events import (
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
-    TurnDetector,
     TurnEnded,
     TurnEvent,
     TurnReopened,

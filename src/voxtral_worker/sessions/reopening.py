@@ -7,7 +7,8 @@ from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Effect
 from voxtral_worker.sessions.heard_frames import FRAME_SAMPLES, HeardFrames
 from voxtral_worker.sessions.pending import Pending, Said
-from voxtral_worker.turns.detector import TurnDetector, TurnEnded
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import TurnEnded
 
 
 @dataclass(frozen=True)

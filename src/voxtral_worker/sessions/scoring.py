@@ -3,7 +3,8 @@
 from voxtral_worker.sessions.effects import Effect, Score
 from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.speculator import Speculator
-from voxtral_worker.turns.detector import SpeechPaused, TurnDetector
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import SpeechPaused
 
 # The network's input: 8 s.
 MOST_FRAMES = 250

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from voxtral_worker.engine.request import Finished, GenerationEvent, GenerationRequest
-from voxtral_worker.turns.detector import SpeechPaused
+from voxtral_worker.turns.events import SpeechPaused
 
 # A wrong guess costs one unit of credit, an answered turn earns a quarter. So there is at most one
 # wrong guess for four answers: a fifth of all generations, plus the first guess of a session.

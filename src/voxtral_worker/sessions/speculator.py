@@ -8,13 +8,8 @@ from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.request_builder import answer_bytes
 from voxtral_worker.sessions.speculation import Speculation, SpeculationPolicy
-from voxtral_worker.turns.detector import (
-    SEEMS_COMPLETE,
-    SURELY_COMPLETE,
-    TAIL_FRAMES,
-    SpeechPaused,
-    TurnEnded,
-)
+from voxtral_worker.turns.endpoint import SEEMS_COMPLETE, SURELY_COMPLETE, TAIL_FRAMES
+from voxtral_worker.turns.events import SpeechPaused, TurnEnded
 
 
 class Speculator:

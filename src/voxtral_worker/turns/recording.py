@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from voxtral_worker.audio.aside import run_aside
 from voxtral_worker.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
 from voxtral_worker.audio.stretches import Stretch
-from voxtral_worker.turns.detector import TurnDetector, TurnEnded
+from voxtral_worker.turns.detector import TurnDetector
+from voxtral_worker.turns.events import TurnEnded
 
 Samples: TypeAlias = NDArray[np.float32]
 # Probabilities [n, k] and new states [2, n, 128], of sound [n, 64 + 512 * k] and states.

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from tests.support.embedded_server import KEY, MODEL, EmbeddedServer, silence, spoken
 from tests.support.realtime_caller import Caller, calling, manual, words
 from voxtral_worker.audio.formats import alaw_table, mulaw_table
-from voxtral_worker.turns.detector import FRAME_MS
+from voxtral_worker.audio.frames import FRAME_MS
 
 LIGHT = "turn-on-the-kitchen-light"
 HEARD_LIGHT = "You said: Turn on the kitchen light."
