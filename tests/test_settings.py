@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.support.words import words_of
 from voxtral_worker.settings import (
@@ -310,3 +311,25 @@ def test_what_speech_cannot_be_is_told_with_what_it_may_be(text: str) -> None:
 
 def test_the_key_of_the_speech_server_is_shown_nowhere() -> None:
     assert "a secret key" not in repr(read_settings({"SPEECH_API_KEY": "a secret key"}))
+
+
+def test_settings_made_by_code_know_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAX_SESSIONS", "7")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MAX_SESSIONS=8\n")
+    assert Settings().max_sessions == 50
+    assert read_settings({}).max_sessions == 50
+
+
+def test_settings_made_by_code_are_checked_as_well() -> None:
+    with pytest.raises(ValidationError, match="port"):
+        Settings(port=0)
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 80
+
+
+def test_names_are_in_capitals_and_lists_are_not_json() -> None:
+    assert read_settings({"max_sessions": "7"}).max_sessions == 50
+    assert read_settings({"ALLOWED_ORIGINS": '["a"]'}).allowed_origins == ('["a"]',)

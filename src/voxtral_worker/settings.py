@@ -377,7 +377,8 @@ def read_settings(
     if f"RUNPOD_TCP_PORT_{port}" in given:
         given.setdefault("RUNPOD_TCP_PORT", given[f"RUNPOD_TCP_PORT_{port}"])
     source = EnvSettingsSource(Settings)
-    source.env_vars = given
+    # The library would read `max_sessions` as well.
+    source.env_vars = {name: text for name, text in given.items() if name in VARIABLES}
     problems: dict[str, str] = {}
     try:
         settings = Settings(**source())
