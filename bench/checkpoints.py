@@ -17,6 +17,7 @@ import torch
 from bench.throughput import SETTINGS
 from bench.window_tail import ANSWER, ask, of_three_seconds
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.layout import WINDOW_TAILS
 from voxtral_worker.engine.model import load_model
@@ -58,7 +59,7 @@ def run(folders: list[str], rounds: int = ROUNDS) -> dict[tuple[str, str], Cost]
     for tail in WINDOW_TAILS:
         for folder in folders:
             settings = SETTINGS.model_copy(update={"window_tail": tail, "model_id": folder})
-            engine = Engine(load_model(settings), settings)
+            engine = Engine(EngineCore(load_model(settings), settings))
             engine.start()
             engine.warm_up()
             engines[Path(folder).name, tail] = engine

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bench.throughput import SETTINGS, SOUND, endless_engine
+from bench.throughput import SETTINGS, SOUND
+from tests.support.endless import endless_engine
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
     Audio,
@@ -76,7 +77,8 @@ def ask(engine: Engine, request: GenerationRequest) -> Answer:
 
 def late_turns() -> None:
     """First token of each turn of a spoken conversation, compared with generate() on all of it."""
-    engine, plain = endless_engine(SETTINGS), load_model(SETTINGS)
+    plain = load_model(SETTINGS)
+    engine = endless_engine(load_model(SETTINGS), SETTINGS)
     ours: dict[int, list[float]] = {}
     theirs: dict[int, list[float]] = {}
     computed: dict[int, int] = {}
@@ -181,7 +183,7 @@ def _gaps(engine: Engine) -> list[float]:
 
 def file_beside_talkers() -> None:
     """Gaps between the deltas of talkers, alone and together with a 25-minute file."""
-    engine = endless_engine(SETTINGS)
+    engine = endless_engine(load_model(SETTINGS), SETTINGS)
     sound = np.tile(SOUND, FILE_MINUTES * 60 // 3)
     alone = _gaps(engine)
     stop = threading.Event()

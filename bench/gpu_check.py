@@ -20,7 +20,7 @@ import torch
 
 from bench.gpu_kernel import check_kernel
 from bench.gpu_peers import check_peers
-from bench.gpu_scale import SCALES, Scale, endless_engine, load_random, make_random
+from bench.gpu_scale import SCALES, Scale, load_random, make_random
 from bench.gpu_talk import (
     SECOND_OF_SPEECH,
     TURN,
@@ -31,12 +31,14 @@ from bench.gpu_talk import (
 )
 from bench.gpu_timing import REPEATS, device_name, free, in_ms, memory, timed
 from bench.token_times import TokenTimes
+from tests.support.endless import endless_core
 from tests.support.schedules import BLOCKS, Reference, Said, Talk, check
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn, windows_of
 from voxtral_worker.engine.decoding import Row
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.kv_cache import blocks_for
 from voxtral_worker.engine.model import load_model
+from voxtral_worker.engine.model_runner import ModelRunner
 from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
 from voxtral_worker.engine.sampler import sample_rows
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
@@ -100,15 +102,18 @@ def check_speed(scale: Scale, folder: Path, settings: Settings) -> None:
     shards = list(folder.glob("*.safetensors"))
     print(f"loaded from {len(shards)} shards in {time.monotonic() - started_s:.1f} s")
     started_s = time.monotonic()
-    engine = endless_engine(loaded, settings)
+    core = endless_core(loaded, settings)
+    engine = Engine(core)
+    engine.start()
+    engine.warm_up()
     print(f"warm after {time.monotonic() - started_s:.1f} s", flush=True)
     tokens = TokenTimes(engine)
     print("\n| step | took | floor | ratio |\n| --- | --- | --- | --- |")
     weights = _language_bytes(loaded.model)
     for batch in scale.batches:
-        cache = batch * scale.context_tokens * engine._core.runner.bytes_per_token
+        cache = batch * scale.context_tokens * core.runner.bytes_per_token
         for name, choose in (("decode", _greedily), ("decode, temperature 0.2", _warm)):
-            took_s = timed(_decode_step(engine, batch, scale.context_tokens, choose), device)
+            took_s = timed(_decode_step(core.runner, batch, scale.context_tokens, choose), device)
             step = f"{name}, batch {batch}, {scale.context_tokens} tokens each"
             _line(step, took_s, floors, weights, cache)
     _first_token(engine, tokens, loaded.model, floors, weights)
@@ -127,10 +132,9 @@ def _warm(logits: torch.Tensor) -> object:
 
 
 def _decode_step(
-    engine: Engine, batch: int, context: int, choose: Callable[[torch.Tensor], object]
+    runner: ModelRunner, batch: int, context: int, choose: Callable[[torch.Tensor], object]
 ) -> Callable[[], object]:
     """One decode of sequences that own blocks of their own, with the choice of its tokens."""
-    runner = engine._core.runner
     width = blocks_for(context + 1)
     rows = [
         Row(5, context, (torch.arange(width) + i * width) % runner.blocks) for i in range(batch)
@@ -138,8 +142,8 @@ def _decode_step(
 
     @torch.inference_mode()
     def step() -> object:
-        assert runner._steps is not None
-        return choose(runner._steps.run(rows))
+        assert runner.steps is not None
+        return choose(runner.steps.run(rows))
 
     return step
 

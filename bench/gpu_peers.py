@@ -19,10 +19,11 @@ import numpy as np
 import soundfile
 import torch
 
-from bench.gpu_scale import Scale, endless_engine, load_random
+from bench.gpu_scale import Scale, load_random
 from bench.gpu_timing import free, in_ms, memory, synchronize
 from bench.token_times import TokenTimes
 from bench.vllm_peer import HOME, Serving, running_vllm
+from tests.support.endless import endless_engine
 from tests.support.mistral_format import write_mistral_format
 from voxtral_worker.engine.conversation import SAMPLE_RATE, Audio, Conversation, UserTurn
 from voxtral_worker.engine.engine import Engine

@@ -9,7 +9,6 @@ from bench.gpu_kernel import CASES, Heads
 from bench.gpu_timing import free
 from tests.support.random_model import RELEASED, SMALL, Shape, write_random_model
 from voxtral_worker.checkpoint import is_whole
-from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.settings import Settings
 
@@ -97,13 +96,3 @@ def load_random(scale: Scale, folder: Path, settings: Settings | None = None) ->
     """Random weights of the scale's shape, made where they are not there yet."""
     make_random(scale, folder)
     return load_model((settings or scale.settings).model_copy(update={"model_id": str(folder)}))
-
-
-def endless_engine(loaded: LoadedModel, settings: Settings) -> Engine:
-    """Started and warm; random weights would say anything, and never when to stop."""
-    engine = Engine(loaded, settings)
-    engine._core.outputs.stop_ids = frozenset()
-    engine._core.outputs.is_runaway = lambda token_ids: False
-    engine.start()
-    engine.warm_up()
-    return engine

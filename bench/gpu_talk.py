@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.gpu_scale import Scale, endless_engine, load_random
+from bench.gpu_scale import Scale, load_random
 from bench.gpu_timing import in_ms, memory
 from bench.token_times import TokenTimes
+from tests.support.endless import endless_engine
 from voxtral_worker.engine.conversation import (
     SAMPLE_RATE,
     WINDOW_SAMPLES,

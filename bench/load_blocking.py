@@ -22,6 +22,7 @@ from bench.load_guard import attackers
 from tests.support import attack_bodies as bodies
 from tests.support.ports import free_port
 from tests.support.stranger import Stranger
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.jobs.handler import JobHandler
@@ -284,7 +285,7 @@ class Blocking:
         )
         loaded = load_model(settings)
         self._pool = pool
-        self._vad, self._engine = Vad(), Engine(loaded, settings)
+        self._vad, self._engine = Vad(), Engine(EngineCore(loaded, settings))
         self._vad.start()
         self._engine.start()
         self._engine.warm_up()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bench.manager import Manager
+from tests.support.endless import endless_engine
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
@@ -40,16 +41,6 @@ FIRSTS = "first token of one audio request"
 def conversation(*, is_audio: bool) -> Conversation:
     """A request of its own: audio is never the same piece twice."""
     return Conversation(UserTurn((Audio(SOUND) if is_audio else TEXT,)), transcribe=is_audio)
-
-
-def endless_engine(settings: Settings) -> Engine:
-    """An engine whose answers are all as long as allowed, whatever the model would say."""
-    engine = Engine(load_model(settings), settings)
-    engine._core.outputs.stop_ids = frozenset()
-    engine._core.outputs.is_runaway = lambda token_ids: False
-    engine.start()
-    engine.warm_up()
-    return engine
 
 
 def ask(engine: Engine, count: int, *, is_audio: bool) -> tuple[float, float]:
@@ -106,8 +97,9 @@ def run() -> None:
         # One core a side: the manager's caller encodes while its thread computes.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     plain, manager = Plain(load_model(SETTINGS)), Manager(load_model(SETTINGS), TOKENS)
-    engine = endless_engine(SETTINGS)
-    compiled = endless_engine(SETTINGS.model_copy(update={"enable_torch_compile": True}))
+    engine = endless_engine(load_model(SETTINGS), SETTINGS)
+    settings = SETTINGS.model_copy(update={"enable_torch_compile": True})
+    compiled = endless_engine(load_model(settings), settings)
 
     def managed(count: int, *, is_audio: bool) -> float:
         started_s = time.monotonic()

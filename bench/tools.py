@@ -24,6 +24,7 @@ from tests.support.random_schemas import SCHEMAS, random_model, satisfies
 from voxtral_worker.engine.answer import answer
 from voxtral_worker.engine.constraint import Constraint, Masks
 from voxtral_worker.engine.conversation import Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.grammar import Grammars, Shape
 from voxtral_worker.engine.model import load_model
@@ -165,7 +166,7 @@ def main() -> None:
     options = Settings(
         model_id=str(EMBEDDED_MODEL), device="cpu", dtype="float32", max_batch_size=AT_ONCE
     )
-    engine = Engine(random_model(load_model(options)), options)
+    engine = Engine(EngineCore(random_model(load_model(options)), options))
     engine.start()
     try:
         outcomes = asyncio.run(constrained(engine, asked.answers))

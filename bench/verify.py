@@ -37,6 +37,7 @@ from voxtral_worker.engine.conversation import (
     Conversation,
     UserTurn,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.engine.prompt import PromptEncoder
@@ -286,7 +287,7 @@ def verify(settings: Settings, clips: list[Clip], most_tokens: int) -> list[str]
     expected = {id(each): plain.generate(each) for each in _shown(chosen, "generate()")}
     plain_s = time.monotonic() - started_s
     started_s = time.monotonic()
-    engine = Engine(loaded, settings)
+    engine = Engine(EngineCore(loaded, settings))
     try:
         engine.start()
         engine.warm_up()

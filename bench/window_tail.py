@@ -32,6 +32,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.layout import WINDOW_TAILS
 from voxtral_worker.engine.model import load_model
@@ -264,7 +265,7 @@ def run(
     engines = {}
     for tail in WINDOW_TAILS:
         settings = SETTINGS.model_copy(update={"window_tail": tail})
-        engines[tail] = Engine(load_model(settings), settings)
+        engines[tail] = Engine(EngineCore(load_model(settings), settings))
         engines[tail].start()
         engines[tail].warm_up()
     has_voice = shutil.which("flite") is not None

@@ -16,6 +16,7 @@ from tests.support.redis_server import RedisServer, redis_or_skip
 from tests.support.running_server import RunningServer
 from tests.support.settings import changed
 from tests.support.workers import running_worker
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.server.shared import redis_link
@@ -57,9 +58,15 @@ def light(light_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture
-def engine(loaded: LoadedModel) -> Iterator[Engine]:
+def core(loaded: LoadedModel) -> EngineCore:
+    """The parts of the test's engine, for a test that changes one or looks at one."""
+    return EngineCore(loaded, EMBEDDED)
+
+
+@pytest.fixture
+def engine(core: EngineCore) -> Iterator[Engine]:
     """An engine of the test's own."""
-    running = Engine(loaded, EMBEDDED)
+    running = Engine(core)
     running.start()
     yield running
     running.stop()

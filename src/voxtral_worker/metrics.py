@@ -104,6 +104,7 @@ fallbacks = Counter(
     "voxtral_fallbacks_total", "Faster ways of the engine that failed and are not used", ["what"]
 )
 response_cache_hits = Counter("voxtral_response_cache_hits_total", "Answers from the cache")
+response_cache_answers = Gauge("voxtral_response_cache_answers", "Answers in the cache")
 vad_frames = Counter("voxtral_vad_frames_total", "Frames the VAD heard")
 turn_scores = Counter(
     "voxtral_turn_scores_total", "Pauses scored for how complete their words sound", ["outcome"]

@@ -179,9 +179,10 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
     # The disk reads the weights while the processor imports libraries.
     with reading_ahead(files_to_read(settings)):
         with step("libraries"):
+            from voxtral_worker.engine.core import EngineCore
             from voxtral_worker.engine.engine import Engine
             from voxtral_worker.engine.model import load_model
-            from voxtral_worker.turns.completeness import Completeness
+            from voxtral_worker.turns.completeness import Completeness, load_network
             from voxtral_worker.turns.vad import Vad
         with step("model"):
             loaded = load_model(settings, server.note_download)
@@ -192,10 +193,10 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
     turn_model = settings.turn_model or TURN_MODEL
     if turn_model.is_file():
         with step("turn model"):
-            completeness = Completeness(turn_model)
+            completeness = Completeness(load_network(turn_model))
             completeness.start()
     with step("warm-up"):
-        engine = Engine(loaded, settings)
+        engine = Engine(EngineCore(loaded, settings))
         engine.start()
         engine.warm_up()
     _tell_window_tail(engine, loaded)

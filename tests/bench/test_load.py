@@ -16,6 +16,7 @@ from tests.support.ports import free_port
 from tests.support.random_model import write_random_model
 from tests.support.settings import changed
 from tests.support.sounds import clips
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.server.lifecycle import Parts
@@ -41,7 +42,7 @@ def serve() -> Iterator[Callable[[str, tuple[Settings, ...]], list[str]]]:
     def start(folder: str, wanted: tuple[Settings, ...]) -> list[str]:
         settings = changed(SETTINGS, model_id=folder)
         loaded: LoadedModel = load_model(settings)
-        vad, engine = Vad(), Engine(loaded, settings)
+        vad, engine = Vad(), Engine(EngineCore(loaded, settings))
         vad.start()
         engine.start()
         engine.warm_up()

@@ -10,6 +10,7 @@ import torch
 from tests.support.embedded_model import EMBEDDED
 from tests.support.light_model import load_light_model
 from tests.support.settings import changed
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
 
@@ -17,7 +18,7 @@ from voxtral_worker.engine.model import LoadedModel, load_model
 @pytest.fixture
 def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
     """Computes whole windows, as the library does."""
-    running = Engine(loaded, changed(EMBEDDED, window_tail="exact"))
+    running = Engine(EngineCore(loaded, changed(EMBEDDED, window_tail="exact")))
     running.start()
     yield running
     running.stop()

@@ -13,6 +13,7 @@ from voxtral_worker.engine.calibration import (
     session_tokens,
     sessions_within,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.settings import Settings
@@ -54,7 +55,7 @@ def test_a_long_queue_is_never_full() -> None:
 
 def test_the_engine_is_measured_and_its_memory_counted(loaded: LoadedModel) -> None:
     settings = Settings(device="cpu", dtype="float32", max_batch_size=2)
-    engine = Engine(loaded, settings)
+    engine = Engine(EngineCore(loaded, settings))
     engine.start()
     try:
         measured = calibrate(engine, 60.0)
@@ -90,6 +91,6 @@ def test_what_comes_first_is_not_measured(
 
     monkeypatch.setattr(calibration, "_first_deltas", first_deltas)
     monkeypatch.setattr("voxtral_worker.engine.calibration.time.monotonic", lambda: clock)
-    measured = calibrate(Engine(loaded, Settings(device="cpu")), 0.25)
+    measured = calibrate(Engine(EngineCore(loaded, Settings(device="cpu"))), 0.25)
     assert measured.first_delta_s == pytest.approx(0.01)
     assert measured.turns_per_s == pytest.approx(100)

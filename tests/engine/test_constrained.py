@@ -5,6 +5,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.settings import changed
 from voxtral_worker.engine.answer import Answer, answer
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.grammar import Grammars, Shape
 from voxtral_worker.engine.model import LoadedModel
@@ -45,7 +47,7 @@ def box(schema: dict[str, Any], **choice: Any) -> Toolbox:
 @pytest.fixture(scope="module")
 def chance(loaded: LoadedModel) -> Iterator[Engine]:
     """An engine whose model says anything."""
-    engine = Engine(random_model(loaded), EMBEDDED)
+    engine = Engine(EngineCore(random_model(loaded), EMBEDDED))
     engine.start()
     yield engine
     engine.stop()
@@ -132,17 +134,18 @@ def test_what_must_not_be_called_leaves_the_words_alone(engine: Engine) -> None:
     assert muted.calls == ()
 
 
-class Wilful:
-    """A head that always likes one token best."""
+@contextmanager
+def wilful(loaded: LoadedModel, liked: list[int]) -> Iterator[None]:
+    """A model whose head always likes these tokens best, the first most."""
 
-    def __init__(self, loaded: LoadedModel, liked: list[int]) -> None:
-        self._head = loaded.model.lm_head
-        self._liked = liked
+    def like(_: object, taken: object, logits: torch.Tensor) -> None:
+        logits[:, liked] = 1e4 - torch.arange(len(liked), dtype=logits.dtype)
 
-    def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._head(states)
-        logits[:, self._liked] = 1e4 - torch.arange(len(self._liked), dtype=logits.dtype)
-        return logits
+    hook = loaded.model.lm_head.register_forward_hook(like)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,8 @@ def test_no_words_come_of_a_call_that_nobody_may_make(
     loaded: LoadedModel, engine: Engine, name: str, tools: Toolbox | None
 ) -> None:
     liked = [loaded.tokenizer.get_special_token(name), loaded.tokenizer.eos_id]
-    engine._core.runner._head = Wilful(loaded, liked)
-    made = ask(engine, tools, temperature=0)
+    with wilful(loaded, liked):
+        made = ask(engine, tools, temperature=0)
     assert (made.text, made.calls, made.finish_reason) == ("", (), "stop")
 
 
@@ -162,8 +165,8 @@ def test_a_model_that_is_free_to_call_writes_what_the_schema_says(
     loaded: LoadedModel, engine: Engine
 ) -> None:
     call = loaded.tokenizer.get_special_token("[TOOL_CALLS]")
-    engine._core.runner._head = Wilful(loaded, [call])
-    made = ask(engine, box(DEVICE, parallel=False), temperature=1, most=400)
+    with wilful(loaded, [call]):
+        made = ask(engine, box(DEVICE, parallel=False), temperature=1, most=400)
     assert made.finish_reason == "tool_calls"
     assert made.text == ""
     for each in made.calls:
@@ -176,7 +179,7 @@ def test_a_call_that_is_cut_off_is_none(engine: Engine) -> None:
 
 
 def test_equal_input_is_answered_from_the_cache_under_a_new_id(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, changed(EMBEDDED, response_cache_size=8))
+    engine = Engine(EngineCore(loaded, changed(EMBEDDED, response_cache_size=8)))
     engine.start()
     try:
         first, again = (

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from voxtral_worker.engine.attention import paged_attention
+from voxtral_worker.engine.attention import open_batch, paged_attention
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.decoding import DecodeSteps, Row
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
@@ -22,7 +23,8 @@ TEXTS = ("hello", "what time is it", "turn on the kitchen light", "sing a song",
 
 def answers(loaded: LoadedModel, **changes: Any) -> list[list[int]]:
     """Tokens of several answers of different length that are made side by side."""
-    engine = Engine(loaded, Settings(response_cache_size=0, max_batch_size=6, **changes))
+    settings = Settings(response_cache_size=0, max_batch_size=6, **changes)
+    engine = Engine(EngineCore(loaded, settings))
     engine.start()
     said: list[list[int]] = []
     done: queue.Queue[object] = queue.Queue()
@@ -97,8 +99,16 @@ class Forwards:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[int], list[int]]] = []
+        self.slots: list[int] = []
+        self.lengths: list[int] = []
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        batch = open_batch()
+        assert isinstance(batch.decodes, list)
+        (group,) = batch.decodes
+        self.slots = batch.slots.tolist()
+        # What a row may attend to.
+        self.lengths = (group.mask == 0).sum(dim=-1).flatten().tolist()
         self.calls.append((ids.tolist(), positions.tolist()))
         return torch.stack([ids, positions], dim=1)
 
@@ -118,8 +128,8 @@ def test_a_batch_is_filled_up_to_the_next_size(cache: list[torch.Tensor]) -> Non
     ]
     assert steps.run(rows).tolist() == [[7, 3], [8, 17], [9, 0]]
     assert forwards.calls == [([7, 8, 9, 0], [3, 17, 0, 0])]
-    assert steps._numbers[2, :4].tolist() == [2 * 16 + 3, 3 * 16 + 1, 16, 4 * 16]
-    assert steps._numbers[3, :4].tolist() == [4, 18, 1, 1]
+    assert forwards.slots == [2 * 16 + 3, 3 * 16 + 1, 16, 4 * 16]
+    assert forwards.lengths == [4, 18, 1, 1]
 
 
 def test_every_size_is_prepared_the_largest_first(cache: list[torch.Tensor]) -> None:

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
-from tests.support.random_model import RELEASED, _config
+from tests.support.random_model import RELEASED, config_of
 from voxtral_worker.engine import paged_kernel
 from voxtral_worker.engine.calibration import session_tokens
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.decoding import SIZES
+from voxtral_worker.engine.embeddings import Embeddings
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.features import FeatureExtractor
 from voxtral_worker.engine.kv_cache import Admission, blocks_for
@@ -29,8 +30,10 @@ from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.model_runner import ModelRunner
 from voxtral_worker.engine.plan import Chunk
 from voxtral_worker.engine.prompt import Prompt
+from voxtral_worker.engine.recording import Recording
 from voxtral_worker.engine.sampler import choose
 from voxtral_worker.engine.sequence import Sequence
+from voxtral_worker.engine.short_window import ShortWindows
 from voxtral_worker.settings import Settings
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select")
@@ -80,6 +83,20 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._bytes -= size
 
 
+class WatchingRecorder:
+    """Watches one run of what CUDA would record, by the number of rows or windows."""
+
+    def __init__(self) -> None:
+        self.watched: dict[int, Watch] = {}
+        self.outputs: dict[int, torch.Tensor] = {}
+
+    def record(self, work: Callable[[], torch.Tensor]) -> Recording:
+        with Watch() as watch:
+            output = work()
+        self.watched[len(output)], self.outputs[len(output)] = watch, output
+        return Recording(lambda: None, output)
+
+
 def _storages(tree: Any) -> list[tuple[Any, int]]:
     """What the device's tensors in arguments or results are stored in, and its bytes."""
     found = [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
@@ -93,7 +110,7 @@ def loaded() -> Iterator[LoadedModel]:
         torch.set_default_dtype(torch.bfloat16)
         try:
             with torch.device("cuda"):
-                config = VoxtralConfig.from_dict(_config(RELEASED))
+                config = VoxtralConfig.from_dict(config_of(RELEASED))
                 model = VoxtralForConditionalGeneration(config).eval()
         finally:
             torch.set_default_dtype(torch.float32)
@@ -103,33 +120,51 @@ def loaded() -> Iterator[LoadedModel]:
 
 
 @pytest.fixture
-def runner(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
+def embeddings(loaded: LoadedModel) -> Embeddings:
+    return Embeddings(loaded.device, 0)
+
+
+@pytest.fixture
+def recorder() -> WatchingRecorder:
+    return WatchingRecorder()
+
+
+@pytest.fixture
+def runner(
+    loaded: LoadedModel,
+    embeddings: Embeddings,
+    recorder: WatchingRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> ModelRunner:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (14 << 30, 24 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 9 << 30)
     monkeypatch.setattr(paged_kernel, "decode", lambda *_: None)
-    return ModelRunner(loaded, Settings(device="cuda"))
+    settings = Settings(device="cuda", max_batch_size=32)
+    return ModelRunner(loaded, settings, embeddings=embeddings, recorder=recorder)
 
 
-@pytest.mark.parametrize("rows", [size for size in SIZES if size <= 32])
-def test_a_step_of_the_released_shape_can_be_recorded(runner: ModelRunner, rows: int) -> None:
-    steps = runner._steps
-    assert steps is not None
-    with torch.inference_mode(), Watch() as watch:
-        logits = steps._once(rows, steps._blocks.shape[1])
-    assert logits.shape == (rows, RELEASED.vocabulary)
-    assert watch.forbidden == []
-    # Ratchets, here and below: each kernel takes about 2 us of a GPU.
-    assert sum(watch.kernels.values()) < 1300
-    assert watch.peak_bytes < rows * 300 << 10
+def test_a_step_of_the_released_shape_can_be_recorded(
+    runner: ModelRunner, recorder: WatchingRecorder
+) -> None:
+    runner.prepare()
+    assert list(reversed(recorder.watched)) == [size for size in SIZES if size <= 32]
+    for rows, watch in recorder.watched.items():
+        assert recorder.outputs[rows].shape == (rows, RELEASED.vocabulary)
+        assert watch.forbidden == []
+        # Ratchets, here and below: each kernel takes about 2 us of a GPU.
+        assert sum(watch.kernels.values()) < 1300
+        # The largest comes first, and makes the tensor that all write their logits to.
+        kept = 32 * RELEASED.vocabulary * 2 if rows == 32 else 0
+        assert watch.peak_bytes - kept < rows * 300 << 10
 
 
-def test_a_step_that_gathers_needs_nothing_of_the_host(runner: ModelRunner) -> None:
-    steps = runner._steps
-    assert steps is not None
-    steps.attention = "gathered"
-    with torch.inference_mode(), Watch() as watch:
-        steps._once(8, 100)
-    assert watch.forbidden == []
+def test_a_step_that_gathers_needs_nothing_of_the_host(
+    runner: ModelRunner, recorder: WatchingRecorder
+) -> None:
+    assert runner.steps is not None
+    runner.steps.attention = "gathered"
+    runner.prepare()
+    assert [watch.forbidden for watch in recorder.watched.values()] == [[]] * 7
 
 
 @pytest.mark.parametrize("gigabytes", [24, 48, 80])
@@ -151,9 +186,9 @@ def test_the_encoder_of_the_released_shape_can_be_recorded(
     loaded: LoadedModel, windows: int
 ) -> None:
     sound = torch.empty(windows, 128, 3000, dtype=torch.bfloat16, device="cuda")
-    encoder = Encoder(loaded)
-    with torch.inference_mode(), Watch() as watch:
-        rows = encoder._once(sound)
+    recorder = WatchingRecorder()
+    rows = Encoder(loaded, recorder).encode(sound)
+    watch = recorder.watched[windows]
     assert rows.shape == (windows, 375, RELEASED.hidden)
     assert watch.forbidden == []
     assert sum(watch.kernels.values()) < 700
@@ -164,15 +199,15 @@ def test_the_encoder_of_the_released_shape_can_be_recorded(
 def test_a_short_window_of_the_released_shape_can_be_recorded(
     loaded: LoadedModel, rows: int
 ) -> None:
-    encoder = Encoder(loaded, window_tail="sampled")
-    windows = (
+    recorder = WatchingRecorder()
+    encoder = Encoder(loaded, recorder, window_tail="sampled")
+    windows = ShortWindows(
         torch.empty(8, 128, 8 * rows, dtype=torch.bfloat16, device="cuda"),
         torch.zeros(8, 4 * rows, dtype=torch.long, device="cuda"),
         torch.zeros(8, 4 * rows, dtype=torch.long, device="cuda"),
         torch.zeros(8, 1, 1, 4 * rows, dtype=torch.bfloat16, device="cuda"),
     )
-    with torch.inference_mode(), Watch() as watch:
-        embeddings = encoder._once_short(*windows)
+    embeddings, watch = encoder.encode_short(windows), recorder.watched[8]
     assert embeddings.shape == (8, rows, RELEASED.hidden)
     assert watch.forbidden == []
     assert sum(watch.kernels.values()) < 750
@@ -194,7 +229,9 @@ def test_choosing_tokens_never_waits(
     assert watch.peak_bytes < 34 << 20
 
 
-def chunk_of(runner: ModelRunner, rows: int, context: int, audio_tokens: int = 0) -> Chunk:
+def chunk_of(
+    runner: ModelRunner, embeddings: Embeddings, rows: int, context: int, audio_tokens: int = 0
+) -> Chunk:
     """The next `rows` tokens of a prompt behind `context` others; some of them are audio's."""
     tokens = context + rows
     ids, audio = [0] * tokens, Audio(np.zeros(1600, np.float32))
@@ -202,11 +239,11 @@ def chunk_of(runner: ModelRunner, rows: int, context: int, audio_tokens: int = 0
     pieces = (audio,) if audio_tokens else ()
     sequence = Sequence(next(_ids), Prompt(tuple(ids), pieces, audio_token_id=AUDIO_TOKEN), 1)
     sequence.place(Admission(tuple(range(blocks_for(tokens))), 0))
-    runner._tables.place(sequence)
+    runner.place(sequence)
     if audio_tokens:
         shape = (audio_tokens, RELEASED.hidden)
         embedded = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
-        runner._embeddings.add(audio, embedded)
+        embeddings.add(audio, embedded)
     return Chunk(sequence, context, tokens)
 
 
@@ -237,11 +274,15 @@ def no_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_prompt_of_the_released_shape_is_computed_without_waiting(
-    runner: ModelRunner, prompts: list[tuple[int, int, int]], kernels: int, mebibytes: int
+    runner: ModelRunner,
+    embeddings: Embeddings,
+    prompts: list[tuple[int, int, int]],
+    kernels: int,
+    mebibytes: int,
 ) -> None:
-    chunks = [chunk_of(runner, *prompt) for prompt in prompts]
-    with torch.inference_mode(), Watch() as watch:
-        logits = runner._packed(chunks)
+    chunks = [chunk_of(runner, embeddings, *prompt) for prompt in prompts]
+    with Watch() as watch:
+        logits = runner.step(chunks)
     assert logits.shape == (len(prompts), RELEASED.vocabulary)
     assert watch.waits == []
     assert sum(watch.kernels.values()) < kernels

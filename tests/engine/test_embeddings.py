@@ -1,8 +1,10 @@
 """Embeddings that nothing computes with are off the device."""
 
 import gc
+import weakref
 
 import numpy as np
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,6 +18,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.embeddings import Embeddings
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
@@ -29,13 +32,8 @@ ROWS_BYTES = 375 * 8 * 4
 USES = ("weights", "kv_cache", "embeddings", "other")
 
 
-def place_of(embeddings: Embeddings, audio: Audio) -> str:
-    return embeddings._tensors[audio.audio_id].device.type
-
-
-def test_what_is_stored_in_the_cache_is_off_the_device(engine: Engine) -> None:
-    embeddings = engine._core.embeddings
-    embeddings.away = NOWHERE
+def test_what_is_stored_in_the_cache_is_off_the_device(core: EngineCore, engine: Engine) -> None:
+    core.embeddings.away = NOWHERE
     history: tuple[Exchange, ...] = ()
     spoken = [Audio(samples) for samples in clips().values()][:3]
     for audio in spoken:
@@ -48,23 +46,26 @@ def test_what_is_stored_in_the_cache_is_off_the_device(engine: Engine) -> None:
         events = listener.all()
         assert isinstance(events[-1], Finished)
         history += (Exchange(user, AssistantTurn(tuple(tokens_of(events)))),)
-    assert [place_of(embeddings, audio) for audio in spoken] == ["meta"] * 3
-    assert embeddings.bytes == 0
+    for audio in spoken:
+        assert audio in core.embeddings
+        with pytest.raises(NotImplementedError, match="out of meta tensor"):
+            core.embeddings.rows(audio, 0, 1)
+    assert core.embeddings.bytes == 0
 
 
-def test_what_takes_the_memory_is_published(engine: Engine) -> None:
-    embeddings, (samples, *_) = engine._core.embeddings, clips().values()
+def test_what_takes_the_memory_is_published(core: EngineCore, engine: Engine) -> None:
+    embeddings, (samples, *_) = core.embeddings, clips().values()
     audio, listener = Audio(samples), Listener()
     conversation = Conversation(UserTurn((audio,)), transcribe=True)
     engine.submit(GenerationRequest(conversation, Sampling(0.0, 1.0, 4)), listener)
     listener.all()
-    engine._core.device_bytes.publish(embeddings.bytes)
+    core.device_bytes.publish(embeddings.bytes)
     told = {use: value_of(metrics.device_bytes.labels(use)) for use in USES}
     # The cache has one block more than it gives away.
     blocks = engine.kv_tokens // 16 + 1
     assert told == {
-        "weights": sum(each.nbytes for each in engine._loaded.model.parameters()),
-        "kv_cache": blocks * 16 * engine._core.runner.bytes_per_token,
+        "weights": sum(each.nbytes for each in core.loaded.model.parameters()),
+        "kv_cache": blocks * 16 * core.runner.bytes_per_token,
         "embeddings": embeddings.rows(audio, 0, 1500).nbytes,
         "other": 0,
     }
@@ -107,6 +108,7 @@ def test_those_that_were_idle_longest_lose_theirs_beyond_the_bound() -> None:
 def test_pieces_that_nobody_holds_count_no_more() -> None:
     embeddings = Embeddings(torch.device("cpu"), PLENTY)
     made = idle(embeddings, 3)
+    tensors = [weakref.ref(embeddings.rows(audio, 0, 375)) for audio in made]
     made.pop()
     gc.collect()
     embeddings.trim()
@@ -114,8 +116,8 @@ def test_pieces_that_nobody_holds_count_no_more() -> None:
     made.clear()
     gc.collect()
     embeddings.trim()
-    assert (embeddings.idle_bytes, len(embeddings._idle)) == (0, 0)
-    assert (embeddings.bytes, embeddings._tensors, embeddings._pieces) == (0, {}, {})
+    assert (embeddings.idle_bytes, embeddings.bytes) == (0, 0)
+    assert [tensor() for tensor in tensors] == [None] * 3
 
 
 def test_a_conversation_whose_embeddings_and_blocks_are_gone_goes_on_with_the_same_words(
@@ -138,8 +140,10 @@ def test_a_conversation_whose_embeddings_and_blocks_are_gone_goes_on_with_the_sa
     for most_bytes, owner in ((PLENTY, "somebody"), (0, None)):
         before = value_of(metrics.embeddings_dropped)
         engine = Engine(
-            loaded,
-            Settings(device="cpu", response_cache_size=0, embeddings_cache_bytes=most_bytes),
+            EngineCore(
+                loaded,
+                Settings(device="cpu", response_cache_size=0, embeddings_cache_bytes=most_bytes),
+            )
         )
         engine.start()
         told.append(spoken(engine, owner))
@@ -155,10 +159,15 @@ def test_a_recompute_brings_its_rows_back_to_the_device_and_no_others() -> None:
     with FakeTensorMode():
         embeddings = Embeddings(cuda, PLENTY)
         audio = Audio(np.zeros(1600, np.float32))
-        embeddings.add(audio, torch.empty(375, 8, device=cuda))
-        assert (place_of(embeddings, audio), embeddings.bytes) == ("cuda", 375 * 8 * 4)
+        rows = torch.empty(375, 8, device=cuda)
+        embeddings.add(audio, rows)
+        assert embeddings.bytes == 375 * 8 * 4
+        on_device = weakref.ref(rows)
+        del rows
         embeddings.put_away([audio])
-        assert (place_of(embeddings, audio), embeddings.bytes) == ("cpu", 0)
+        assert (on_device(), embeddings.bytes) == (None, 0)
         part = embeddings.rows(audio, 100, 110)
         assert (part.device.type, part.shape) == ("cuda", (10, 8))
-        assert place_of(embeddings, audio) == "cpu"
+        # Nothing else came with them.
+        assert part.untyped_storage().nbytes() == 10 * 8 * 4
+        assert embeddings.bytes == 0

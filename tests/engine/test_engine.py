@@ -22,6 +22,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation, GenerationStream
 from voxtral_worker.engine.layout import layout_of
@@ -146,7 +147,7 @@ def test_the_embedded_model_says_the_same_of_a_sampled_tail(
 
 
 def test_the_context_of_a_sampled_tail_ends_by_positions(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(max_context_tokens=1200, window_tail="sampled"))
+    engine = Engine(EngineCore(loaded, Settings(max_context_tokens=1200, window_tail="sampled")))
     engine.start()
     audio = [Audio(np.zeros(1600, np.float32)) for _ in range(3)]
     history = tuple(Exchange(UserTurn((each,)), AssistantTurn(text="Yes.")) for each in audio[:2])
@@ -198,7 +199,7 @@ def test_the_same_greedy_question_is_answered_from_the_cache(
 
 
 def test_history_that_does_not_fit_is_let_go_and_told(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(max_context_tokens=512))
+    engine = Engine(EngineCore(loaded, Settings(max_context_tokens=512)))
     engine.start()
     exchange = Exchange(UserTurn(("hello " * 30,)), AssistantTurn(text="Yes."))
     events = ask(engine, Conversation(UserTurn(("hello",)), (exchange,) * 12)).all()
@@ -209,7 +210,7 @@ def test_history_that_does_not_fit_is_let_go_and_told(loaded: LoadedModel) -> No
 
 
 def test_a_prompt_beyond_the_context_fails_alone(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(max_context_tokens=512))
+    engine = Engine(EngineCore(loaded, Settings(max_context_tokens=512)))
     engine.start()
     too_long = ask(engine, said("hello " * 1000)).all()
     fine = ask(engine, said("hello")).all()
@@ -234,11 +235,11 @@ class BrokenRunner:
 
     def __init__(self, runner: Any, errors: Iterator[Exception | None]) -> None:
         self._runner = runner
-        self._errors = errors
+        self.errors = errors
         self.device_answers = True
 
     def step(self, chunks: Any) -> Any:
-        error = next(self._errors, None)
+        error = next(self.errors, None)
         if error is not None:
             raise error
         return self._runner.step(chunks)
@@ -250,16 +251,16 @@ class BrokenRunner:
         return getattr(self._runner, name)
 
 
-def break_engine(engine: Engine, *errors: Exception | None) -> BrokenRunner:
-    broken = BrokenRunner(engine._core.runner, iter(errors))
-    engine._core.runner = broken  # type: ignore[assignment]
+def break_core(core: EngineCore, *errors: Exception | None) -> BrokenRunner:
+    broken = BrokenRunner(core.runner, iter(errors))
+    core.runner = broken  # type: ignore[assignment]
     return broken
 
 
 def test_who_is_cancelled_while_sound_is_encoded_is_not_computed(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    core: EngineCore, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, submitted = engine._core.batcher.encode_some, queue.Queue[Generation]()
+    encode, submitted = core.batcher.encode_some, queue.Queue[Generation]()
 
     def encode_and_cancel(waiting: Any) -> Any:
         failures = encode(waiting)
@@ -267,19 +268,21 @@ def test_who_is_cancelled_while_sound_is_encoded_is_not_computed(
             submitted.get(timeout=WAIT_S).cancel()
         return failures
 
-    monkeypatch.setattr(engine._core.batcher, "encode_some", encode_and_cancel)
-    steps = break_engine(engine, *[AssertionError("a step for nobody")] * 4)
+    monkeypatch.setattr(core.batcher, "encode_some", encode_and_cancel)
+    steps = break_core(core, *[AssertionError("a step for nobody")] * 4)
     spoken = Conversation(UserTurn((Audio(np.zeros(8000, np.float32)),)))
     listener = Listener()
     submitted.put(engine.submit(GenerationRequest(spoken, GREEDY), listener))
     (ended,) = listener.all()
     assert isinstance(ended, Finished)
     assert (ended.finish_reason, ended.usage.completion_tokens) == ("interrupted", 0)
-    assert len(list(steps._errors)) == 4
+    assert len(list(steps.errors)) == 4
 
 
-def test_a_failing_step_fails_its_generation_and_the_loop_goes_on(engine: Engine) -> None:
-    break_engine(engine, RuntimeError("/a/path in a kernel"))
+def test_a_failing_step_fails_its_generation_and_the_loop_goes_on(
+    core: EngineCore, engine: Engine
+) -> None:
+    break_core(core, RuntimeError("/a/path in a kernel"))
     failed = ask(engine, said("hello")).all()[-1]
     assert isinstance(failed, Failed)
     assert failed.error.code == "PROCESSING_ERROR"
@@ -288,20 +291,20 @@ def test_a_failing_step_fails_its_generation_and_the_loop_goes_on(engine: Engine
     assert engine.is_healthy
 
 
-def test_memory_that_is_short_once_is_tried_again(engine: Engine) -> None:
-    break_engine(engine, torch.OutOfMemoryError("short"))
+def test_memory_that_is_short_once_is_tried_again(core: EngineCore, engine: Engine) -> None:
+    break_core(core, torch.OutOfMemoryError("short"))
     assert isinstance(ask(engine, said("hello")).all()[-1], Finished)
 
 
-def test_memory_that_stays_short_is_told_as_such(engine: Engine) -> None:
-    break_engine(engine, torch.OutOfMemoryError("short"), torch.OutOfMemoryError("short"))
+def test_memory_that_stays_short_is_told_as_such(core: EngineCore, engine: Engine) -> None:
+    break_core(core, torch.OutOfMemoryError("short"), torch.OutOfMemoryError("short"))
     failed = ask(engine, said("hello")).all()[-1]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, OutOfMemory)
 
 
-def test_a_lost_device_makes_the_engine_unhealthy(engine: Engine) -> None:
-    broken = break_engine(engine, RuntimeError("device lost"))
+def test_a_lost_device_makes_the_engine_unhealthy(core: EngineCore, engine: Engine) -> None:
+    broken = break_core(core, RuntimeError("device lost"))
     broken.device_answers = False
     assert isinstance(ask(engine, said("hello")).all()[-1], Failed)
     ask_refused = pytest.raises(NotReady)
@@ -312,7 +315,7 @@ def test_a_lost_device_makes_the_engine_unhealthy(engine: Engine) -> None:
 
 
 def test_a_stopped_engine_ends_what_waits(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings())
+    engine = Engine(EngineCore(loaded, Settings()))
     with pytest.raises(NotReady):
         ask(engine, said("hello"))
     engine.start()
@@ -321,8 +324,8 @@ def test_a_stopped_engine_ends_what_waits(loaded: LoadedModel) -> None:
     assert isinstance(listener.all()[-1], Failed | Finished)
 
 
-def test_warm_up_says_when_the_model_does_not_answer(engine: Engine) -> None:
-    break_engine(engine, RuntimeError("no"))
+def test_warm_up_says_when_the_model_does_not_answer(core: EngineCore, engine: Engine) -> None:
+    break_core(core, RuntimeError("no"))
     with pytest.raises(EngineFailure):
         engine.warm_up()
 
@@ -335,8 +338,10 @@ async def test_a_stream_gives_deltas_and_then_the_end(engine: Engine) -> None:
     assert text_of(list(events))
 
 
-async def test_a_stream_raises_the_error_of_its_generation(engine: Engine) -> None:
-    break_engine(engine, RuntimeError("no"))
+async def test_a_stream_raises_the_error_of_its_generation(
+    core: EngineCore, engine: Engine
+) -> None:
+    break_core(core, RuntimeError("no"))
     stream = GenerationStream()
     engine.submit(GenerationRequest(said("hello"), GREEDY), stream.listener)
     with pytest.raises(EngineFailure):
@@ -352,7 +357,7 @@ def test_a_generation_is_cancelled_from_any_thread() -> None:
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
 def test_of_an_owner_who_leaves_in_mid_response_nothing_is_kept(
-    engine: Engine, is_cancelled: bool
+    core: EngineCore, engine: Engine, is_cancelled: bool
 ) -> None:
     listener = Listener()
     request = GenerationRequest(said("hello"), GREEDY, owner="gone")
@@ -365,10 +370,8 @@ def test_of_an_owner_who_leaves_in_mid_response_nothing_is_kept(
     listener.all()
     # The next one is taken in after the owner is forgotten.
     ask(engine, said("good night")).all()
-    assert (engine._core.scheduler.cache.kept, engine._core.scheduler.cache.free) == (
-        0,
-        engine._core.scheduler.cache.total,
-    )
+    cache = core.scheduler.cache
+    assert (cache.kept, cache.free) == (0, cache.total)
 
 
 def test_a_context_is_no_longer_than_the_model_was_made_for(
@@ -376,35 +379,36 @@ def test_a_context_is_no_longer_than_the_model_was_made_for(
 ) -> None:
     positions = loaded.model.config.text_config
     monkeypatch.setattr(positions, "max_position_embeddings", 131_072)
-    assert Engine(loaded, Settings(device="cpu")).context_tokens == 32_768
+    assert Engine(EngineCore(loaded, Settings(device="cpu"))).context_tokens == 32_768
     told = Settings(device="cpu", max_context_tokens=65_536)
-    assert Engine(loaded, told).context_tokens == 65_536
+    assert Engine(EngineCore(loaded, told)).context_tokens == 65_536
     monkeypatch.setattr(positions, "max_position_embeddings", 4096)
-    assert Engine(loaded, told).context_tokens == 4096
+    assert Engine(EngineCore(loaded, told)).context_tokens == 4096
 
 
 def test_a_context_is_no_longer_than_the_cache_holds(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(loaded, Settings(device="cpu"))
-    bytes_per_token = engine._core.runner.bytes_per_token
-    monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", 100 * 16 * bytes_per_token)
-    small = Engine(loaded, Settings(device="cpu", window_tail="exact"))
+    a_token = model_runner.bytes_per_token(loaded.model.config.text_config, loaded.dtype)
+    monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", 100 * 16 * a_token)
+    small = Engine(EngineCore(loaded, Settings(device="cpu", window_tail="exact")))
     assert small.context_tokens == small.kv_tokens == 1600
     # Positions are more than rows: only these must fit.
-    sampled = Engine(loaded, Settings(device="cpu", window_tail="sampled"))
+    sampled = Engine(EngineCore(loaded, Settings(device="cpu", window_tail="sampled")))
     assert sampled.kv_tokens == 1600
     assert sampled.context_tokens == 32_768
 
 
 def test_an_engine_that_has_stopped_holds_no_cache(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(device="cpu"))
+    core = EngineCore(loaded, Settings(device="cpu"))
+    engine = Engine(core)
     engine.start()
     engine.warm_up()
-    tensor = weakref.ref(engine._core.runner._keys[0])
+    tensors = [weakref.ref(tensor) for tensor in core.runner.kv_tensors]
     gc.disable()
     try:
         engine.stop()
-        assert tensor() is None
+        assert tensors
+        assert [tensor() for tensor in tensors] == [None] * len(tensors)
     finally:
         gc.enable()

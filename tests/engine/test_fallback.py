@@ -8,7 +8,7 @@ import torch
 from tests.support.fake_recorder import FakeRecorder
 from tests.support.metric_values import value_of
 from voxtral_worker import metrics
-from voxtral_worker.engine.attention import KernelRows, _here
+from voxtral_worker.engine.attention import KernelRows, open_batch
 from voxtral_worker.engine.decoding import DecodeSteps, Row
 
 ROWS = [Row(7, 3, torch.tensor([2])), Row(8, 17, torch.tensor([0, 3]))]
@@ -27,7 +27,7 @@ class Forwards:
         self.error = error or OutOfResources("out of resource: shared memory")
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if isinstance(_here.batch.decodes, KernelRows):
+        if isinstance(open_batch().decodes, KernelRows):
             self.calls += 1
             if self.calls > self.fails_at:
                 raise self.error
@@ -102,7 +102,7 @@ def test_the_slow_way_has_no_other_behind_it() -> None:
 
 
 def test_recordings_of_all_sizes_write_to_one_buffer() -> None:
-    steps = make_steps(Forwards(99), FakeRecorder())
-    steps.prepare()
-    outputs = [recording.output for recording in steps._recordings.values()]
-    assert len({output.untyped_storage().data_ptr() for output in outputs}) == 1
+    recorder = FakeRecorder()
+    make_steps(Forwards(99), recorder).prepare()
+    assert len(recorder.outputs) == 4
+    assert len({output.untyped_storage().data_ptr() for output in recorder.outputs}) == 1

@@ -2,55 +2,59 @@
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.engine.test_engine import GREEDY, Listener, ask, break_engine, said, text_of, tokens_of
+from tests.engine.test_engine import GREEDY, Listener, ask, break_core, said, text_of, tokens_of
 from tests.support.batching import batcher_of
+from voxtral_worker.engine import output_processor
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.encoder import WINDOWS_AT_ONCE, Encoder
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.faults import Faults, attempt
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.grammar import Shape
+from voxtral_worker.engine.inbox import Inbox
 from voxtral_worker.engine.kv_cache import KvCache
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.request import Failed, Finished, GenerationRequest, Sampling
 from voxtral_worker.engine.response import Response
+from voxtral_worker.engine.response_cache import ResponseCache
+from voxtral_worker.engine.sampler import sample_rows
 from voxtral_worker.engine.sequence import Sequence
 from voxtral_worker.engine.tools import NO_TOOLS
 from voxtral_worker.errors import BadInput, OutOfMemory
 from voxtral_worker.settings import Settings
 
 BAD_WORD = "kitchen"
+TEMPERATURES = {"a": 0.5, "b": 0.6, "c": 0.7}
 
 
-class BadRows(torch.nn.Module):
-    """An embedding with rows that are not finite."""
-
-    def __init__(self, embed: Any, bad_ids: list[int]) -> None:
-        super().__init__()
-        self._embed = embed
-        self._bad_ids = torch.tensor(bad_ids)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = self._embed(ids)
-        return rows.masked_fill(torch.isin(ids, self._bad_ids)[..., None], float("nan"))
-
-
-def with_bad_rows(engine: Engine, loaded: LoadedModel) -> None:
+@contextmanager
+def bad_rows(loaded: LoadedModel) -> Iterator[None]:
     """A checkpoint of which one word's rows are NaN."""
     ids = loaded.tokenizer.encode(BAD_WORD, bos=False, eos=False)
     others = set(loaded.tokenizer.encode("hello what time is it", bos=False, eos=False))
     bad = [token for token in ids if token not in others]
     assert bad
-    engine._core.runner._embed = BadRows(engine._core.runner._embed, bad)
+    bad_ids = torch.tensor(bad)
+
+    def spoil(_: object, taken: tuple[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        return rows.masked_fill(torch.isin(taken[0], bad_ids)[..., None], float("nan"))
+
+    hook = loaded.model.get_input_embeddings().register_forward_hook(spoil)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def ask_as(engine: Engine, owner: str, text: str, sampling: Sampling = GREEDY) -> Listener:
@@ -60,10 +64,17 @@ def ask_as(engine: Engine, owner: str, text: str, sampling: Sampling = GREEDY) -
 
 
 @pytest.fixture
-def small(loaded: LoadedModel) -> Iterator[Engine]:
-    """An engine of few blocks, so that they are used again at once."""
-    running = Engine(loaded, Settings(response_cache_size=4))
-    running._core.scheduler.cache = KvCache(8)
+def small_core(loaded: LoadedModel) -> EngineCore:
+    """A core of few blocks, so that they are used again at once."""
+    core = EngineCore(loaded, Settings(response_cache_size=0))
+    core.scheduler.cache = KvCache(8)
+    return core
+
+
+@pytest.fixture
+def small(small_core: EngineCore) -> Iterator[Engine]:
+    """An engine of that core."""
+    running = Engine(small_core)
     running.start()
     yield running
     running.stop()
@@ -74,30 +85,35 @@ def test_nan_of_one_session_reaches_no_other(
     small: Engine, loaded: LoadedModel, temperature: float
 ) -> None:
     expected = tokens_of(ask(small, said("what time is it")).all())
-    small._core.outputs.cache._responses.clear()
-    with_bad_rows(small, loaded)
-    for number in range(8):
-        sampling = Sampling(temperature, 0.9, 24)
-        bad = ask_as(small, "bad", f"{BAD_WORD} {BAD_WORD} {BAD_WORD}", sampling)
-        good = ask_as(small, f"good {number}", "what time is it")
-        (failed,) = bad.all()
-        assert isinstance(failed, Failed)
-        assert failed.error.code == "PROCESSING_ERROR"
-        assert tokens_of(good.all()) == expected
-        small._core.outputs.cache._responses.clear()
-        small.forget(f"good {number}")
+    with bad_rows(loaded):
+        for number in range(8):
+            sampling = Sampling(temperature, 0.9, 24)
+            bad = ask_as(small, "bad", f"{BAD_WORD} {BAD_WORD} {BAD_WORD}", sampling)
+            good = ask_as(small, f"good {number}", "what time is it")
+            (failed,) = bad.all()
+            assert isinstance(failed, Failed)
+            assert failed.error.code == "PROCESSING_ERROR"
+            assert tokens_of(good.all()) == expected
+            small.forget(f"good {number}")
 
 
-def test_nothing_of_a_failed_sequence_is_kept(small: Engine, loaded: LoadedModel) -> None:
-    with_bad_rows(small, loaded)
-    assert isinstance(ask_as(small, "bad", BAD_WORD).all()[-1], Failed)
-    ask(small, said("hello")).all()
-    assert small._core.scheduler.cache.kept == 0
-    assert len(small._core.outputs.cache._responses) == 1
+def test_nothing_of_a_failed_sequence_is_kept(
+    small_core: EngineCore, small: Engine, loaded: LoadedModel
+) -> None:
+    small_core.outputs.cache = kept = ResponseCache(4)
+    with bad_rows(loaded):
+        assert isinstance(ask_as(small, "bad", BAD_WORD).all()[-1], Failed)
+        ask(small, said("hello")).all()
+        assert small_core.scheduler.cache.kept == 0
+        assert kept.answers == 1
+        # Not from the cache either.
+        assert isinstance(ask_as(small, "bad", BAD_WORD).all()[-1], Failed)
 
 
-def test_blocks_hold_nothing_when_a_sequence_takes_them(small: Engine) -> None:
-    for tensor in [*small._core.runner._keys, *small._core.runner._values]:
+def test_blocks_hold_nothing_when_a_sequence_takes_them(
+    small_core: EngineCore, small: Engine
+) -> None:
+    for tensor in small_core.runner.kv_tensors:
         tensor.fill_(float("nan"))
     assert text_of(ask(small, said("hello")).all())
 
@@ -105,10 +121,10 @@ def test_blocks_hold_nothing_when_a_sequence_takes_them(small: Engine) -> None:
 class BadLogits:
     """Passes logits on with those of one row at each step made NaN."""
 
-    def __init__(self, engine: Engine, bad: str) -> None:
-        self._runner = engine._core.runner
+    def __init__(self, core: EngineCore, bad: str) -> None:
+        self._runner = core.runner
         self._bad = bad
-        engine._core.runner = self  # type: ignore[assignment]
+        core.runner = self  # type: ignore[assignment]
 
     def step(self, chunks: Any) -> torch.Tensor:
         logits = self._runner.step(chunks)
@@ -122,8 +138,10 @@ class BadLogits:
         return getattr(self._runner, name)
 
 
-def test_a_row_that_is_not_finite_fails_its_sequence_alone(engine: Engine) -> None:
-    BadLogits(engine, "b")
+def test_a_row_that_is_not_finite_fails_its_sequence_alone(
+    core: EngineCore, engine: Engine
+) -> None:
+    BadLogits(core, "b")
     listeners = {name: ask_as(engine, name, "hello", Sampling(0.5, 1.0, 8)) for name in "abc"}
     ended = {name: listener.all()[-1] for name, listener in listeners.items()}
     assert isinstance(ended["b"], Failed)
@@ -134,15 +152,16 @@ def test_a_row_that_is_not_finite_fails_its_sequence_alone(engine: Engine) -> No
 def test_memory_short_in_the_sampler_fails_only_whom_it_stays_short_for(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = engine._core.outputs._sample
-
-    def short(sequences: Any, logits: torch.Tensor) -> list[int]:
-        if any(sequence.owner == "b" for sequence in sequences):
+    def short(logits: torch.Tensor, temperatures: list[float], *rest: Any) -> Any:
+        if TEMPERATURES["b"] in temperatures:
             raise torch.OutOfMemoryError("short")
-        return whole(sequences, logits)
+        return sample_rows(logits, temperatures, *rest)
 
-    monkeypatch.setattr(engine._core.outputs, "_sample", short)
-    listeners = {name: ask_as(engine, name, "hello", Sampling(0.5, 1.0, 8)) for name in "abc"}
+    monkeypatch.setattr(output_processor, "sample_rows", short)
+    listeners = {
+        name: ask_as(engine, name, "hello", Sampling(temperature, 1.0, 8))
+        for name, temperature in TEMPERATURES.items()
+    }
     ended = {name: listener.all()[-1] for name, listener in listeners.items()}
     assert isinstance(ended["b"], Failed)
     assert isinstance(ended["b"].error, OutOfMemory)
@@ -198,8 +217,9 @@ def test_of_windows_encoded_together_only_the_one_at_fault_fails(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, window_tail: str, name: str
 ) -> None:
     monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", 8)
-    engine = Engine(loaded, Settings(window_tail=window_tail))
-    encode, sizes = getattr(engine._core.encoder, name), []
+    core, inbox = EngineCore(loaded, Settings(window_tail=window_tail)), Inbox()
+    engine = Engine(core, inbox)
+    encode, sizes = getattr(core.encoder, name), []
 
     def encode_some(windows: Any) -> torch.Tensor:
         features = windows if window_tail == "exact" else windows.features
@@ -208,12 +228,12 @@ def test_of_windows_encoded_together_only_the_one_at_fault_fails(
             raise RuntimeError("no such sound")
         return encode(windows)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(engine._core.encoder, name, encode_some)
+    monkeypatch.setattr(core.encoder, name, encode_some)
     silence = Conversation(UserTurn((Audio(np.zeros(1600, np.float32)),)))
     listeners = []
     for conversation in (loud(0.1), silence, loud(0.2)):
         listener = Listener()
-        engine._inbox.put(Generation(GenerationRequest(conversation, GREEDY), listener))
+        inbox.put(Generation(GenerationRequest(conversation, GREEDY), listener))
         listeners.append(listener)
     engine.start()
     ended = [listener.all()[-1] for listener in listeners]
@@ -232,8 +252,10 @@ def test_a_sound_whose_features_cannot_be_made_fails_alone(loaded: LoadedModel) 
     assert good in embeddings
 
 
-def test_a_step_that_is_short_of_memory_for_all_is_done_for_each(engine: Engine) -> None:
-    break_engine(engine, torch.OutOfMemoryError("short"), None, torch.OutOfMemoryError("short"))
+def test_a_step_that_is_short_of_memory_for_all_is_done_for_each(
+    core: EngineCore, engine: Engine
+) -> None:
+    break_core(core, torch.OutOfMemoryError("short"), None, torch.OutOfMemoryError("short"))
     listeners = [ask(engine, said("hello"), Sampling(0.5, 1.0, 8)) for _ in range(3)]
     assert all(isinstance(listener.all()[-1], Finished) for listener in listeners)
 

@@ -10,8 +10,10 @@ import torch
 
 from tests.engine.test_engine import Listener, ask, said
 from tests.support.embedded_model import EMBEDDED
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.heartbeat import Heartbeat
+from voxtral_worker.engine.inbox import Inbox
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Finished
 from voxtral_worker.engine.warm_up import end_of
@@ -23,10 +25,10 @@ WAIT_S = 60.0
 class Gate:
     """A step that waits at a gate before it computes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._step = engine._core.runner.step
+    def __init__(self, core: EngineCore) -> None:
+        self._step = core.runner.step
         self.reached, self.opened = threading.Event(), threading.Event()
-        engine._core.runner.step = self.step  # type: ignore[method-assign]
+        core.runner.step = self.step  # type: ignore[method-assign]
 
     def step(self, chunks: Any) -> torch.Tensor:
         self.reached.set()
@@ -42,8 +44,8 @@ def wait_for(engine: Engine, *, healthy: bool) -> bool:
 
 
 def test_an_engine_whose_step_hangs_is_unhealthy_until_it_goes_on(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, EMBEDDED, hang_s=0.2)
-    gate = Gate(engine)
+    core = EngineCore(loaded, EMBEDDED)
+    engine, gate = Engine(core, heartbeat=Heartbeat(0.2)), Gate(core)
     engine.start()
     try:
         listener = ask(engine, said("hello"))
@@ -74,8 +76,8 @@ def test_an_engine_that_has_nothing_to_do_is_healthy() -> None:
     assert not heartbeat.is_late
 
 
-def test_warm_up_waits_as_long_as_the_heart_beats(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, EMBEDDED)
+def test_warm_up_waits_as_long_as_the_heart_beats() -> None:
+    heartbeat = Heartbeat(60.0)
     done: queue.Queue[Any] = queue.Queue()
     ends = iter([*[queue.Empty()] * 5, None])
 
@@ -85,23 +87,24 @@ def test_warm_up_waits_as_long_as_the_heart_beats(loaded: LoadedModel) -> None:
         def get(self, timeout: float) -> None:
             end = next(ends)
             if end is not None:
-                engine._heartbeat.beat()
+                heartbeat.beat()
                 raise end
 
-    assert end_of(Answers(), engine._heartbeat, 300.0) is None  # type: ignore[arg-type]
+    assert end_of(Answers(), heartbeat, 300.0) is None  # type: ignore[arg-type]
     # Nothing is done in this one.
-    assert isinstance(end_of(done, engine._heartbeat, 0.0), EngineFailure)
+    assert isinstance(end_of(done, heartbeat, 0.0), EngineFailure)
 
 
 def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, EMBEDDED)
+    core, inbox = EngineCore(loaded, EMBEDDED), Inbox()
+    engine = Engine(core, inbox)
     opened, began = threading.Event(), threading.Event()
 
     def prepare() -> None:
         began.set()
         assert opened.wait(WAIT_S)
 
-    engine._core.encoder.prepare = prepare  # type: ignore[method-assign]
+    core.encoder.prepare = prepare  # type: ignore[method-assign]
     engine.start()
     failures: list[BaseException] = []
 
@@ -117,7 +120,7 @@ def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> 
         warming.start()
         warming.join(0.3)
         # Nothing is asked of the engine before it is prepared.
-        assert engine._inbox.waiting == 0
+        assert inbox.waiting == 0
         opened.set()
         warming.join(WAIT_S)
         assert not warming.is_alive()
@@ -129,40 +132,41 @@ def test_warm_up_does_not_count_what_is_prepared_before(loaded: LoadedModel) -> 
 
 def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
     """One step of a large model takes minutes there: a window of sound and a prompt."""
-    engine = Engine(loaded, EMBEDDED)
+    core, heartbeat = EngineCore(loaded, EMBEDDED), Heartbeat(60.0)
+    engine = Engine(core, heartbeat=heartbeat)
     beats: list[int] = []
     engine.start()
     try:
         engine.warm_up()
-        step = engine._core.runner.step
+        step = core.runner.step
 
         def counted(chunks: Any) -> torch.Tensor:
-            before = engine._heartbeat.beats
+            before = heartbeat.beats
             logits = step(chunks)
-            beats.append(engine._heartbeat.beats - before)
+            beats.append(heartbeat.beats - before)
             return logits
 
-        engine._core.runner.step = counted  # type: ignore[method-assign]
-        before = engine._heartbeat.beats
+        core.runner.step = counted  # type: ignore[method-assign]
+        before = heartbeat.beats
         engine.warm_up()
         layers = loaded.model.config.text_config.num_hidden_layers
         assert beats
         assert set(beats) == {layers}
         encoder_layers = loaded.model.config.audio_config.num_hidden_layers
         # Those of the encoder, and one for each loop; the last may be told after the answer.
-        assert engine._heartbeat.beats - before >= sum(beats) + encoder_layers + len(beats) - 1
+        assert heartbeat.beats - before >= sum(beats) + encoder_layers + len(beats) - 1
     finally:
         engine.stop()
-    stopped = engine._heartbeat.beats
+    stopped = heartbeat.beats
     mels = loaded.model.config.audio_config.num_mel_bins
     loaded.model.get_audio_features(torch.zeros(1, mels, 3000))
-    assert engine._heartbeat.beats == stopped
+    assert heartbeat.beats == stopped
 
 
 def test_a_step_that_is_late_at_warm_up_is_no_failure(loaded: LoadedModel) -> None:
     """A GPU's libraries are set up within the first one."""
-    engine = Engine(loaded, EMBEDDED, hang_s=0.05)
-    gate = Gate(engine)
+    core = EngineCore(loaded, EMBEDDED)
+    engine, gate = Engine(core, heartbeat=Heartbeat(0.05)), Gate(core)
     engine.start()
     failures: list[BaseException] = []
 

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.engine.test_engine import WAIT_S, Listener, ask, said, text_of, tokens_of
+from tests.support.endless import endless_core
 from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.engine import inbox, model_runner
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
+from voxtral_worker.engine.generation import Generation
+from voxtral_worker.engine.inbox import Inbox
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import (
     Delta,
@@ -20,7 +24,7 @@ from voxtral_worker.engine.request import (
     Sampling,
     Urgency,
 )
-from voxtral_worker.errors import TooLarge
+from voxtral_worker.errors import AtCapacity, TooLarge
 from voxtral_worker.settings import Settings
 
 BLOCKS = 100
@@ -30,13 +34,17 @@ SOME = 3
 
 
 @pytest.fixture
-def small(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """An engine with a cache of 1,600 tokens, whose answers are as long as they may be."""
-    a_token = Engine(loaded, Settings(device="cpu"))._core.runner.bytes_per_token
+def small_core(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineCore:
+    """A core with a cache of 1,600 tokens, whose answers are as long as they may be."""
+    a_token = model_runner.bytes_per_token(loaded.model.config.text_config, loaded.dtype)
     monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", BLOCKS * 16 * a_token)
-    engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
-    engine._core.outputs.stop_ids = frozenset()
-    engine._core.outputs.is_runaway = lambda token_ids: False
+    return endless_core(loaded, Settings(device="cpu", response_cache_size=0))
+
+
+@pytest.fixture
+def small(small_core: EngineCore) -> Iterator[Engine]:
+    """An engine of that core."""
+    engine = Engine(small_core)
     engine.start()
     yield engine
     engine.stop()
@@ -54,7 +62,7 @@ def job(tokens: int) -> GenerationRequest:
 
 
 def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_nothing_of_it(
-    small: Engine,
+    small_core: EngineCore, small: Engine
 ) -> None:
     alone = Listener()
     small.submit(job(JOB_TOKENS), alone)
@@ -84,7 +92,7 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
     assert isinstance(last, Finished)
     assert last.usage.completion_tokens == JOB_TOKENS
     assert value_of(metrics.generations_put_back) == before + 1
-    assert small._core.scheduler.cache.free == BLOCKS
+    assert small_core.scheduler.cache.free == BLOCKS
 
 
 def test_the_prompt_of_a_turn_is_made_before_those_of_jobs_that_came_before_it(
@@ -109,7 +117,7 @@ def test_jobs_whose_prompts_are_not_made_yet_are_told_that_the_worker_stops(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "JOBS_STEP_S", 0.0)
-    engine = Engine(loaded, Settings(device="cpu"))
+    engine = Engine(EngineCore(loaded, Settings(device="cpu")))
     listeners = [Listener() for _ in range(20)]
     engine.start()
     long = GenerationRequest(said("hello " * 20_000), Sampling(0.0, 1.0, 4), Urgency.JOB)
@@ -119,7 +127,7 @@ def test_jobs_whose_prompts_are_not_made_yet_are_told_that_the_worker_stops(
     assert all(isinstance(listener.all()[-1], Failed) for listener in listeners)
 
 
-def test_a_job_that_waits_again_can_be_cancelled(small: Engine) -> None:
+def test_a_job_that_waits_again_can_be_cancelled(small_core: EngineCore, small: Engine) -> None:
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
     generation = small.submit(job(JOB_TOKENS), listening("job", order))
     order.get(timeout=WAIT_S)
@@ -135,7 +143,7 @@ def test_a_job_that_waits_again_can_be_cancelled(small: Engine) -> None:
             ended.append((name, event.finish_reason))
             turn.cancel()
     assert ended == [("job", "interrupted"), ("turn", "interrupted")]
-    assert small._core.scheduler.cache.free == BLOCKS
+    assert small_core.scheduler.cache.free == BLOCKS
 
 
 @pytest.mark.parametrize("urgency", [Urgency.JOB, Urgency.PARTIAL])
@@ -156,35 +164,35 @@ def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "INBOX_SIZE", 3)
-    engine = Engine(loaded, Settings(device="cpu", response_cache_size=0))
-    # Requests are taken before it runs, so that the inbox is full for sure.
-    engine._thread.is_alive = lambda: True  # type: ignore[method-assign]
+    waiting = Inbox()
+    core = EngineCore(loaded, Settings(device="cpu", response_cache_size=0))
+    engine, cache = Engine(core, waiting), core.scheduler.cache
+    # Requests are there before it runs, so that the inbox is full for sure.
     listeners = [Listener() for _ in range(3)]
+    request = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4), owner="gone")
     for listener in listeners:
-        request = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4), owner="gone")
-        engine.submit(request, listener)
-    assert engine._inbox._new.full()
+        waiting.put(Generation(request, listener))
+    with pytest.raises(AtCapacity):
+        waiting.put(Generation(request, Listener()))
     engine.forget("gone")
-    del engine._thread.is_alive
     engine.start()
     for listener in listeners:
         assert isinstance(listener.all()[-1], Finished)
     # The last of them is released before it is told.
-    assert (engine._core.scheduler.cache.kept, engine._core.scheduler.cache.free) == (
-        0,
-        engine._core.scheduler.cache.total,
-    )
+    assert (cache.kept, cache.free) == (0, cache.total)
     engine.stop()
 
 
-def test_owners_that_an_engine_never_forgets_do_not_pile_up(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, Settings(device="cpu"))
+def test_owners_that_an_engine_never_forgets_do_not_pile_up() -> None:
+    waiting = Inbox()
     for number in range(inbox.MOST_LEFT + 5):
-        engine.forget(str(number))
-    assert len(engine._inbox._left) == inbox.MOST_LEFT
+        waiting.leave(str(number))
+    assert len(list(waiting.take(wait=False))) == inbox.MOST_LEFT
 
 
-def test_callers_who_come_and_go_leave_no_block_behind(small: Engine) -> None:
+def test_callers_who_come_and_go_leave_no_block_behind(
+    small_core: EngineCore, small: Engine
+) -> None:
     ends: list[Listener] = []
     for number in range(30):
         listener = Listener()
@@ -203,6 +211,6 @@ def test_callers_who_come_and_go_leave_no_block_behind(small: Engine) -> None:
     for number in range(7):
         small.forget(str(number))
     ask(small, said("hello"), Sampling(0.0, 1.0, 2)).all()
-    assert (small._core.scheduler.cache.kept, small._core.scheduler.cache.free) == (0, BLOCKS)
-    assert small._core.scheduler.everyone() == []
-    assert small._core.embeddings.idle_bytes == 0
+    assert (small_core.scheduler.cache.kept, small_core.scheduler.cache.free) == (0, BLOCKS)
+    assert small_core.scheduler.everyone() == []
+    assert small_core.embeddings.idle_bytes == 0

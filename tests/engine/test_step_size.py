@@ -9,6 +9,7 @@ from tests.engine.test_engine import ask, said, text_of
 from tests.support.embedded_model import EMBEDDED
 from voxtral_worker.engine import core
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.encoder import Encoder
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
@@ -59,7 +60,7 @@ def test_an_engine_measures_and_then_answers_as_others_do(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real parts are measured, and what that wrote into the cache is nobody's context."""
-    plain, sized = Engine(loaded, EMBEDDED), Engine(loaded, EMBEDDED)
+    plain, sized = EngineCore(loaded, EMBEDDED), EngineCore(loaded, EMBEDDED)
     seen: list[StepSize] = []
 
     def noted(encoder: Encoder, runner: ModelRunner) -> StepSize:
@@ -68,10 +69,11 @@ def test_an_engine_measures_and_then_answers_as_others_do(
         return seen[-1]
 
     monkeypatch.setattr(core, "measure", noted)
-    sized._core.fit_steps()
-    assert (sized._core.encoder.at_once, sized._core.scheduler.most_rows) == (4, 1024)
+    sized.fit_steps()
+    assert (sized.encoder.at_once, sized.scheduler.most_rows) == (4, 1024)
     answers = []
-    for engine in (plain, sized):
+    for each in (plain, sized):
+        engine = Engine(each)
         engine.start()
         engine.warm_up()
         answers.append([text_of(ask(engine, one).all()) for one in (said("hello"), _noise())])

@@ -7,16 +7,19 @@ import pytest
 from tests.engine.test_engine import Listener, ask, said, text_of, tokens_of
 from tests.support.metric_values import value_of
 from voxtral_worker import metrics
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
+from voxtral_worker.engine.prompt import Prompt
 from voxtral_worker.engine.request import Finished, Sampling
+from voxtral_worker.engine.response_cache import ResponseCache
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
 
 
 @pytest.fixture(scope="module")
 def engine(loaded: LoadedModel) -> Iterator[Engine]:
     settings = Settings(model_id=str(EMBEDDED_MODEL), device="cpu", response_cache_size=0)
-    running = Engine(loaded, settings)
+    running = Engine(EngineCore(loaded, settings))
     running.start()
     yield running
     running.stop()
@@ -73,8 +76,14 @@ def hits() -> float:
     return float(value_of(metrics.response_cache_hits))
 
 
+def test_the_key_of_an_answer_is_a_hash_of_what_was_asked() -> None:
+    key = ResponseCache(1).key(Prompt(tuple(range(1000)), ()), Sampling(0.0, 1.0, 24))
+    assert key is not None
+    assert len(key) == 32
+
+
 def test_answers_are_kept_by_their_stop_texts_and_seeds(loaded: LoadedModel) -> None:
-    running = Engine(loaded, Settings(response_cache_size=16))
+    running = Engine(EngineCore(loaded, Settings(response_cache_size=16)))
     running.start()
     try:
         asked = [

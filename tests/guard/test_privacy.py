@@ -20,6 +20,7 @@ from tests.support.job_api import FakeJobApi, WorkerProcess
 from tests.support.running_server import RunningServer
 from tests.support.talker import create, talk
 from voxtral_worker.engine.conversation import Audio, Exchange, UserTurn
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import LoadedModel
@@ -32,13 +33,13 @@ from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.sessions.session import Session
 from voxtral_worker.sessions.turn import Turn
 from voxtral_worker.settings import REPOSITORY
-from voxtral_worker.turns.vad import Vad, _Memory, _Task
+from voxtral_worker.turns.vad import Vad, _Task
 
 Start = Callable[..., RunningServer]
 WORD = "zanzibar-7341-quagga"
 OF_A_SESSION = (
     Session, Driver, Connection, Turn, UserTurn, Exchange, Audio, Generation, Response, Sequence,
-    _Memory, _Task,
+    _Task,
 )  # fmt: skip
 WAIT_S = 60.0
 
@@ -162,9 +163,9 @@ def test_neither_sound_nor_words_are_in_the_log_or_in_any_file(
 class Real:
     """A server over the real model, and what of its sessions is alive."""
 
-    def __init__(self, server: RunningServer, engine: Engine) -> None:
+    def __init__(self, server: RunningServer, core: EngineCore) -> None:
         self.server = server
-        self.engine = engine
+        self.core = core
         # What other tests hold stays out of the count.
         self._before = {id(found) for found in self._all()}
 
@@ -197,10 +198,11 @@ def start_real(start_server: Start, loaded: LoadedModel, vad: Vad) -> Iterator[C
 
     def start(**settings: Any) -> Real:
         server = start_server(ready=False, **settings)
-        engines.append(Engine(loaded, server.settings))
+        core = EngineCore(loaded, server.settings)
+        engines.append(Engine(core))
         engines[-1].start()
         server.thread.become_ready(Parts(engines[-1], vad, loaded))
-        return Real(server, engines[-1])
+        return Real(server, core)
 
     yield start
     for engine in engines:
@@ -216,7 +218,7 @@ async def talk_a_little(real: Real, clip: bytes) -> str:
         await talker.send(clip)
         await talker.until("text_response")
         assert real.alive() >= {"Session", "Driver", "Connection", "Exchange", "Audio"}
-        assert real.engine._core.scheduler.cache.kept > 0
+        assert real.core.scheduler.cache.kept > 0
     return str(session["session_id"])
 
 
@@ -228,9 +230,9 @@ async def test_of_a_deleted_session_only_cached_answers_are_left(
     async with aiohttp.ClientSession() as http:
         await http.delete(f"{real.server.url}/session/{session_id}")
     await real.until_nothing_is_left()
-    assert real.engine._core.scheduler.cache.kept == 0
+    assert real.core.scheduler.cache.kept == 0
     # By a hash of what was asked; what was asked itself is gone.
-    assert [len(key) for key in real.engine._core.outputs.cache._responses] == [32, 32]
+    assert real.core.outputs.cache.answers == 2
 
 
 async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
@@ -240,5 +242,5 @@ async def test_of_an_expired_session_nothing_is_left_where_the_cache_is_off(
     await talk_a_little(real, clip)
     await asyncio.to_thread(real.expire)
     await real.until_nothing_is_left()
-    assert real.engine._core.scheduler.cache.kept == 0
-    assert not real.engine._core.outputs.cache._responses
+    assert real.core.scheduler.cache.kept == 0
+    assert real.core.outputs.cache.answers == 0

@@ -18,7 +18,7 @@ from voxtral_worker.server import ears
 from voxtral_worker.sessions import listening
 from voxtral_worker.settings import EMBEDDED_MODEL, TURN_MODEL
 from voxtral_worker.turns import completeness
-from voxtral_worker.turns.completeness import Completeness
+from voxtral_worker.turns.completeness import Completeness, load_network
 
 Start = Callable[..., RunningServer]
 CLIPS = EMBEDDED_MODEL / "clips"
@@ -101,7 +101,7 @@ async def patient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 async def test_a_recording_gives_the_same_turns_at_any_speed_and_in_any_chunks(
     start_server: Start, patient: None, is_real: bool
 ) -> None:
-    scorer = Completeness(TURN_MODEL) if is_real else None
+    scorer = Completeness(load_network(TURN_MODEL)) if is_real else None
     if scorer is not None:
         scorer.start()
     sound, found = recording(), []

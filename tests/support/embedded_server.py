@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 from tests.support.ports import free_port
 from tests.support.settings import changed
 from voxtral_worker.audio.clips import read_clip
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.model import load_model
@@ -17,7 +18,7 @@ from voxtral_worker.server.lifecycle import Parts
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import EMBEDDED_MODEL, TURN_MODEL, Settings
 from voxtral_worker.speech.speech import Speech
-from voxtral_worker.turns.completeness import Completeness
+from voxtral_worker.turns.completeness import Completeness, load_network
 from voxtral_worker.turns.vad import Vad
 
 MODEL = "voxtral-tiny"
@@ -71,9 +72,9 @@ class EmbeddedServer:
         loaded = load_model(settings)
         self._vad = Vad()
         self._vad.start()
-        self._scorer = Completeness(TURN_MODEL)
+        self._scorer = Completeness(load_network(TURN_MODEL))
         self._scorer.start()
-        self.engine = HeldEngine(Engine(loaded, settings))
+        self.engine = HeldEngine(Engine(EngineCore(loaded, settings)))
         self.engine.start()
         self.thread = ServerThread(settings)
         self.thread.start()

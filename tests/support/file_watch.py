@@ -4,6 +4,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _MODIFY, _CREATE, _MOVED_TO = 0x2, 0x100, 0x80
@@ -44,8 +45,10 @@ def held_files(process: int) -> dict[str, bytes]:
     """Contents of the regular files that a process has open for writing, also of removed ones."""
     held = {}
     for link in Path(f"/proc/{process}/fd").iterdir():
-        flags = Path(f"/proc/{process}/fdinfo/{link.name}").read_text().splitlines()[1]
-        is_written = int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR)
-        if is_written and link.is_file():
-            held[os.readlink(link)] = link.read_bytes()
+        # What is closed meanwhile is not held any more.
+        with suppress(FileNotFoundError):
+            flags = Path(f"/proc/{process}/fdinfo/{link.name}").read_text().splitlines()[1]
+            is_written = int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR)
+            if is_written and link.is_file():
+                held[os.readlink(link)] = link.read_bytes()
     return held

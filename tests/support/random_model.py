@@ -48,7 +48,7 @@ SMALL = Shape(64, 2, 2, 64, 128, 2, 4, 2, 16, 1250, 36, "100KB")
 def write_random_model(folder: Path, shape: Shape, device: torch.device) -> None:
     """Write all files that a hub's folder has; the weights are made on the device, in bf16."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = VoxtralConfig.from_dict(_config(shape))
+    config = VoxtralConfig.from_dict(config_of(shape))
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -68,7 +68,7 @@ def write_random_model(folder: Path, shape: Shape, device: torch.device) -> None
     (folder / "preprocessor_config.json").write_text(json.dumps(features))
 
 
-def _config(shape: Shape) -> dict[str, object]:
+def config_of(shape: Shape) -> dict[str, object]:
     """The embedded model's config with other numbers: everything else is the same."""
     config: dict[str, object] = json.loads((EMBEDDED_MODEL / "config.json").read_text())
     audio, text = dict(config["audio_config"]), dict(config["text_config"])  # type: ignore[call-overload]

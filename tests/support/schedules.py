@@ -25,6 +25,7 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
 )
+from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.kv_cache import Admission, KvCache
@@ -244,10 +245,12 @@ def check(
 ) -> Counter[str]:
     """Run a schedule and compare every answer. Returns counts; raises AssertionError."""
     tail = reference.window_tail
-    engine = Engine(loaded, Settings(max_batch_size=8, response_cache_size=0, window_tail=tail))
+    settings = Settings(max_batch_size=8, response_cache_size=0, window_tail=tail)
+    core = EngineCore(loaded, settings)
     # Few blocks: prefixes are evicted, sequences wait for each other.
-    engine._core.scheduler.cache = cache = WatchedCache(blocks)
-    engine._core.outputs.is_runaway = lambda token_ids: False
+    core.scheduler.cache = cache = WatchedCache(blocks)
+    core.outputs.is_runaway = lambda token_ids: False
+    engine = Engine(core)
     schedule = Schedule(engine)
     engine.start()
     schedule.run(sessions)

@@ -2,7 +2,8 @@ import asyncio
 import hashlib
 import logging
 import threading
-import time
+import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,20 +26,40 @@ from voxtral_worker.turns.completeness import (
     HEARD_SAMPLES,
     MAX_WAITING,
     Completeness,
+    Network,
     Samples,
     features,
+    load_network,
 )
 
 CLIPS = EMBEDDED_MODEL / "clips"
 
 
+class Changeable:
+    """A network that can be changed for another one, and that notes who calls it."""
+
+    def __init__(self) -> None:
+        self.network: Network = load_network(TURN_MODEL)
+        self.called_by: threading.Thread | None = None
+
+    def __call__(self, rows: Samples) -> float:
+        self.called_by = threading.current_thread()
+        return self.network(rows)
+
+
 @pytest.fixture
-async def scorer() -> AsyncIterator[Completeness]:
-    scorer = Completeness(TURN_MODEL)
+def changeable() -> Changeable:
+    return Changeable()
+
+
+@pytest.fixture
+async def scorer(changeable: Changeable) -> AsyncIterator[Completeness]:
+    scorer = Completeness(changeable)
     scorer.start()
     yield scorer
     scorer.stop()
-    assert not scorer._thread.is_alive()
+    assert changeable.called_by is not None
+    assert not changeable.called_by.is_alive()
 
 
 class Gate:
@@ -130,11 +151,10 @@ async def test_the_same_sound_has_the_same_score_whatever_is_asked_beside_it(
 
 
 async def test_beyond_the_queue_there_is_no_score_and_nobody_waits(
-    scorer: Completeness, monkeypatch: pytest.MonkeyPatch
+    scorer: Completeness, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    gate = Gate()
-    scorer._network = gate
+    gate = changeable.network = Gate()
     before = scores("refused")
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
@@ -148,27 +168,26 @@ async def test_beyond_the_queue_there_is_no_score_and_nobody_waits(
 
 
 async def test_a_network_that_fails_gives_no_score_and_is_told_once(
-    scorer: Completeness, caplog: pytest.LogCaptureFixture
+    scorer: Completeness, changeable: Changeable, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(rows: Samples) -> float:
         raise ValueError("no such weights")
 
-    whole, scorer._network = scorer._network, broken
+    whole, changeable.network = changeable.network, broken
     before = scores("failed")
     assert await scorer.ask(sound(100)) is None
     assert await scorer.ask(sound(100)) is None
     assert scores("failed") == before + 2
     assert caplog.text.count("could not be scored") == 1
-    scorer._network = whole
+    changeable.network = whole
     assert await scorer.ask(sound(100)) is not None
 
 
 async def test_what_has_waited_too_long_is_not_scored_any_more(
-    scorer: Completeness, monkeypatch: pytest.MonkeyPatch
+    scorer: Completeness, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    gate = Gate()
-    scorer._network = gate
+    gate = changeable.network = Gate()
     before = scores("late")
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
@@ -184,15 +203,14 @@ async def test_what_has_waited_too_long_is_not_scored_any_more(
 
 async def test_who_waits_when_it_stops_gets_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    scorer = Completeness(TURN_MODEL)
     gate = Gate()
-    scorer._network = gate
+    scorer = Completeness(gate)
     scorer.start()
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
     left = [scorer.ask(sound(100)) for _ in range(MAX_WAITING)]
     stopping = asyncio.create_task(asyncio.to_thread(scorer.stop))
-    while not scorer._is_stopping.is_set():
+    while scorer.is_running:
         await asyncio.sleep(0.001)
     gate.open.release(100)
     await stopping
@@ -200,9 +218,10 @@ async def test_who_waits_when_it_stops_gets_no_score(monkeypatch: pytest.MonkeyP
     assert await scorer.ask(sound(100)) is None
 
 
-async def test_an_answer_that_nobody_awaits_any_more_harms_nothing(scorer: Completeness) -> None:
-    gate = Gate()
-    scorer._network = gate
+async def test_an_answer_that_nobody_awaits_any_more_harms_nothing(
+    scorer: Completeness, changeable: Changeable
+) -> None:
+    gate = changeable.network = Gate()
     given_up = scorer.ask(sound(100))
     given_up.cancel()
     gate.open.release(2)
@@ -210,9 +229,8 @@ async def test_an_answer_that_nobody_awaits_any_more_harms_nothing(scorer: Compl
 
 
 def test_a_loop_that_is_gone_harms_nothing() -> None:
-    scorer = Completeness(TURN_MODEL)
     gate = Gate()
-    scorer._network = gate
+    scorer = Completeness(gate)
     scorer.start()
 
     async def leave() -> None:
@@ -221,23 +239,29 @@ def test_a_loop_that_is_gone_harms_nothing() -> None:
 
     asyncio.run(leave())
     gate.open.release(2)
-    limit_s = time.monotonic() + 30
-    while scorer._asked.qsize() and time.monotonic() < limit_s:
-        time.sleep(0.001)
-    assert scorer._thread.is_alive()
+
+    async def ask() -> float | None:
+        return await scorer.ask(sound(100))
+
+    assert asyncio.run(ask()) == 0.7
     scorer.stop()
 
 
-async def test_no_more_than_the_sound_that_is_heard_is_kept(scorer: Completeness) -> None:
-    gate = Gate()
-    scorer._network = gate
+async def test_no_more_than_the_sound_that_is_heard_is_kept(
+    scorer: Completeness, changeable: Changeable
+) -> None:
+    gate = changeable.network = Gate()
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
-    long = scorer.ask(sound(20 * SAMPLE_RATE))
-    kept = scorer._asked.queue[0]
-    assert kept is not None
-    assert kept.samples.nbytes == 4 * HEARD_SAMPLES
-    assert kept.samples.base is None
+    heard = sound(20 * SAMPLE_RATE)
+    whole = weakref.ref(heard)
+    tracemalloc.start()
+    long = scorer.ask(heard)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del heard
+    assert whole() is None
+    assert 0 < kept_bytes - 4 * HEARD_SAMPLES < 10_000
     gate.open.release(2)
     await asyncio.gather(first, long)
 
@@ -247,7 +271,7 @@ def test_a_file_that_is_no_turn_model_is_named(tmp_path: Path, content: bytes) -
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
     with pytest.raises(LoadFailure, match=r"TURN_MODEL is .*other\.onnx.* no turn model"):
-        Completeness(path)
+        load_network(path)
 
 
 def test_a_network_of_another_shape_is_no_turn_model() -> None:
@@ -256,7 +280,7 @@ def test_a_network_of_another_shape_is_no_turn_model() -> None:
     other = Path(silero_vad.__file__).parent / "data" / "silero_vad.onnx"
     assert other.is_file()
     with pytest.raises(LoadFailure, match="no turn model"):
-        Completeness(other)
+        load_network(other)
 
 
 async def test_a_score_is_counted_with_the_time_it_took(

@@ -1,7 +1,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,32 @@ from voxtral_worker.errors import EngineFailure
 from voxtral_worker.turns import vad as vads
 from voxtral_worker.turns.detector import TurnDetector
 from voxtral_worker.turns.events import TurnEnded, TurnEvent
+from voxtral_worker.turns.network import SpeechNetwork
+from voxtral_worker.turns.recording import Network
+from voxtral_worker.turns.stream_memory import StreamMemory
 from voxtral_worker.turns.vad import MAX_FRAMES, MOST_AT_ONCE, Vad
 
 Samples = NDArray[np.float32]
-Model = Callable[[Samples, Samples], tuple[Samples, Samples]]
+
+
+class Changeable:
+    """A network that can be changed for another one."""
+
+    def __init__(self) -> None:
+        self.network: Network = SpeechNetwork()
+
+    def __call__(self, sound: Samples, states: Samples) -> tuple[Samples, Samples]:
+        return self.network(sound, states)
 
 
 @pytest.fixture
-async def vad() -> AsyncIterator[Vad]:
-    vad = Vad()
+def changeable() -> Changeable:
+    return Changeable()
+
+
+@pytest.fixture
+async def vad(changeable: Changeable) -> AsyncIterator[Vad]:
+    vad = Vad(changeable)
     vad.start()
     yield vad
     vad.stop()
@@ -47,17 +64,17 @@ def alone(sound: NDArray[np.float32]) -> list[float]:
 
 
 class Gate:
-    """Stands before a model and lets a tick through only when told to."""
+    """Stands before a network and lets a tick through only when told to."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, network: Network) -> None:
+        self.network = network
         self.entered = threading.Semaphore(0)
         self.open = threading.Semaphore(0)
 
     def __call__(self, inputs: Any, states: Any) -> tuple[Samples, Samples]:
         self.entered.release()
         assert self.open.acquire(timeout=30)
-        return self.model(inputs, states)
+        return self.network(inputs, states)
 
     async def wait_for_tick(self) -> None:
         entered = await asyncio.to_thread(self.entered.acquire, timeout=30)
@@ -68,8 +85,17 @@ async def ask(vad: Vad, key: str, count: int) -> "asyncio.Task[NDArray[np.float3
     """A call that has reached the VAD and waits there."""
     call = asyncio.create_task(vad.listen(key, frames(count, 1)))
     await asyncio.sleep(0)
-    assert key in vad._tasks
+    assert not call.done()
     return call
+
+
+async def is_refused(vad: Vad) -> bool:
+    """Whether a new session is not let in any more."""
+    call = asyncio.create_task(vad.listen("new", frames(1, 1)))
+    await asyncio.sleep(0)
+    vad.forget("new")
+    (ended,) = await asyncio.gather(call, return_exceptions=True)
+    return isinstance(ended, EngineFailure)
 
 
 def broken(inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
@@ -132,16 +158,15 @@ def events_of(sound: Samples, probabilities: list[float]) -> list[TurnEvent]:
     return [event for one, energy in heard for event in detector.hear(one, energy)]
 
 
-async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad) -> None:
+async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad, changeable: Changeable) -> None:
     batches: list[int] = []
-    real: Model = vad._model
+    real = changeable.network
 
     def counting(inputs: Samples, states: Samples) -> Any:
         batches.append(len(inputs))
         return real(inputs, states)
 
-    gate = Gate(counting)
-    vad._model = gate
+    gate = changeable.network = Gate(counting)
     first = await ask(vad, "a", MOST_AT_ONCE + 2)
     await gate.wait_for_tick()
     second = await ask(vad, "b", 2)
@@ -159,11 +184,12 @@ async def test_a_forgotten_session_starts_anew(vad: Vad) -> None:
     vad.forget("nobody")
 
 
-async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(vad: Vad) -> None:
+async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(
+    vad: Vad, changeable: Changeable
+) -> None:
     sound = frames(4, 6)
     expected = alone(sound)
-    gate = Gate(vad._model)
-    vad._model = gate
+    gate = changeable.network = Gate(changeable.network)
     gone = await ask(vad, "a", 1)
     await gate.wait_for_tick()
     vad.forget("a")
@@ -176,27 +202,27 @@ async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(vad: Vad) -> N
 
 
 async def test_rows_are_given_again() -> None:
-    vad = Vad()
+    memory = StreamMemory()
+    vad = Vad(memory=memory)
     vad.start()
     for number in range(100):
         await vad.listen(str(number), frames(1, number))
         vad.forget(str(number))
-    assert len(vad._memory.contexts) == 16
+    assert len(memory.contexts) == 16
     vad.stop()
 
 
 async def test_the_vad_s_own_thread_computes_alone_and_others_do_not() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    vad = Vad()
     seen: list[int] = []
-    real = vad._model
+    real = SpeechNetwork()
 
     def counting(inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
         seen.append(torch.get_num_threads())
         return real(inputs, states)
 
-    vad._model = counting
+    vad = Vad(counting)
     vad.start()
     await vad.listen("a", frames(1, 1))
     seen.append(await asyncio.to_thread(torch.get_num_threads))
@@ -206,14 +232,13 @@ async def test_the_vad_s_own_thread_computes_alone_and_others_do_not() -> None:
 
 
 async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
-    vad: Vad, caplog: pytest.LogCaptureFixture
+    vad: Vad, changeable: Changeable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = vad._model
-    gate = Gate(real)
-    vad._model = gate
+    real = changeable.network
+    gate = changeable.network = Gate(real)
     first = await ask(vad, "a", 3)
     await gate.wait_for_tick()
-    gate.model = broken
+    gate.network = broken
     others = [await ask(vad, key, 3) for key in "bc"]
     with caplog.at_level(logging.CRITICAL, "voxtral_worker"):
         gate.open.release(100)
@@ -221,27 +246,21 @@ async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
     assert all(isinstance(answer, EngineFailure) for answer in answers)
     assert not any("no such weights" in str(answer) for answer in answers)
 
-    vad._model = real
+    changeable.network = real
     assert len(await vad.listen("a", frames(2, 1))) == 2, "the next tick is a new chance"
 
 
 async def test_stopping_ends_everyone_who_waits() -> None:
-    vad = Vad()
+    gate = Gate(SpeechNetwork())
+    vad = Vad(gate)
     vad.start()
-    gate = Gate(vad._model)
-    vad._model = gate
     first = await ask(vad, "a", 50)
     await gate.wait_for_tick()
     second = await ask(vad, "b", 1)
-
-    def wait_until_it_stops() -> None:
-        # The VAD's own thread is in the tick, so the news of the stop comes here.
-        with vad._wake:
-            assert vad._wake.wait_for(lambda: vad._is_stopping, timeout=30)
-
-    waiting = asyncio.create_task(asyncio.to_thread(wait_until_it_stops))
     stopping = asyncio.create_task(asyncio.to_thread(vad.stop))
-    await waiting
+    async with asyncio.timeout(30):
+        while not await is_refused(vad):
+            await asyncio.sleep(0.001)
     gate.open.release(1)
     await stopping
     for task in (first, second):
@@ -258,10 +277,8 @@ async def test_what_does_not_run_refuses_to_listen() -> None:
     vad.stop()
 
 
-async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad) -> None:
-    real = vad._model
-    gate = Gate(real)
-    vad._model = gate
+async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad, changeable: Changeable) -> None:
+    gate = changeable.network = Gate(changeable.network)
     gone, forgotten = await ask(vad, "a", 30), await ask(vad, "b", 30)
     await gate.wait_for_tick()
     gate.open.release(1)
@@ -273,12 +290,15 @@ async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad) -> None:
     answers = await asyncio.gather(gone, forgotten, return_exceptions=True)
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
     assert len(await vad.listen("c", frames(2, 1))) == 2
-    assert vad._tasks == {}
+    # Neither of them is taken for one who still waits.
+    assert len(await vad.listen("a", frames(1, 1))) == 1
+    assert len(await vad.listen("b", frames(1, 1))) == 1
 
 
-async def test_one_session_is_listened_to_by_one_call_at_a_time(vad: Vad) -> None:
-    gate = Gate(vad._model)
-    vad._model = gate
+async def test_one_session_is_listened_to_by_one_call_at_a_time(
+    vad: Vad, changeable: Changeable
+) -> None:
+    gate = changeable.network = Gate(changeable.network)
     first = await ask(vad, "a", 1)
     await gate.wait_for_tick()
     with pytest.raises(RuntimeError, match="two calls"):
@@ -306,46 +326,47 @@ async def test_loading_the_vad_leaves_the_threads_of_the_process_alone() -> None
 async def test_a_vad_that_is_lost_says_so_and_answers_everybody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vad = Vad()
-    vad.start()
-
     def lost(*_: object) -> tuple[Samples, Samples]:
         raise SystemExit("no way on")
 
-    vad._model = lost
+    vad = Vad(lost)
+    vad.start()
     async with asyncio.timeout(30):
         with pytest.raises(EngineFailure, match="lost"):
             await vad.listen("a", frames(2, 1))
-        await asyncio.to_thread(vad._thread.join)
-    assert not vad.is_alive
+        while vad.is_alive:
+            await asyncio.sleep(0.001)
     assert "vad: lost" in caplog.text
     with pytest.raises(EngineFailure):
         await vad.listen("b", frames(1, 1))
 
 
-async def test_what_fails_between_two_ticks_leaves_the_vad_alive(vad: Vad) -> None:
-    real = vad._gather
+async def test_what_fails_between_two_ticks_leaves_the_vad_alive() -> None:
+    memory = StreamMemory()
+    rows_of = memory.rows_of
     failures: list[int] = []
 
-    def fails_once() -> None:
+    def fails_once(keys: Iterable[str]) -> list[int]:
         if not failures:
             failures.append(1)
             raise MemoryError
-        real()
+        return rows_of(keys)
 
-    vad._gather = fails_once  # type: ignore[method-assign]
+    memory.rows_of = fails_once  # type: ignore[method-assign]
+    vad = Vad(memory=memory)
+    vad.start()
     async with asyncio.timeout(30):
         with pytest.raises(EngineFailure, match="MemoryError"):
             await vad.listen("a", frames(1, 1))
         assert len(await vad.listen("a", frames(1, 1))) == 1
     assert vad.is_alive
+    vad.stop()
 
 
 async def test_a_vad_that_hangs_is_seen_and_keeps_nobody_waiting(
-    vad: Vad, monkeypatch: pytest.MonkeyPatch
+    vad: Vad, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(vad._model)
-    vad._model = gate
+    gate = changeable.network = Gate(changeable.network)
     monkeypatch.setattr(vads, "HUNG_S", 0.2)
     assert vad.is_alive
     async with asyncio.timeout(30):

@@ -93,6 +93,12 @@ def attending(batch: PagedBatch) -> Iterator[None]:
         del _here.batch
 
 
+def open_batch() -> PagedBatch:
+    """The batch whose context is open on this thread."""
+    batch: PagedBatch = _here.batch
+    return batch
+
+
 def paged_attention(
     module: Any,
     query: torch.Tensor,
@@ -122,7 +128,7 @@ def _attend(
     scaling: float,
     output: torch.Tensor,
 ) -> None:
-    batch: PagedBatch = _here.batch
+    batch = open_batch()
     keys, values = batch.keys[layer], batch.values[layer]
     keys.flatten(0, 1).index_copy_(0, batch.slots, key[0].transpose(0, 1))
     values.flatten(0, 1).index_copy_(0, batch.slots, value[0].transpose(0, 1))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
+import torch
+
 from voxtral_worker import metrics
 from voxtral_worker.engine.budget import context_per_row
 from voxtral_worker.engine.conversation import Audio
@@ -38,10 +40,17 @@ class EngineCore:
     processor its caller; `_release` takes it out of all of them.
     """
 
-    def __init__(self, loaded: LoadedModel, settings: Settings, window_tail: str) -> None:
-        """`window_tail`: see `layout_of`. Raises LoadFailure where memory is too small."""
-        self._device_type = loaded.device.type
-        self._window_tail = window_tail
+    def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
+        """Raises LoadFailure where memory is too small."""
+        self.loaded = loaded
+        # What is computed of the silence that fills a window: see `layout_of`.
+        self.window_tail = window_tail = settings.window_tail or loaded.window_tail
+        # Layers that may each take seconds. On a GPU layers are short, and compiled code is no
+        # place for hooks.
+        self.long_layers: list[torch.nn.Module] = []
+        if loaded.device.type == "cpu" and not settings.enable_torch_compile:
+            model = loaded.model.model
+            self.long_layers = [*model.audio_tower.layers, *model.language_model.layers]
         self.embeddings = Embeddings(loaded.device, settings.embeddings_cache_bytes)
         self.encoder = Encoder(loaded, window_tail=window_tail)
         self.batcher = EncoderBatcher(loaded, self.encoder, self.embeddings, window_tail)
@@ -59,7 +68,7 @@ class EngineCore:
     @property
     def context_tokens(self) -> int:
         """Positions of the longest prompt with its answer."""
-        if self._window_tail == EXACT:
+        if self.window_tail == EXACT:
             # There are as many rows as positions, and rows have to fit into the KV cache.
             return min(self.runner.context_tokens, self.runner.blocks * BLOCK_TOKENS)
         return self.runner.context_tokens
@@ -67,7 +76,7 @@ class EngineCore:
     def prepare(self) -> None:
         """Compile, record and measure; what fails is left to the first step that needs it."""
         self.faults.upkeep(self.runner.prepare)
-        if self._device_type == "cuda":
+        if self.loaded.device.type == "cuda":
             # On a CPU every step is slow, and nobody expects more of it.
             self.faults.upkeep(self.fit_steps)
         self.faults.upkeep(self.encoder.prepare)

@@ -15,12 +15,10 @@ from voxtral_worker.engine.heartbeat import HANG_S, Heartbeat
 from voxtral_worker.engine.inbox import Asked, Inbox, Left
 from voxtral_worker.engine.input_processor import InputProcessor
 from voxtral_worker.engine.kv_cache import BLOCK_TOKENS
-from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Failed, GenerationRequest, Listener
 from voxtral_worker.engine.tools import Toolbox
 from voxtral_worker.engine.warm_up import warm_up
 from voxtral_worker.errors import EngineFailure, NotReady
-from voxtral_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +38,18 @@ class Engine:
     """
 
     def __init__(
-        self, loaded: LoadedModel, settings: Settings, hang_s: float | None = None
+        self, core: EngineCore, inbox: Inbox | None = None, heartbeat: Heartbeat | None = None
     ) -> None:
-        """`hang_s`: seconds after which a step hangs; None: what fits the device."""
-        self._loaded = loaded
-        # What is computed of the silence that fills a window: see `layout_of`.
-        self.window_tail = settings.window_tail or loaded.window_tail
-        self._core = EngineCore(loaded, settings, self.window_tail)
-        self.grammars = Grammars(loaded.tokenizer, self._core.outputs.masks.call_token)
-        self._inbox = Inbox()
-        self._inputs = InputProcessor(
-            loaded, self._core, self._inbox, self.grammars, self.window_tail
-        )
-        self._heartbeat = Heartbeat(HANG_S[loaded.device.type] if hang_s is None else hang_s)
-        # On a GPU layers are short, and compiled code is no place for hooks.
-        self._has_long_layers = loaded.device.type == "cpu" and not settings.enable_torch_compile
+        """From `start` on the core belongs to the engine's thread.
+
+        `inbox`: where requests wait; an empty one where it is None. `heartbeat`: where it is
+        None, one whose limit fits the device.
+        """
+        self._core = core
+        self.grammars = Grammars(core.loaded.tokenizer, core.outputs.masks.call_token)
+        self._inbox = inbox or Inbox()
+        self._inputs = InputProcessor(core, self._inbox, self.grammars)
+        self._heartbeat = heartbeat or Heartbeat(HANG_S[core.loaded.device.type])
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._is_prepared = threading.Event()
         self._stopping = threading.Event()
@@ -64,9 +59,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the thread."""
-        if self._has_long_layers:
-            model = self._loaded.model.model
-            self._heartbeat.follow([*model.audio_tower.layers, *model.language_model.layers])
+        self._heartbeat.follow(self._core.long_layers)
         self.grammars.start()
         self._thread.start()
 
@@ -87,6 +80,11 @@ class Engine:
         """Whether requests will be answered."""
         is_lost = self._core.faults.is_device_lost or self._heartbeat.is_late
         return self._thread.is_alive() and not is_lost
+
+    @property
+    def window_tail(self) -> str:
+        """What is computed of the silence that fills a window: see `layout_of`."""
+        return self._core.window_tail
 
     @property
     def attention(self) -> str:

@@ -11,7 +11,6 @@ from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.detokenizer import Detokenizer
 from voxtral_worker.engine.grammar import COMPILE_S, Grammar, Grammars, Shape, took_too_long
 from voxtral_worker.engine.inbox import Asked, Inbox
-from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.prompt import PromptEncoder
 from voxtral_worker.engine.request import (
     Finished,
@@ -31,20 +30,12 @@ class InputProcessor:
     A request whose grammar is not compiled yet goes back to the inbox until it is.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        core: EngineCore,
-        inbox: Inbox,
-        grammars: Grammars,
-        window_tail: str,
-    ) -> None:
-        """`window_tail`: see `layout_of`."""
+    def __init__(self, core: EngineCore, inbox: Inbox, grammars: Grammars) -> None:
         self._core = core
         self._inbox = inbox
         self._grammars = grammars
-        self._tokenizer = loaded.tokenizer
-        self._prompts = PromptEncoder(loaded.tokenizer, window_tail)
+        self._tokenizer = core.loaded.tokenizer
+        self._prompts = PromptEncoder(core.loaded.tokenizer, core.window_tail)
         self._ids = itertools.count(1)
 
     def process(self, asked: Asked) -> None:

@@ -46,8 +46,7 @@ class DeviceBytes:
         self._device = loaded.device
         self._known = {
             "weights": weight_bytes(loaded),
-            # With the spare block.
-            "kv_cache": (runner.blocks + 1) * BLOCK_TOKENS * runner.bytes_per_token,
+            "kv_cache": sum(tensor.nbytes for tensor in runner.kv_tensors),
         }
 
     def publish(self, embeddings: int) -> None:

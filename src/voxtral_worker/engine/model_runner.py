@@ -15,6 +15,7 @@ from voxtral_worker.engine.layout import EXACT
 from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.packing import pack
 from voxtral_worker.engine.plan import Chunk
+from voxtral_worker.engine.recording import Recorder
 from voxtral_worker.engine.sequence import Sequence
 from voxtral_worker.errors import LoadFailure
 from voxtral_worker.settings import Settings
@@ -43,9 +44,11 @@ class ModelRunner:
         settings: Settings,
         window_tail: str = EXACT,
         embeddings: Embeddings | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`window_tail`: see `layout_of`. `embeddings`: where prompts find those of their audio.
 
+        `recorder`: records decode steps; CUDA's own where it is None on CUDA.
         Raises LoadFailure where the device's memory is too small.
         """
         self._loaded = loaded
@@ -77,19 +80,25 @@ class ModelRunner:
         self._log_weights: torch.Tensor | None = None
         if window_tail != EXACT:
             self._log_weights = torch.zeros(shape[:2], device=loaded.device)
-        self._steps: DecodeSteps | None = None
+        # None: decodes share a packed step with prompts.
+        self.steps: DecodeSteps | None = None
         if loaded.device.type == "cuda" or settings.enable_torch_compile:
-            self._steps = self._decode_steps(settings)
+            self.steps = self._decode_steps(settings, recorder)
 
     def prepare(self) -> None:
         """Compile and record decode steps, so that no caller waits for that."""
-        if self._steps is not None:
-            self._steps.prepare()
+        if self.steps is not None:
+            self.steps.prepare()
 
     @property
     def attention(self) -> str:
         """How decodes attend: `paged` reads the blocks in place, `gathered` copies them."""
-        return self._steps.attention if self._steps is not None else "gathered"
+        return self.steps.attention if self.steps is not None else "gathered"
+
+    @property
+    def kv_tensors(self) -> list[torch.Tensor]:
+        """The KV cache: keys and values of each layer; empty once the runner has let go."""
+        return [*self._keys, *self._values]
 
     @torch.inference_mode()
     def step(self, chunks: list[Chunk]) -> torch.Tensor:
@@ -100,9 +109,9 @@ class ModelRunner:
         may be run again, whole or in parts.
         """
         decodes = sum(chunk.is_decode for chunk in chunks)
-        if self._steps is None or not decodes:
+        if self.steps is None or not decodes:
             return self._packed(chunks)
-        logits = self._steps.run([self._row(chunk) for chunk in chunks[:decodes]])
+        logits = self.steps.run([self._row(chunk) for chunk in chunks[:decodes]])
         if decodes == len(chunks):
             return logits
         return torch.cat([logits, self._packed(chunks[decodes:])])
@@ -144,7 +153,7 @@ class ModelRunner:
         would survive that.
         """
         chosen = blocks.to(self._loaded.device)
-        for tensor in [*self._keys, *self._values]:
+        for tensor in self.kv_tensors:
             tensor.index_fill_(0, chosen, 0.0)
 
     def _weigh(self, sequence: Sequence) -> None:
@@ -167,7 +176,7 @@ class ModelRunner:
         self._keys.clear()
         self._values.clear()
         self._log_weights = None
-        self._steps = None
+        self.steps = None
 
     def answers(self) -> bool:
         """Whether the device still computes. Asked after a failure."""
@@ -176,7 +185,7 @@ class ModelRunner:
         except RuntimeError:
             return False
 
-    def _decode_steps(self, settings: Settings) -> DecodeSteps:
+    def _decode_steps(self, settings: Settings, recorder: Recorder | None) -> DecodeSteps:
         forward = self._forward
         if settings.enable_torch_compile:
             forward = torch.compile(self._forward, dynamic=True)
@@ -188,6 +197,7 @@ class ModelRunner:
             most_tokens=min(self.context_tokens, self.blocks * BLOCK_TOKENS),
             spare_block=self.blocks,
             plain=self._forward,
+            recorder=recorder,
             log_weights=self._log_weights,
         )
 

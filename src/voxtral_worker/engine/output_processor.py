@@ -124,6 +124,7 @@ class OutputProcessor:
             response.finish_text()
         told, tokens = tuple(response.told), len(sequence.token_ids)
         self.cache.put(response.key, CachedResponse(told, finish_reason, tokens))
+        metrics.response_cache_answers.set(self.cache.answers)
 
     def _sample(self, sequences: list[Sequence], logits: torch.Tensor) -> list[int]:
         """A token for each sequence, NO_TOKEN where its row is not finite."""

@@ -30,6 +30,11 @@ class ResponseCache:
         self._window_tail = window_tail
         self._responses: OrderedDict[bytes, CachedResponse] = OrderedDict()
 
+    @property
+    def answers(self) -> int:
+        """How many answers are kept."""
+        return len(self._responses)
+
     def key(self, prompt: Prompt, sampling: Sampling, tools: Toolbox = NO_TOOLS) -> bytes | None:
         """A hash of the input; None when its answer is not the same every time.
 

@@ -31,6 +31,8 @@ from voxtral_worker.errors import LoadFailure
 log = logging.getLogger(__name__)
 
 Samples: TypeAlias = NDArray[np.float32]
+# The probability that the speaker has said all, of features, float32 [1, 80, 800].
+Network: TypeAlias = Callable[[Samples], float]
 # A score, or None: nobody can say.
 Score: TypeAlias = "asyncio.Future[float | None]"
 
@@ -94,13 +96,9 @@ class _Asked:
 class Completeness:
     """Every question is answered, in order of arrival: with a score, or that there is none."""
 
-    def __init__(self, path: Path) -> None:
-        """Load the network. Raises LoadFailure for a file that is none of this shape."""
-        try:
-            self._network = _load(path)
-            self._score(np.zeros(SAMPLE_RATE, np.float32))
-        except Exception as error:  # whatever the library makes of a file
-            raise LoadFailure(f"TURN_MODEL is {str(path)!r}, but that is no turn model") from error
+    def __init__(self, network: Network) -> None:
+        """`network`: see `load_network`; it is called on the thread alone."""
+        self._network = network
         self._asked: queue.Queue[_Asked | None] = queue.Queue(MAX_WAITING)
         self._has_failed = False
         self._is_stopping = threading.Event()
@@ -119,15 +117,21 @@ class Completeness:
         if self._thread.is_alive():
             self._thread.join(5.0)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether questions are taken: between `start` and `stop`."""
+        return self._thread.is_alive() and not self._is_stopping.is_set()
+
     def ask(self, samples: Samples) -> Score:
         """Have the end of a turn, float32 [n], 16 kHz, scored; from an event loop.
 
-        The result is None where the network fails, is asked too much, or takes too long.
+        The result is None where the network fails, is asked too much, takes too long or does
+        not run.
         """
         answer: Score = asyncio.get_running_loop().create_future()
         asked = _Asked(samples[-HEARD_SAMPLES:].copy(), answer, time.monotonic())
         try:
-            if self._is_stopping.is_set():
+            if not self.is_running:
                 raise queue.Full
             self._asked.put_nowait(asked)
         except queue.Full:
@@ -153,7 +157,7 @@ class Completeness:
             metrics.turn_scores.labels("late").inc()
             return None
         try:
-            score = self._score(asked.samples)
+            score = self._network(features(asked.samples)[None])
         except Exception:  # a network that fails must not end the thread, nor any turn
             metrics.turn_scores.labels("failed").inc()
             if not self._has_failed:
@@ -164,9 +168,6 @@ class Completeness:
         metrics.turn_score_seconds.observe(took_s)
         metrics.turn_scores.labels("scored" if took_s <= PATIENCE_S else "late").inc()
         return score
-
-    def _score(self, samples: Samples) -> float:
-        return self._network(features(samples)[None])
 
     def _answer(self, asked: _Asked, score: float | None) -> None:
         def settle() -> None:
@@ -184,8 +185,17 @@ def _sums_exactly() -> bool:
     return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
 
 
-def _load(path: Path) -> Callable[[Samples], float]:
-    """The network: a probability of features, float32 [1, 80, 800]."""
+def load_network(path: Path) -> Network:
+    """Load a turn model. Raises LoadFailure for a file that is none of this shape."""
+    try:
+        network = _load(path)
+        network(features(np.zeros(SAMPLE_RATE, np.float32))[None])
+    except Exception as error:  # whatever the library makes of a file
+        raise LoadFailure(f"TURN_MODEL is {str(path)!r}, but that is no turn model") from error
+    return network
+
+
+def _load(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     if not _sums_exactly():

@@ -21,12 +21,8 @@ from voxtral_worker import metrics
 from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.turns.network import SpeechNetwork
-from voxtral_worker.turns.recording import (
-    CONTEXT_SAMPLES,
-    STATE_SHAPE,
-    Network,
-    probabilities_of,
-)
+from voxtral_worker.turns.recording import CONTEXT_SAMPLES, Network, probabilities_of
+from voxtral_worker.turns.stream_memory import StreamMemory
 
 log = logging.getLogger(__name__)
 
@@ -40,44 +36,6 @@ GATHER_S = 0.02
 MOST_AT_ONCE = 4
 
 Samples: TypeAlias = NDArray[np.float32]
-
-
-class _Memory:
-    """What the network remembers of each session, in one array; a session has one row of it.
-
-    Rows are given by the VAD's thread alone. One that is let go is given again only between two
-    ticks, so that a tick under way never writes what one session said into another's row.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
-        self._free: list[int] = []
-        self._let_go: list[int] = []
-        self.contexts = np.zeros((0, CONTEXT_SAMPLES), np.float32)
-        self.states = np.zeros((STATE_SHAPE[0], 0, STATE_SHAPE[1]), np.float32)
-
-    def rows_of(self, keys: Iterable[str]) -> list[int]:
-        """The rows of some sessions, zeroed for new ones. Between two ticks."""
-        self._free += self._let_go
-        self._let_go.clear()
-        return [self._rows[key] if key in self._rows else self._new(key) for key in keys]
-
-    def forget(self, key: str) -> None:
-        """A session is gone, or starts anew."""
-        row = self._rows.pop(key, None)
-        if row is not None:
-            self._let_go.append(row)
-
-    def _new(self, key: str) -> int:
-        if not self._free:
-            more = max(16, len(self.contexts))
-            self._free += range(len(self.contexts), len(self.contexts) + more)
-            self.contexts = np.pad(self.contexts, ((0, more), (0, 0)))
-            self.states = np.pad(self.states, ((0, 0), (0, more), (0, 0)))
-        row = self._rows[key] = self._free.pop()
-        self.contexts[row] = 0
-        self.states[:, row] = 0
-        return row
 
 
 @dataclass
@@ -103,9 +61,10 @@ class Vad:
     Products of another number of rows are summed up in another order.
     """
 
-    def __init__(self) -> None:
-        self._model: Network = SpeechNetwork()
-        self._memory = _Memory()
+    def __init__(self, network: Network | None = None, memory: StreamMemory | None = None) -> None:
+        """`network`: silero-VAD's where it is None. `memory`: an empty one where it is None."""
+        self._network = network or SpeechNetwork()
+        self._memory = memory or StreamMemory()
         self._tasks: dict[str, _Task] = {}
         self._wake = threading.Condition()
         self._is_stopping = False
@@ -179,7 +138,7 @@ class Vad:
         Gives up when `is_over` is set. Raises EngineFailure when the model fails.
         """
         try:
-            probabilities = probabilities_of(self._model, samples, is_over)
+            probabilities = probabilities_of(self._network, samples, is_over)
         except Exception as error:  # a broken VAD must not look like a silent recording
             log.exception("vad: a recording could not be heard")
             raise EngineFailure(f"the VAD failed: {type(error).__name__}") from error
@@ -258,7 +217,7 @@ class Vad:
         sound[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
         for line, task in zip(sound, tasks, strict=True):
             line[CONTEXT_SAMPLES:] = task.frames[task.done : task.done + count].reshape(-1)
-        probabilities, memory.states[:, rows] = self._model(sound, memory.states[:, rows])
+        probabilities, memory.states[:, rows] = self._network(sound, memory.states[:, rows])
         memory.contexts[rows] = sound[:, -CONTEXT_SAMPLES:]
         for task, heard in zip(tasks, probabilities, strict=True):
             task.probabilities[task.done : task.done + count] = heard
