@@ -274,8 +274,7 @@ def serve(settings: Settings) -> int:
     The code is 1 if the engine was lost: a Pod then starts the worker again.
     """
     worker, asked = _start(settings, signal.SIGTERM, signal.SIGINT)
-    # Look twice, 1 s apart: after a machine was asleep, its threads are late but not lost.
-    while not asked.wait(1.0) and (worker.is_healthy or asked.wait(1.0) or worker.is_healthy):
+    while not asked.wait(1.0) and worker.is_healthy:
         pass
     exit_code = 0
     if not asked.is_set():

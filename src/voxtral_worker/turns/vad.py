@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from voxtral_worker import metrics
 from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.errors import EngineFailure
+from voxtral_worker.running_time import running_s
 from voxtral_worker.turns.network import SpeechNetwork
 from voxtral_worker.turns.recording import CONTEXT_SAMPLES, Network, probabilities_of
 from voxtral_worker.turns.stream_memory import StreamMemory
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_FRAMES = 4096
 IDLE_WAIT_S = 1.0
-# A tick takes milliseconds: one that takes so long will never come back.
+# A tick takes milliseconds: one that takes so long will never come back. This is time in which
+# the process ran: after a pause of the machine, a tick is late but does not hang.
 HUNG_S = 10.0
 # Frames of many sessions come one by one: those of so long share a tick.
 GATHER_S = 0.02
@@ -48,6 +50,8 @@ class _Task:
     # Float32 [k].
     probabilities: Samples
     done: int = 0
+    # When the last of those was done, or the task came, in running time.
+    done_s: float = field(default_factory=running_s)
     watch: asyncio.TimerHandle | None = None
 
     @property
@@ -69,7 +73,7 @@ class Vad:
         self._wake = threading.Condition()
         self._is_stopping = False
         self._gathered_s = 0.0
-        # When the tick under way began; None between two ticks.
+        # When the tick under way began, in running time; None between two ticks.
         self._tick_began_s: float | None = None
         self._thread = threading.Thread(target=self._serve, name="vad", daemon=True)
 
@@ -89,7 +93,7 @@ class Vad:
     def is_alive(self) -> bool:
         """Whether frames will be answered: the thread lives, and no tick hangs."""
         began_s = self._tick_began_s
-        hangs = began_s is not None and time.monotonic() - began_s > HUNG_S
+        hangs = began_s is not None and running_s() - began_s > HUNG_S
         return self._thread.is_alive() and not hangs
 
     async def listen(self, key: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,20 +116,21 @@ class Vad:
             self._tasks[key] = task
             if len(self._tasks) == 1:
                 self._wake.notify()
-        task.watch = loop.call_later(HUNG_S, self._look_whether_heard, task, 0)
+        task.watch = loop.call_later(HUNG_S, self._look_whether_heard, task)
         try:
             return await task.answer
         finally:
             if task.watch is not None:
                 task.watch.cancel()
 
-    def _look_whether_heard(self, task: _Task, done: int) -> None:
-        """Give up on frames of which no more than so many have been heard, long after."""
+    def _look_whether_heard(self, task: _Task) -> None:
+        """Give up on a task of which no frame was heard for `HUNG_S` seconds of running time."""
         if task.answer.done():
             return
-        if task.done > done:
+        left_s = HUNG_S - (running_s() - task.done_s)
+        if left_s > 0:
             later = task.answer.get_loop().call_later
-            task.watch = later(HUNG_S, self._look_whether_heard, task, task.done)
+            task.watch = later(left_s, self._look_whether_heard, task)
             return
         log.error("vad: no frame was heard in %g s", HUNG_S)
         task.answer.set_exception(EngineFailure("the VAD does not answer"))
@@ -190,7 +195,7 @@ class Vad:
                 return
             tasks = list(self._tasks.values())
             rows = self._memory.rows_of(task.key for task in tasks)
-        self._tick_began_s = time.monotonic()
+        self._tick_began_s = running_s()
         try:
             self._tick(tasks, rows)
         except Exception as error:  # a broken VAD must not look like a silent user
@@ -219,9 +224,11 @@ class Vad:
             line[CONTEXT_SAMPLES:] = task.frames[task.done : task.done + count].reshape(-1)
         probabilities, memory.states[:, rows] = self._network(sound, memory.states[:, rows])
         memory.contexts[rows] = sound[:, -CONTEXT_SAMPLES:]
+        done_s = running_s()
         for task, heard in zip(tasks, probabilities, strict=True):
             task.probabilities[task.done : task.done + count] = heard
             task.done += count
+            task.done_s = done_s
         metrics.vad_frames.inc(count * len(tasks))
 
     def _end(self, tasks: list[_Task], error: EngineFailure | None = None) -> None:
