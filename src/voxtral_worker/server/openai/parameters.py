@@ -58,9 +58,9 @@ def unsupported_key(words: str = "{name} is not supported by this worker") -> Ex
     return harmless(words=words)
 
 
-def keys(extra: Extra, names: str) -> dict[str, Extra]:
-    """The same for several keys, with spaces between them."""
-    return dict.fromkeys(names.split(), extra)
+def keys(extra: Extra, *names: str) -> dict[str, Extra]:
+    """The same for several keys; one text may name several, with spaces between them."""
+    return dict.fromkeys(" ".join(names).split(), extra)
 
 
 def _same(value: object, good: object) -> bool:
