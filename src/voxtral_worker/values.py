@@ -8,7 +8,7 @@ The sentence of a field comes from the `May` beside its type:
 
     silence_ms: Annotated[int, whole(100, 3000)] = 500
 
-Types are strict: "5" and true are no numbers.
+A model is strict: "5" and true are not numbers. The settings, which are read from texts, are not.
 """
 
 import itertools
@@ -97,15 +97,15 @@ def one_of(*choices: str) -> str:
 
 def whole(low: int, high: int) -> May:
     """A whole number in a range."""
-    schema = core_schema.int_schema(ge=low, le=high, strict=True)
+    schema = core_schema.int_schema(ge=low, le=high)
     return May(f"a whole number from {low} to {high}", schema)
 
 
 def number(low: float, high: float) -> May:
     """A number in a range; one that is whole stays whole."""
     kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=-int(-low // 1), le=int(high), strict=True),
-        core_schema.float_schema(ge=low, le=high, strict=True),
+        core_schema.int_schema(ge=-int(-low // 1), le=int(high)),
+        core_schema.float_schema(ge=low, le=high),
     ]
     described = {"type": "number", "minimum": low, "maximum": high}
     words = f"a number from {low:g} to {high:g}"
