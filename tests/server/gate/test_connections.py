@@ -13,9 +13,9 @@ from aiohttp import ClientSession
 from tests.support.metric_values import value_of
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
-from tests.support.settings import changed
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
+from voxtral_worker.server.gate.access import ClientAddresses
 from voxtral_worker.server.gate.connections import Connections, default_connections
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings
@@ -110,7 +110,8 @@ async def test_a_connection_that_has_asked_once_may_stay(impatient: int) -> None
 
 
 def connections(most: int = 1000, **settings: Any) -> Connections:
-    return Connections(changed(Settings(), **settings), most)
+    chosen = Settings(**settings)
+    return Connections(ClientAddresses(chosen), most, chosen.max_connections_per_address)
 
 
 def test_an_address_may_have_so_many_connections_and_another_its_own() -> None:

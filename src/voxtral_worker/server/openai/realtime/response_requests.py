@@ -72,7 +72,7 @@ class ResponseRequests:
             context = exchanges(meant.turns)
         # The audio of the input is in the context already.
         tag = asked.model_copy(update={"input": None})
-        effects = self._session.respond(
+        effects = self._session.inputs.respond(
             time.monotonic(), config, tag=tag, context=context, joins=asked.joins
         )
         self._driver.perform(effects)
