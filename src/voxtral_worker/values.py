@@ -323,25 +323,6 @@ class By:
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
 
 
-@dataclass(frozen=True)
-class OrText:
-    """Beside a type: a text may stand for a value, which a function makes of it."""
-
-    make: Callable[[str], object]
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda value: self.make(value) if isinstance(value, str) else value, handler(source)
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
-
-
 class Values(BaseModel):
     """Abstract: a frozen object whose fields say what they may be.
 

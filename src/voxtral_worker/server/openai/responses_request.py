@@ -52,7 +52,7 @@ PLAIN: dict[str, Any] = {"type": "text"}
 class CallItem(Parameters):
     """A call that the model made."""
 
-    extras = keys(ignored, "id", "status", "namespace")
+    extras = keys(ignored, "id status namespace")
     type: Literal["function_call"]
     call_id: CallId
     name: CallName
@@ -72,7 +72,7 @@ def _output(value: object, _: str) -> str:
 class ResultItem(Parameters):
     """What a call came to: a text, or a list of parts that are texts."""
 
-    extras = keys(ignored, "id", "status")
+    extras = keys(ignored, "id status")
     type: Literal["function_call_output"]
     call_id: CallId
     output: Annotated[str, made_of(_output, {"type": ["string", "array"]})] = ""
@@ -144,25 +144,15 @@ class ResponsesBody(AnswerParameters):
         # Notes and wishes of the caller's, which change no answer of this model.
         **keys(
             ignored,
-            "include",
-            "max_tool_calls",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "reasoning",
-            "safety_identifier",
-            "service_tier",
-            "store",
-            "truncation",
-            "user",
+            "include max_tool_calls prompt_cache_key prompt_cache_options prompt_cache_retention "
+            "reasoning safety_identifier service_tier store truncation user",
         ),
-        **keys(unsupported_key(), "moderation", "prompt"),
+        **keys(unsupported_key(), "moderation prompt"),
         **keys(
             unsupported_key(
                 "{name}: this worker stores no responses; send the whole conversation as input"
             ),
-            "previous_response_id",
-            "conversation",
+            "previous_response_id conversation",
         ),
     }
     instructions: Text | None = None
