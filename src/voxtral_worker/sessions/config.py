@@ -254,8 +254,8 @@ class SessionConfig(Values):
     def reopens_within_ms(self) -> int:
         """How long after its end a turn continues if its speaker does; 0: never.
 
-        Who dictates wants each sentence as it is said. Who wants turns to end eagerly has more of
-        them to mend.
+        A user who dictates wants each sentence as it is said. With eager ends more turns end too
+        early, and have to be continued.
         """
         if self.reopen_ms is not None:
             return self.reopen_ms
@@ -266,10 +266,10 @@ class SessionConfig(Values):
 
     @property
     def waits(self) -> Waits | None:
-        """How long a pause is waited for by its score; None: by `silence_ms` alone.
+        """How much silence ends a turn, by the score of the pause. None: `silence_ms`, always.
 
-        Where the model may call a tool, no turn ends before `silence_ms`: words that were said too
-        early can be taken back, what a tool has done cannot.
+        If the model may call a tool, no turn ends before `silence_ms`: words that came too early
+        can be taken back, but what a tool did cannot.
         """
         if self.turn_detection != "semantic":
             return None
