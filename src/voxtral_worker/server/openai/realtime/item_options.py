@@ -11,6 +11,7 @@ from voxtral_worker.engine.dialogue import Said
 from voxtral_worker.engine.tools import ToolCall, ToolResult
 from voxtral_worker.errors import BadInput
 from voxtral_worker.server.openai.errors import BadOption
+from voxtral_worker.server.openai.messages import or_text
 from voxtral_worker.server.openai.parameters import (
     Extra,
     Parameters,
@@ -25,7 +26,7 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.tools import CallArguments, CallId, CallName
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import By, Filled, OrText, Picked, Values, at, may_be
+from voxtral_worker.values import By, Filled, Picked, Values, at, may_be
 
 MAX_PARTS = 64
 MAX_ID_CHARACTERS = 512
@@ -56,7 +57,7 @@ ItemId: TypeAlias = Annotated[object, anything({"type": "string"})]
 class TextPart(Parameters):
     """A text, whoever says it."""
 
-    extras = keys(ignored, "annotations", "logprobs")
+    extras = keys(ignored, "annotations logprobs")
     type: Literal["input_text", "output_text", "text"]
     text: Text = ""
 
@@ -64,7 +65,7 @@ class TextPart(Parameters):
 class SpeechPart(Parameters):
     """Speech of the assistant, of which the model reads the transcript."""
 
-    extras = keys(ignored, "audio", "format")
+    extras = keys(ignored, "audio format")
     type: Literal["output_audio", "audio"]
     transcript: Text = ""
 
@@ -84,11 +85,14 @@ class AudioPart(Parameters):
         return self
 
 
-_OF_USER = By("type", "may be input_text or input_audio", not_offered)
-_OF_ASSISTANT = By("type", "may be output_text", not_offered)
-_OF_SYSTEM = By("type", "may be input_text", not_offered)
+UserParts: TypeAlias = list[
+    Annotated[TextPart | AudioPart, By("type", "may be input_text or input_audio", not_offered)]
+]
+AssistantParts: TypeAlias = list[
+    Annotated[TextPart | SpeechPart, By("type", "may be output_text", not_offered)]
+]
+SystemParts: TypeAlias = list[Annotated[TextPart, By("type", "may be input_text", not_offered)]]
 _PARTS = Filled(f"a text, or a list of at most {MAX_PARTS} parts", "", MAX_PARTS, least=0)
-_OR_TEXT = OrText(lambda text: [{"type": "text", "text": text}] if text else [])
 _STATES: dict[str, Extra] = {
     "object": harmless("realtime.item"),
     "status": harmless("completed", "incomplete", "in_progress"),
@@ -133,21 +137,21 @@ class UserMessage(NewMessage):
     """What the user says."""
 
     role: Literal["user"]
-    content: Annotated[list[Annotated[TextPart | AudioPart, _OF_USER]], _PARTS, _OR_TEXT] = []
+    content: Annotated[UserParts, _PARTS, or_text(UserParts)] = []
 
 
 class AssistantMessage(NewMessage):
     """What the assistant said."""
 
     role: Literal["assistant"]
-    content: Annotated[list[Annotated[TextPart | SpeechPart, _OF_ASSISTANT]], _PARTS, _OR_TEXT] = []
+    content: Annotated[AssistantParts, _PARTS, or_text(AssistantParts)] = []
 
 
 class SystemMessage(NewMessage):
     """What the model is told, by either name of the role."""
 
     role: Literal["system", "developer"]
-    content: Annotated[list[Annotated[TextPart, _OF_SYSTEM]], _PARTS, _OR_TEXT] = []
+    content: Annotated[SystemParts, _PARTS, or_text(SystemParts)] = []
 
 
 class FunctionCall(NewItem):

@@ -46,7 +46,7 @@ class ResponseOptions(Parameters):
 
     extras = {
         # They change no answer of this worker.
-        **keys(ignored, "audio", "prompt", "reasoning"),
+        **keys(ignored, "audio prompt reasoning"),
         **keys(unsupported_key(), "modalities"),
     }
     instructions: Text | None = None

@@ -136,8 +136,8 @@ class Transcription(Parameters):
     """The worker also transcribes what the user says, whatever model is named."""
 
     extras = {
-        **keys(ignored, "model", "prompt"),
-        **keys(unsupported_key(), "delay", "keywords", "languages"),
+        **keys(ignored, "model prompt"),
+        **keys(unsupported_key(), "delay keywords languages"),
     }
     # An empty code is the same as none.
     language: Annotated[str | None, _LANGUAGE, AfterValidator(lambda code: code or None)] = None
@@ -230,8 +230,8 @@ class SessionOptions(Parameters):
     extras: ClassVar[Mapping[str, Extra]] = {
         # Frameworks send these to any server. They do not change the answers of this worker, and
         # the session object shows what is in force. What that says may be sent back, too.
-        **keys(ignored, "truncation", "tracing", "prompt", "include", "reasoning"),
-        **keys(ignored, "id", "object", "expires_at"),
+        **keys(ignored, "truncation tracing prompt include reasoning"),
+        **keys(ignored, "id object expires_at"),
         **{
             old: unsupported_key("{name} is of the preview; it has " + new + " now")
             for old, new in _RENAMED.items()
