@@ -8,7 +8,6 @@ import queue
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -97,7 +96,7 @@ def run() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     plain = Plain(load_model(SETTINGS))
     engine = endless_engine(load_model(SETTINGS), SETTINGS)
-    settings = replace(SETTINGS, enable_torch_compile=True)
+    settings = SETTINGS.model_copy(update={"enable_torch_compile": True})
     compiled = endless_engine(load_model(settings), settings)
 
     print(f"\nGroups of requests, {TOKENS} new tokens each, float32, one core: ms of the whole")

@@ -1,21 +1,21 @@
 """What a value may be, said once: by the types of a model's fields.
 
 A model (`Values`) checks what a caller sent, is the JSON Schema that callers read, and is the
-frozen value that the worker goes on with. `read` makes one of a caller's JSON, or raises one error
-that names each bad field, its value, and what it may be. Sentences of the library reach nobody.
+frozen value that the worker uses. `read` makes one of a caller's JSON, or raises one error that
+names each bad field, its value, and what it may be. No caller gets a sentence of the library.
 
-The sentence of a field comes from the `May` beside its type:
+The sentence of a field comes from the `May` in its annotation:
 
     silence_ms: Annotated[int, whole(100, 3000)] = 500
 
-Types are strict: "5" and true are no numbers.
+A model is strict: "5" and true are not numbers. The settings, which are read from texts, are not.
 """
 
 import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
@@ -51,9 +51,15 @@ class FromCaller:
     known: Any = None
 
 
+def known_of(info: ValidationInfo) -> Any:
+    """For validators: what the reader of a caller's value knows."""
+    assert isinstance(info.context, FromCaller)
+    return info.context.known
+
+
 @dataclass(frozen=True, eq=False)
 class May:
-    """Beside a type: what a value may be.
+    """In an annotation: what a value may be.
 
     `words` complete "it must be ..."; without any they are those of the type, a `Literal`. `schema`
     stands for the type where the type alone allows more, `described` for what callers read of it.
@@ -91,15 +97,15 @@ def one_of(*choices: str) -> str:
 
 def whole(low: int, high: int) -> May:
     """A whole number in a range."""
-    schema = core_schema.int_schema(ge=low, le=high, strict=True)
+    schema = core_schema.int_schema(ge=low, le=high)
     return May(f"a whole number from {low} to {high}", schema)
 
 
 def number(low: float, high: float) -> May:
     """A number in a range; one that is whole stays whole."""
     kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=-int(-low // 1), le=int(high), strict=True),
-        core_schema.float_schema(ge=low, le=high, strict=True),
+        core_schema.int_schema(ge=-int(-low // 1), le=int(high)),
+        core_schema.float_schema(ge=low, le=high),
     ]
     described = {"type": "number", "minimum": low, "maximum": high}
     words = f"a number from {low:g} to {high:g}"
@@ -163,26 +169,38 @@ def not_too_long(text: str, most: int, name: str = "") -> str:
 
 @dataclass(frozen=True)
 class Filled:
-    """Beside the type of a list: it has members, and not too many of them.
+    """In the annotation of a list: it has members, and not too many of them.
 
-    The members say themselves what they may be.
+    The members say themselves what they may be. Without a name of the `members`, `words` are the
+    error for too many.
     """
 
     words: str
     members: str
     most: int
+    least: int = 1
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def check(value: object) -> object:
-            if not isinstance(value, list) or not value:
+            if not isinstance(value, list) or len(value) < self.least:
                 raise may_be(self.words)
             if len(value) > self.most:
-                raise rest(f"has {len(value)} {self.members}, but may have {self.most}")
+                if not self.members:
+                    raise may_be(self.words)
+                raise rest(
+                    f"has {len(value)} {self.members}, but may have {self.most} {self.members}"
+                )
             return value
 
         return core_schema.no_info_before_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        least = {"minItems": self.least} if self.least else {}
+        return {**handler(schema), **least, "maxItems": self.most}
 
 
 def or_null(may: May) -> May:
@@ -193,13 +211,21 @@ def or_null(may: May) -> May:
 
 # One of the texts of a `Literal`.
 CHOICE = May("")
-# Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
+
+
+def choice(*texts: str) -> May:
+    """One of a few texts."""
+    chosen = core_schema.literal_schema(list(texts))
+    return May(one_of(*texts), chosen, {"enum": list(texts)})
+
+
+# For a type whose parts say what they may be: null is a value of it, and not a missing one.
 OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
 def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> May:
-    """What a function makes of a value; the BadInput that it raises is told as it is."""
+    """What a function makes of a value. A BadInput that it raises reaches the caller unchanged."""
 
     def make(value: Any) -> Any:
         try:
@@ -239,17 +265,15 @@ def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
 
 @dataclass(frozen=True)
 class Picked:
-    """Beside a union of models: a function that says which of them an object is to be."""
+    """In the annotation of a union: a function that says which of them a value is to be."""
 
-    pick: Callable[[dict[str, Any]], "type[Values]"]
+    pick: Callable[[Any], "type[Values] | TypeAdapter[Any]"]
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def check(value: object, info: ValidationInfo) -> object:
-            if not isinstance(value, dict):
-                raise may_be("an object")
-            return self.pick(value).model_validate(value, context=info.context)
+            return _validate(self.pick(value), value, info.context)
 
         return core_schema.with_info_plain_validator_function(
             check, json_schema_input_schema=handler(source)
@@ -257,8 +281,20 @@ class Picked:
 
 
 @dataclass(frozen=True)
+class Later:
+    """In the annotation of an `object`: it is read as this kind later, once more is known."""
+
+    kind: Any
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value, json_schema_input_schema=handler.generate_schema(self.kind)
+        )
+
+
+@dataclass(frozen=True)
 class By:
-    """Beside a union of models: an object is to be the one that has its text under this key.
+    """In the annotation of a union of models: the text under this key says which one it is.
 
     `words` say what the text may be, and `refuse` makes the error of them.
     """
@@ -272,11 +308,13 @@ class By:
     ) -> CoreSchema:
         kinds: dict[str, type[Values]] = {
             name: model
-            for model in get_args(source)
+            for model in get_args(source) or (source,)
             for name in get_args(model.model_fields[self.key].annotation)
         }
 
-        def pick(value: dict[str, Any]) -> type[Values]:
+        def pick(value: object) -> type[Values]:
+            if not isinstance(value, dict):
+                raise may_be("an object")
             name = value.get(self.key)
             if not isinstance(name, str) or name not in kinds:
                 raise at(self.key, self.refuse(self.words or one_of(*kinds)), name)
@@ -293,15 +331,17 @@ class Values(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Fields that a caller has to send although they have a default.
+    needed: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def no_such(cls, keys: list[str]) -> str:
-        """What an error says of keys that are no fields, behind the name of this object."""
+        """What an error says of unknown keys, behind the name of this object."""
         return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
 
     @classmethod
     def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
-        """The errors of keys that are no fields, and are not null."""
+        """The errors for unknown keys that are not null."""
         # The library would make an object of each.
         named = [shown(key) for key in itertools.islice(given, MAX_TOLD)]
         return [rest(cls.no_such(named))] if named else []
@@ -318,9 +358,10 @@ class Values(BaseModel):
         found = handler.resolve_ref_schema(handler(schema))
         fields = options_of(cls)
         properties = found.get("properties", {})
-        # What tells a message from others is always there.
+        # The field by which a message is recognized is always there.
         fixed = [name for name, each in properties.items() if "const" in each]
-        required = [name for name in properties if name in (*fixed, *found.get("required", ()))]
+        needed = (*fixed, *cls.needed, *found.get("required", ()))
+        required = [name for name in properties if name in needed]
         found["properties"] = {
             name: {"const": each["const"]}
             if name in fixed
@@ -350,7 +391,8 @@ class Values(BaseModel):
         known: dict[str, Any] = {}
         for name, field in fields.items():
             given = value.get(name)
-            may_be_none = name in value if may_be_null(field) else field.is_required()
+            is_needed = field.is_required() or name in cls.needed
+            may_be_none = name in value if may_be_null(field) else is_needed
             if given is not None or may_be_none:
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
@@ -376,21 +418,22 @@ def options_of(model: type[Values]) -> dict[str, FieldInfo]:
 
 def may_be_null(field: FieldInfo) -> bool:
     """Whether null is a value of a field, and not the same as leaving it out."""
-    # A field that is null until somebody sets it has the words within its type.
+    # A field that is null until it is set has the words within its type.
     has_words = any(isinstance(each, May) for each in field.metadata)
     return has_words and type(None) in get_args(field.annotation)
 
 
 def whole_of(model: type[Values]) -> JsonSchema:
-    """The JSON Schema of a model as a worker tells it: every option, and null only as a value."""
+    """The JSON Schema of a model as a worker sends it: every option, and null only as a value."""
     found = model.model_json_schema(schema_generator=_Described)
     for name, field in options_of(model).items():
         if not may_be_null(field):
-            found["properties"][name] = _without_null(found["properties"][name])
+            found["properties"][name] = without_null(found["properties"][name])
     return {**found, "required": list(options_of(model)), "additionalProperties": False}
 
 
-def _without_null(schema: JsonSchema) -> JsonSchema:
+def without_null(schema: JsonSchema) -> JsonSchema:
+    """The schema of what may be left out, where null does not mean that."""
     told = dict(schema)
     if isinstance(told.get("type"), list):
         (told["type"],) = [kind for kind in told["type"] if kind != "null"]
@@ -403,6 +446,9 @@ def _without_null(schema: JsonSchema) -> JsonSchema:
 
 def _with_null(schema: JsonSchema) -> JsonSchema:
     """The schema of what may be left out: null says the same."""
+    if "const" in schema:
+        others = {key: value for key, value in schema.items() if key != "const"}
+        schema = {**others, "enum": [schema["const"]]}
     if "enum" in schema:
         kinds = {key: value for key, value in schema.items() if key != "type"}
         return {**kinds, "enum": [*schema["enum"], *([] if None in schema["enum"] else [None])]}
@@ -428,16 +474,23 @@ def _again(error: Any) -> InitErrorDetails:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field; `error` is what a caller is told of it."""
+    """What is wrong with one field; the caller gets the `error`."""
 
     field: str
     error: WorkerError
-    # Whether its value is none that it may have.
+    # Whether its value is not one that it may have.
     is_value: bool = False
 
 
+def _validate(kind: type[T] | TypeAdapter[T], value: object, context: object) -> T:
+    if isinstance(kind, TypeAdapter):
+        return kind.validate_python(value, context=context)
+    assert issubclass(kind, Values)
+    return kind.model_validate(value, context=context)
+
+
 def read(
-    kind: TypeAdapter[T],
+    kind: type[T] | TypeAdapter[T],
     value: object,
     before: str = "",
     *,
@@ -453,7 +506,7 @@ def read(
     validators may ask. `refuse` makes another error of the problems.
     """
     try:
-        return kind.validate_python(value, context=FromCaller(known))
+        return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
         found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
     if refuse is not None:
@@ -523,3 +576,14 @@ def described(model: type[Values] | TypeAdapter[Any]) -> JsonSchema:
     if isinstance(model, TypeAdapter):
         return model.json_schema(schema_generator=_Described)
     return model.model_json_schema(schema_generator=_Described)
+
+
+def components(*models: type[Values]) -> dict[str, JsonSchema]:
+    """The JSON Schemas of models, and of those within them, by name, as parts of OpenAPI."""
+    where = "#/components/schemas/{model}"
+    _, found = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template=where,
+        schema_generator=_Described,
+    )
+    return dict(found["$defs"])

@@ -36,6 +36,11 @@ FINAL_CODES = {
 }
 
 
+def control(control_type: str, **more: object) -> dict[str, Any]:
+    """A control message."""
+    return {"type": "control", "control_type": control_type, **more}
+
+
 class Line:
     """Sends and receives for one session. A lost connection loses and repeats nothing.
 
@@ -148,7 +153,7 @@ class Line:
         async with self._sending:
             self._require_alive()
             self.stats_asked += control_type == "get_stats"
-            await self._send(json.dumps({"type": "control", "control_type": control_type}))
+            await self._send(json.dumps(control(control_type)))
 
     def _require_alive(self) -> None:
         if self._end is not None:

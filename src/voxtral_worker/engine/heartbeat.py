@@ -1,8 +1,9 @@
 """Detects that the engine hangs: its thread may be alive and wait in a driver for ever."""
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from voxtral_worker.running_time import running_s
 
 # Seconds. A step takes milliseconds on a GPU; on a CPU a window of a large model takes minutes.
 HANG_S = {"cpu": 600.0, "cuda": 60.0}
@@ -15,8 +16,11 @@ class Heartbeat:
     `beats` counts all beats.
     """
 
-    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`limit_s`: seconds that may pass without a beat; `clock` gives seconds."""
+    def __init__(self, limit_s: float, clock: Callable[[], float] = running_s) -> None:
+        """`limit_s`: seconds that may pass without a beat; `clock` gives seconds.
+
+        By its own clock an engine is not late after a time in which the whole process stood still.
+        """
         self._limit_s = limit_s
         self._clock = clock
         # The time of the last beat; None while there is nothing to do.

@@ -17,6 +17,7 @@ from voxtral_worker.engine.request import (
     Sampling,
 )
 from voxtral_worker.errors import EngineFailure, WorkerError
+from voxtral_worker.running_time import MOST_GAP_S, running_s
 
 SAMPLES = 8000
 SAMPLING = Sampling(0.5, 1.0, 4)
@@ -49,12 +50,15 @@ def _note_end(ends: Ends, event: GenerationEvent) -> None:
 
 def end_of(ends: Ends, heartbeat: Heartbeat, silence_s: float) -> WorkerError | None:
     """Wait for the end of a request; returns its error, or None where it was answered."""
+    beats, since_s = heartbeat.beats, running_s()
     while True:
-        beats = heartbeat.beats
         try:
-            return ends.get(timeout=silence_s)
+            # Not longer than what counts between two readings of the clock.
+            return ends.get(timeout=min(silence_s, MOST_GAP_S))
         except queue.Empty:
-            if beats == heartbeat.beats:
+            if beats != heartbeat.beats:
+                beats, since_s = heartbeat.beats, running_s()
+            elif running_s() - since_s >= silence_s:
                 return EngineFailure(
                     f"the model does not answer: nothing of it was done for {silence_s:g} s"
                 )

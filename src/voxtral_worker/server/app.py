@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from voxtral_worker import metrics
+from voxtral_worker.running_time import running_s
 from voxtral_worker.server import rest
 from voxtral_worker.server.access_log import name_lines, tell_request_id
 from voxtral_worker.server.gate.connections import note_first_request
@@ -142,6 +143,8 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
 async def _watch_loop() -> None:
     """Measure the delay of the event loop and count its tasks, until cancelled."""
     while True:
+        # A clock that is not read often enough stands still, and other readers may be too slow.
+        running_s()
         before_s = time.monotonic()
         await asyncio.sleep(WATCH_S)
         metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before_s - WATCH_S))

@@ -50,8 +50,8 @@ class Body(Parameters):
     """All kinds of keys."""
 
     extras = {
-        **keys(ignored, "user", "note"),
-        **keys(unsupported_key(), "audio", "video"),
+        **keys(ignored, "user note"),
+        **keys(unsupported_key(), "audio video"),
         "penalty": harmless(0),
         "modes": harmless(["a"], words="{name} is {value}, but say a"),
     }
@@ -177,6 +177,12 @@ def test_another_function_may_pick_the_model() -> None:
     )
     assert isinstance(read_parameters(picked, {"kind": "text", "text": "a"}), Text)
     assert isinstance(read_parameters(picked, {"kind": "circle"}), Circle)
+
+
+def test_keys_that_are_left_out_are_counted() -> None:
+    error = refused({**{f"key{index}": 1 for index in range(40)}, "share": 7})
+    assert "there is no parameter key11" in error.message
+    assert error.message.endswith("; and 29 more")
 
 
 class Known(Parameters):
