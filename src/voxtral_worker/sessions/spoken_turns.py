@@ -146,7 +146,6 @@ class SpokenTurns:
         spoken = Turn(
             turn.turn_id,
             None,
-            "audio",
             user,
             Response(
                 turn.generation_id,
