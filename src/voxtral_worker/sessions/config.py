@@ -110,7 +110,7 @@ _TOOL_CHOICE = May(
 
 
 class SessionConfig(Values):
-    """The config in force."""
+    """The config in effect."""
 
     vad_sensitivity: Annotated[int, whole(0, 3)] = Field(
         default=2,
