@@ -27,6 +27,8 @@ SOURCES = (
     "src/voxtral_worker/server/gate/**/*.py",
     "src/voxtral_worker/server/native/**/*.py",
     "src/voxtral_worker/server/shared/**/*.py",
+    "src/voxtral_worker/sessions/**/*.py",
+    "src/voxtral_worker/turns/**/*.py",
 )
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 

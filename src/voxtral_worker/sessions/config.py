@@ -1,4 +1,4 @@
-"""The options of a session: what each may be, and what it is unless told otherwise."""
+"""The options of a session: what each may be, and its default."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -57,7 +57,7 @@ def _choice(value: object) -> str:
     raise ValueError
 
 
-# Within which time a turn goes on unless told otherwise.
+# How long after its end a turn may continue, by default.
 REOPEN_MS = 800
 EAGER_REOPEN_MS = 1000
 
@@ -110,7 +110,7 @@ _TOOL_CHOICE = May(
 
 
 class SessionConfig(Values):
-    """The config in force."""
+    """The config in effect."""
 
     vad_sensitivity: Annotated[int, whole(0, 3)] = Field(
         default=2,
@@ -216,7 +216,7 @@ class SessionConfig(Values):
     threshold: float | None = Field(default=None, exclude=True)
     pre_roll_ms: int = Field(default=320, exclude=True)
     answers_turns: bool = Field(default=True, exclude=True)
-    # Whether a turn goes on by itself once the tools that it called have answered.
+    # Whether a turn continues by itself once the tools that it called have answered.
     runs_rounds: bool = Field(default=True, exclude=True)
     speech_speed: float = Field(default=1.0, exclude=True)
 
@@ -264,10 +264,10 @@ class SessionConfig(Values):
 
     @property
     def reopens_within_ms(self) -> int:
-        """How long after its end a turn goes on when its speaker does; 0: never.
+        """How long after its end a turn continues if its speaker does; 0: never.
 
-        Who dictates wants each sentence as it is said. Who wants turns to end eagerly has more of
-        them to mend.
+        A user who dictates wants each sentence as it is said. With eager ends more turns end too
+        early, and have to be continued.
         """
         if self.reopen_ms is not None:
             return self.reopen_ms
@@ -278,10 +278,10 @@ class SessionConfig(Values):
 
     @property
     def waits(self) -> Waits | None:
-        """How long a pause is waited for by its score; None: by `silence_ms` alone.
+        """How much silence ends a turn, by the score of the pause. None: `silence_ms`, always.
 
-        Where the model may call a tool, no turn ends before `silence_ms`: words that were said too
-        early can be taken back, what a tool has done cannot.
+        If the model may call a tool, no turn ends before `silence_ms`: words that came too early
+        can be taken back, but what a tool did cannot.
         """
         if self.turn_detection != "semantic":
             return None
@@ -291,7 +291,7 @@ class SessionConfig(Values):
         return waits.at_least(self.silence_ms) if may_act else waits
 
     def require_scorer(self, has_scorer: bool) -> None:
-        """Raises BadInput for turn detection by scores where nobody gives any."""
+        """Raises BadInput for turn detection by scores if the worker cannot score."""
         if self.turn_detection == "semantic" and not has_scorer:
             raise BadInput(
                 "config turn_detection is 'semantic', but this worker has no turn model: set "
