@@ -22,11 +22,15 @@ SOURCES = (
     "src/voxtral_worker/*.py",
     "src/voxtral_worker/audio/**/*.py",
     "src/voxtral_worker/client/**/*.py",
+    "src/voxtral_worker/engine/**/*.py",
     "src/voxtral_worker/jobs/**/*.py",
     "src/voxtral_worker/server/*.py",
     "src/voxtral_worker/server/gate/**/*.py",
     "src/voxtral_worker/server/native/**/*.py",
     "src/voxtral_worker/server/shared/**/*.py",
+    "src/voxtral_worker/sessions/**/*.py",
+    "src/voxtral_worker/speech/**/*.py",
+    "src/voxtral_worker/turns/**/*.py",
 )
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 

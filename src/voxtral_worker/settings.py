@@ -49,8 +49,8 @@ class SettingsError(Exception):
     """
 
     def __init__(self, problems: Mapping[str, str]) -> None:
-        told = "; ".join(f"{name} {problem}" for name, problem in problems.items())
-        super().__init__(f"cannot start: {told}")
+        sentences = "; ".join(f"{name} {problem}" for name, problem in problems.items())
+        super().__init__(f"cannot start: {sentences}")
         self.problems = problems
 
 

@@ -37,6 +37,7 @@ class Own:
 class Turn:
     """What is to be answered and how, with the response being made."""
 
+    # It counts all turns of the session from 1. A turn that is reopened keeps its id.
     turn_id: str
     # The channel that its events go to.
     to: Channel
@@ -45,6 +46,7 @@ class Turn:
     # The response being made. With tools there is one for each round.
     response: Response
     own: Own = Own()
+    # How much speech was in it; 0 for a text.
     speech_ms: int = 0
     # Bytes of audio that had come when the turn was over. For a turn that was too long: the
     # bytes up to its cut, because the rest belongs to the next turn.

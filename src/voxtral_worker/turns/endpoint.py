@@ -20,9 +20,9 @@ SURELY_COMPLETE = 0.85
 SEEMS_COMPLETE = 0.5
 # No pause that is scored ends a turn earlier, so that there is time for the score.
 SCORE_DUE_FRAMES = 7
-# Scores of less than a second of speech are no better than chance.
+# With less than a second of speech, a score is as good as chance.
 SCORED_SPEECH_FRAMES = 32
-# In noise they are not much better: the pause must be 20 dB quieter than the speech.
+# In noise it is hardly better: the pause must be 20 dB quieter than the speech.
 SCORED_ENERGY_RATIO = 100.0
 
 
