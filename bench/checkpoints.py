@@ -58,7 +58,7 @@ def run(folders: list[str], rounds: int = ROUNDS) -> dict[tuple[str, str], Cost]
     engines = {}
     for tail in WINDOW_TAILS:
         for folder in folders:
-            settings = dataclasses.replace(SETTINGS, window_tail=tail, model_id=folder)
+            settings = SETTINGS.model_copy(update={"window_tail": tail, "model_id": folder})
             engine = Engine(EngineCore(load_model(settings), settings))
             engine.start()
             engine.warm_up()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +230,14 @@ def _language_bytes(model: Any) -> int:
 
 def _speed(scale: Scale, folder: Path, *, compiles: bool) -> None:
     print(f"\nENABLE_TORCH_COMPILE={str(compiles).lower()}")
-    settings = replace(scale.settings, max_context_tokens=4096, enable_torch_compile=compiles)
+    changes = {"max_context_tokens": 4096, "enable_torch_compile": compiles}
+    settings = scale.settings.model_copy(update=changes)
     if scale.device.type == "cuda":
         check_speed(scale, folder, settings)
         return
     # A CPU has decode steps of their own only where they are compiled; this is but a try.
     with torch.compiler.set_stance("force_eager"):
-        check_speed(scale, folder, replace(settings, enable_torch_compile=True))
+        check_speed(scale, folder, settings.model_copy(update={"enable_torch_compile": True}))
 
 
 def _kernel(scale: Scale) -> None:

@@ -1,6 +1,6 @@
 """How large the check for GPUs is: as it is meant, or small enough for a CPU and a test."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -95,4 +95,4 @@ def make_random(scale: Scale, folder: Path) -> None:
 def load_random(scale: Scale, folder: Path, settings: Settings | None = None) -> LoadedModel:
     """Random weights of the scale's shape, made where they are not there yet."""
     make_random(scale, folder)
-    return load_model(replace(settings or scale.settings, model_id=str(folder)))
+    return load_model((settings or scale.settings).model_copy(update={"model_id": str(folder)}))

@@ -8,7 +8,6 @@ import queue
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -99,7 +98,7 @@ def run() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     plain, manager = Plain(load_model(SETTINGS)), Manager(load_model(SETTINGS), TOKENS)
     engine = endless_engine(load_model(SETTINGS), SETTINGS)
-    settings = replace(SETTINGS, enable_torch_compile=True)
+    settings = SETTINGS.model_copy(update={"enable_torch_compile": True})
     compiled = endless_engine(load_model(settings), settings)
 
     def managed(count: int, *, is_audio: bool) -> float:

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +410,7 @@ def _given(given: argparse.Namespace) -> tuple[Settings, list[Clip]]:
         clips += own_clips(given.audio)
     # An answer from memory would be compared with nothing.
     # What `generate()` computes are whole windows.
-    return replace(settings, response_cache_size=0, window_tail="exact"), clips
+    return settings.model_copy(update={"response_cache_size": 0, "window_tail": "exact"}), clips
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def run(
     torch.set_num_threads(1)
     engines = {}
     for tail in WINDOW_TAILS:
-        settings = dataclasses.replace(SETTINGS, window_tail=tail)
+        settings = SETTINGS.model_copy(update={"window_tail": tail})
         engines[tail] = Engine(EngineCore(load_model(settings), settings))
         engines[tail].start()
         engines[tail].warm_up()

@@ -4,7 +4,6 @@ import json
 import signal
 import wave
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.support.light_model import load_light_model, write_light_model
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_or_skip
 from tests.support.running_server import RunningServer
+from tests.support.settings import changed
 from tests.support.workers import running_worker
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
@@ -88,7 +88,7 @@ def start_server(vad: Vad) -> Iterator[Callable[..., RunningServer]]:
 
     def start(*, ready: bool = True, **settings: Any) -> RunningServer:
         defaults = Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False)
-        server = RunningServer(replace(defaults, **settings), vad)
+        server = RunningServer(changed(defaults, **settings), vad)
         running.append(server)
         if ready:
             server.become_ready()

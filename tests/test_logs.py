@@ -21,7 +21,6 @@ from voxtral_worker.engine.conversation import Conversation, UserTurn
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.request import GenerationRequest
 from voxtral_worker.logs import about, context_about, session_mark, set_up_logging
-from voxtral_worker.settings import Settings
 
 log = logging.getLogger("voxtral_worker.test")
 
@@ -45,7 +44,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_a_json_line_is_one_object_with_its_fields_and_ids(written: io.StringIO) -> None:
-    set_up_logging(Settings(log_format="json"), written)
+    set_up_logging("INFO", "json", written)
     with about(request_id="r1"), about(session_id="s1"):
         log.info("one\ntwo\u2028%s", "three", extra={"bytes": 3, "odd": {1}})
     log.info("after")
@@ -64,7 +63,7 @@ def test_a_json_line_is_one_object_with_its_fields_and_ids(written: io.StringIO)
 
 
 def test_a_text_line_quotes_what_could_break_it(written: io.StringIO) -> None:
-    set_up_logging(Settings(), written)
+    set_up_logging("INFO", "text", written)
     with about(session_id="s1 level=ERROR\n"):
         log.warning("one\r\ntwo\x1b[31m", extra={"path": 'a"=é', "count": 2, "empty": ""})
     (line,) = written.getvalue().splitlines()
@@ -75,14 +74,14 @@ def test_a_text_line_quotes_what_could_break_it(written: io.StringIO) -> None:
 
 
 def test_a_field_given_with_a_line_goes_before_an_id(written: io.StringIO) -> None:
-    set_up_logging(Settings(log_format="json"), written)
+    set_up_logging("INFO", "json", written)
     with about(session_id="around"):
         log.info("said", extra={"session_id": "given"})
     assert lines(written)[0]["session_id"] == "given"
 
 
 def test_lines_below_the_level_are_not_written(written: io.StringIO) -> None:
-    set_up_logging(Settings(log_level="WARNING"), written)
+    set_up_logging("WARNING", "text", written)
     log.info("said")
     logging.getLogger("httpx").info("said")
     assert written.getvalue() == ""
@@ -91,7 +90,7 @@ def test_lines_below_the_level_are_not_written(written: io.StringIO) -> None:
 async def test_a_task_with_a_context_of_its_own_is_about_nothing_else(
     written: io.StringIO,
 ) -> None:
-    set_up_logging(Settings(log_format="json"), written)
+    set_up_logging("INFO", "json", written)
 
     async def work() -> None:
         log.info("said")
@@ -108,7 +107,7 @@ async def test_a_task_with_a_context_of_its_own_is_about_nothing_else(
 def test_what_the_engine_logs_of_a_generation_is_about_whoever_asked(
     written: io.StringIO,
 ) -> None:
-    set_up_logging(Settings(log_format="json"), written)
+    set_up_logging("INFO", "json", written)
     request = GenerationRequest(Conversation(UserTurn(("hello",))))
     with about(session_id="s1"):
         generation = Generation(request, lambda _: None)
@@ -119,8 +118,7 @@ def test_what_the_engine_logs_of_a_generation_is_about_whoever_asked(
 FLOOD = """
 import logging, sys
 from voxtral_worker.logs import session_mark, set_up_logging
-from voxtral_worker.settings import Settings
-set_up_logging(Settings())
+set_up_logging("INFO", "text")
 for number in range(int(sys.argv[1])):
     logging.info("%d %s", number, "x" * 100)
 signal = __import__("signal")
@@ -190,7 +188,7 @@ def test_lines_beyond_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_id_of_a_session_is_in_no_traceback(form: str, written: io.StringIO) -> None:
     session_id = "00000000-1111-4222-8333-444444444444"
-    set_up_logging(Settings(log_format=form), written)
+    set_up_logging("INFO", form, written)
     try:
         raise KeyError(session_id)
     except KeyError:

@@ -1,16 +1,17 @@
-import dataclasses
 import ipaddress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from tests.support.words import words_of
 from voxtral_worker.settings import (
+    VARIABLES,
     Settings,
     SettingsError,
     near_misses,
     read_settings,
-    variable_of,
 )
 
 # The shortest secret that may be one.
@@ -92,27 +93,23 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 def test_empty_counts_as_unset() -> None:
-    variables = [variable_of(field) for field in dataclasses.fields(Settings)]
-    assert read_settings(dict.fromkeys(variables, "")) == Settings()
-    assert read_settings(dict.fromkeys(variables, "  ")) == Settings()
+    assert read_settings(dict.fromkeys(VARIABLES, "")) == Settings()
+    assert read_settings(dict.fromkeys(VARIABLES, "  ")) == Settings()
 
 
 def test_every_default_is_a_value_that_may_be_set() -> None:
-    for field in dataclasses.fields(Settings):
+    for name, field in VARIABLES.items():
         if field.default in (None, ()):
             continue
         text = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
-        assert value_of(read_settings({variable_of(field): text}), variable_of(field)) == (
-            field.default
-        )
+        assert value_of(read_settings({name: text}), name) == field.default
 
 
 @pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in BAD.items() for t in texts])
 def test_a_bad_variable_is_named_with_what_it_was_and_what_it_may_be(name: str, text: str) -> None:
-    (field,) = [f for f in dataclasses.fields(Settings) if variable_of(f) == name]
     with pytest.raises(SettingsError) as refused:
         read_settings({name: text})
-    assert f"{name} is {text!r}, but must be {field.metadata['kind'].allowed}" in str(refused.value)
+    assert f"{name} is {text!r}, but must be {words_of(VARIABLES[name])}" in str(refused.value)
 
 
 def test_all_bad_variables_are_named_in_one_message_and_good_ones_are_not() -> None:
@@ -280,9 +277,8 @@ def test_a_variable_that_is_nearly_a_setting_is_named(name: str, meant: str) -> 
 
 
 def test_a_setting_and_a_stranger_are_no_near_misses() -> None:
-    ours = {variable_of(field): "" for field in dataclasses.fields(Settings)}
     others = ("PATH", "HOSTNAME", "SORT", "RUNPOD_API_KEY", "HF_TOKEN", "MODEL", "SESSION")
-    assert near_misses({**ours, **dict.fromkeys(others, "")}) == []
+    assert near_misses(dict.fromkeys((*VARIABLES, *others), "")) == []
 
 
 def test_an_option_goes_before_its_variable_and_is_read_alike() -> None:
@@ -315,3 +311,25 @@ def test_what_speech_cannot_be_is_told_with_what_it_may_be(text: str) -> None:
 
 def test_the_key_of_the_speech_server_is_shown_nowhere() -> None:
     assert "a secret key" not in repr(read_settings({"SPEECH_API_KEY": "a secret key"}))
+
+
+def test_settings_made_by_code_know_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAX_SESSIONS", "7")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MAX_SESSIONS=8\n")
+    assert Settings().max_sessions == 50
+    assert read_settings({}).max_sessions == 50
+
+
+def test_settings_made_by_code_are_checked_as_well() -> None:
+    with pytest.raises(ValidationError, match="port"):
+        Settings(port=0)
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 80
+
+
+def test_names_are_in_capitals_and_lists_are_not_json() -> None:
+    assert read_settings({"max_sessions": "7"}).max_sessions == 50
+    assert read_settings({"ALLOWED_ORIGINS": '["a"]'}).allowed_origins == ('["a"]',)

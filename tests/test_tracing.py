@@ -22,7 +22,6 @@ from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.logs import session_mark
 from voxtral_worker.server.lifecycle import Parts
-from voxtral_worker.settings import Settings
 from voxtral_worker.tracing import Tracing, open_tracing
 from voxtral_worker.turns.vad import Vad
 
@@ -177,9 +176,7 @@ def test_spans_reach_the_collector_that_is_named_before_the_worker_ends(
     collector: tuple[str, list[tuple[str, bytes]]],
 ) -> None:
     address, taken = collector
-    tracing = open_tracing(
-        Settings(otel_exporter_otlp_endpoint=address + "/", otel_service_name="ours")
-    )
+    tracing = open_tracing(address + "/", "ours")
     assert tracing is not None
     tracing.answered("s1", TURN, 10**18)
     tracing.failed("s1", "5", "GPU_OOM", 1.5, 10**18)
@@ -193,8 +190,7 @@ def test_spans_reach_the_collector_that_is_named_before_the_worker_ends(
 
 
 def test_a_collector_that_is_gone_does_not_hold_up_the_end() -> None:
-    settings = Settings(otel_exporter_otlp_endpoint=f"http://127.0.0.1:{free_port()}")
-    tracing = open_tracing(settings)
+    tracing = open_tracing(f"http://127.0.0.1:{free_port()}", "ours")
     assert tracing is not None
     for _ in range(100):
         tracing.answered("s1", TURN, 10**18)
@@ -203,8 +199,8 @@ def test_a_collector_that_is_gone_does_not_hold_up_the_end() -> None:
 
 def test_without_a_collector_nothing_of_it_is_imported() -> None:
     code = (
-        "import sys; from voxtral_worker import worker, tracing, settings; "
-        "traced = tracing.open_tracing(settings.Settings()); "
+        "import sys; from voxtral_worker import worker, tracing; "
+        "traced = tracing.open_tracing(None, 'ours'); "
         "sys.exit(traced is not None or any(m.startswith('opentelemetry') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -28,7 +28,8 @@ SERVE = ("-m", "voxtral_worker.client.command", "serve")
 # A module that is None cannot be imported.
 HEAVY = """
 import runpy, sys
-sys.modules.update(dict.fromkeys(["torch", "aiohttp", "transformers", "prometheus_client"]))
+missing = "aiohttp prometheus_client pydantic pydantic_settings torch transformers"
+sys.modules.update(dict.fromkeys(missing.split()))
 sys.argv = {words}
 runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
 """
@@ -84,7 +85,7 @@ def test_options_go_before_the_environment(tmp_path: Path) -> None:
         (("--mod", "x"), "unrecognized arguments: --mod x"),
         (("here",), "unrecognized arguments: here"),
         (("--port", "high"), "argument --port: it is 'high', but must be a whole number from 1"),
-        (("--model", ""), "argument --model: it is '', but must be a text"),
+        (("--model", ""), "argument --model: it is empty"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused(
@@ -106,6 +107,13 @@ def test_without_its_packages_the_server_says_which_extra_is_missing(
         "voxtral serve: the extra `worker` is missing (no_such_module): "
         "pip install 'voxtral-worker[worker]'\n"
     )
+
+
+def test_where_the_client_alone_is_installed_serving_names_the_extra() -> None:
+    ended = start("-c", HEAVY.format(program=SERVE[1], words=[*SERVE[1:], "--port", "high"]))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "the extra `worker` is missing (aiohttp, prometheus_client, pydantic, " in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_all_that_the_server_cannot_start_without_is_looked_for() -> None:
@@ -236,4 +244,4 @@ def test_a_worker_without_credentials_says_who_can_use_it() -> None:
     assert "ANYBODY" in anybody
     assert same == pages
     assert open_to(Settings(allowed_origins=("https://app.example",))) == []
-    assert open_to(Settings(runpod_pod_id="pod", api_keys=("key",))) == []
+    assert open_to(Settings(runpod_pod_id="pod", api_keys=("key" * 6,))) == []

@@ -1,20 +1,23 @@
 """`python -m voxtral_worker` and `voxtral serve`: the streaming server alone.
 
-The server's libraries are imported only after the options are checked, so `--help` needs none of
-them.
+The server's libraries, those of the settings included, are imported only after the options are
+parsed, so `--help` needs none of them.
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from voxtral_worker import __version__
-from voxtral_worker.settings import Settings, variable_of
 
-# The settings that people need most when they try the worker. All others are variables only.
-OPTIONS = {"--model": "model_id", "--host": "host", "--port": "port"}
+# The settings that people need most when they try the worker, each with its variable. All others
+# are variables only.
+OPTIONS = {
+    "--model": ("MODEL_ID", "hub id or local folder of the model (default: MODEL_ID)"),
+    "--host": ("HOST", "address to listen on (default: HOST, else 0.0.0.0)"),
+    "--port": ("PORT", "port of REST and WebSocket (default: PORT, else 8000)"),
+}
 # The modules of the extra `worker` without which the server cannot start.
 NEEDED = (
     "accelerate",
@@ -29,6 +32,7 @@ NEEDED = (
     "psutil",
     "pydantic",
     "pydantic_core",
+    "pydantic_settings",
     "py3langid",
     "pythonjsonlogger",
     "sentencex",
@@ -40,16 +44,22 @@ NEEDED = (
 
 def main(words: Sequence[str] | None = None, program: str = "python -m voxtral_worker") -> int:
     """Serve until a signal comes. Returns the exit code; exits with 2 for wrong usage."""
-    given = vars(make_parser(program).parse_args(words))
+    parser = make_parser(program)
+    given = {
+        name: text for name, text in vars(parser.parse_args(words)).items() if text is not None
+    }
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
             f"{program}: the extra `worker` is missing ({', '.join(missing)}): "
             "pip install 'voxtral-worker[worker]'\n"
         )
         return 1
+    for option, (variable, _) in OPTIONS.items():
+        if problem := _problem_with(variable, given.get(variable)):
+            parser.error(f"argument {option}: it {problem}")
     from voxtral_worker.worker import main as start
 
-    return start(None, {name: text for name, text in given.items() if text is not None})
+    return start(None, given)
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
@@ -62,32 +72,23 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    fields = {field.name: field for field in dataclasses.fields(Settings)}
-    for option, name in OPTIONS.items():
-        field = fields[name]
-        variable = variable_of(field)
-        default = "" if field.default is None else f", else {field.default}"
-        parser.add_argument(
-            option,
-            dest=variable,
-            metavar=option[2:].upper(),
-            type=_checked(field.metadata["kind"].read, field.metadata["kind"].allowed),
-            help=f"{field.metadata['doc']} (default: {variable}{default})".replace("%", "%%"),
-        )
+    for option, (variable, does) in OPTIONS.items():
+        parser.add_argument(option, dest=variable, metavar=option[2:].upper(), help=does)
     return parser
 
 
-def _checked(read: Callable[[str], object], allowed: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        try:
-            if not text.strip():
-                raise ValueError(text)
-            read(text.strip())
-        except (ValueError, KeyError) as error:
-            raise argparse.ArgumentTypeError(f"it is {text!r}, but must be {allowed}") from error
-        return text
+def _problem_with(variable: str, text: str | None) -> str | None:
+    from voxtral_worker.settings import SettingsError, read_settings
 
-    return check
+    if text is None:
+        return None
+    if not text.strip():
+        return "is empty"
+    try:
+        read_settings({variable: text})
+    except SettingsError as error:
+        return error.problems[variable]
+    return None
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
 
 from voxtral_worker import metrics
-from voxtral_worker.settings import Settings
 
 _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -108,8 +107,8 @@ def _shown(value: object) -> str:
     return text if is_plain and text else json.dumps(text)
 
 
-def _formatter(settings: Settings) -> logging.Formatter:
-    if settings.log_format == "text":
+def _formatter(form: str) -> logging.Formatter:
+    if form == "text":
         return TextFormatter("%(asctime)s %(levelname)s %(message)s")
     return JsonLines(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -182,9 +181,12 @@ def _own_standard_error() -> TextIO:
     )
 
 
-def set_up_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Set up logging by the settings: to `stream`, or to standard error in the background."""
-    formatter = _formatter(settings)
+def set_up_logging(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Set up logging to `stream`, or to standard error in the background.
+
+    The form of the lines is `text` or `json`.
+    """
+    formatter = _formatter(form)
     # UTC with milliseconds, as in RFC 3339.
     formatter.converter = time.gmtime
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -196,7 +198,7 @@ def set_up_logging(settings: Settings, stream: TextIO | None = None) -> None:
         handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     handler.addFilter(add_ids)
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)

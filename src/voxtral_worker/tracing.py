@@ -9,8 +9,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from voxtral_worker.settings import Settings
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -89,19 +87,17 @@ def _stages_ns(metrics: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def open_tracing(settings: Settings) -> Tracing | None:
-    """Tracing to the collector of the settings. None: none is set, and nothing is imported."""
-    if settings.otel_exporter_otlp_endpoint is None:
+def open_tracing(collector: str | None, service_name: str) -> Tracing | None:
+    """Tracing to the collector at an address. None: it has no address, and nothing is imported."""
+    if collector is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    exporter = OTLPSpanExporter(
-        settings.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces", timeout=EXPORT_TIMEOUT_S
-    )
-    resource = Resource.create({"service.name": settings.otel_service_name})
+    exporter = OTLPSpanExporter(collector.rstrip("/") + "/v1/traces", timeout=EXPORT_TIMEOUT_S)
+    resource = Resource.create({"service.name": service_name})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter, MOST_SPANS_WAITING))
     return Tracing(provider)

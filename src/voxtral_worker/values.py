@@ -8,7 +8,7 @@ The sentence of a field comes from the `May` beside its type:
 
     silence_ms: Annotated[int, whole(100, 3000)] = 500
 
-Types are strict: "5" and true are no numbers.
+A model is strict: "5" and true are not numbers. The settings, which are read from texts, are not.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
@@ -91,15 +91,15 @@ def one_of(*choices: str) -> str:
 
 def whole(low: int, high: int) -> May:
     """A whole number in a range."""
-    schema = core_schema.int_schema(ge=low, le=high, strict=True)
+    schema = core_schema.int_schema(ge=low, le=high)
     return May(f"a whole number from {low} to {high}", schema)
 
 
 def number(low: float, high: float) -> May:
     """A number in a range; one that is whole stays whole."""
     kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=-int(-low // 1), le=int(high), strict=True),
-        core_schema.float_schema(ge=low, le=high, strict=True),
+        core_schema.int_schema(ge=-int(-low // 1), le=int(high)),
+        core_schema.float_schema(ge=low, le=high),
     ]
     described = {"type": "number", "minimum": low, "maximum": high}
     words = f"a number from {low:g} to {high:g}"
@@ -165,24 +165,36 @@ def not_too_long(text: str, most: int, name: str = "") -> str:
 class Filled:
     """Beside the type of a list: it has members, and not too many of them.
 
-    The members say themselves what they may be.
+    The members say themselves what they may be. Without a name of the `members`, `words` tell of
+    too many.
     """
 
     words: str
     members: str
     most: int
+    least: int = 1
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def check(value: object) -> object:
-            if not isinstance(value, list) or not value:
+            if not isinstance(value, list) or len(value) < self.least:
                 raise may_be(self.words)
             if len(value) > self.most:
-                raise rest(f"has {len(value)} {self.members}, but may have {self.most}")
+                if not self.members:
+                    raise may_be(self.words)
+                raise rest(
+                    f"has {len(value)} {self.members}, but may have {self.most} {self.members}"
+                )
             return value
 
         return core_schema.no_info_before_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        least = {"minItems": self.least} if self.least else {}
+        return {**handler(schema), **least, "maxItems": self.most}
 
 
 def or_null(may: May) -> May:
@@ -193,6 +205,14 @@ def or_null(may: May) -> May:
 
 # One of the texts of a `Literal`.
 CHOICE = May("")
+
+
+def choice(*texts: str) -> May:
+    """One of a few texts."""
+    chosen = core_schema.literal_schema(list(texts))
+    return May(one_of(*texts), chosen, {"enum": list(texts)})
+
+
 # Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
 OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
@@ -239,17 +259,15 @@ def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
 
 @dataclass(frozen=True)
 class Picked:
-    """Beside a union of models: a function that says which of them an object is to be."""
+    """Beside a union of types: a function that says which of them a value is to be."""
 
-    pick: Callable[[dict[str, Any]], "type[Values]"]
+    pick: Callable[[Any], "type[Values] | TypeAdapter[Any]"]
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def check(value: object, info: ValidationInfo) -> object:
-            if not isinstance(value, dict):
-                raise may_be("an object")
-            return self.pick(value).model_validate(value, context=info.context)
+            return _validate(self.pick(value), value, info.context)
 
         return core_schema.with_info_plain_validator_function(
             check, json_schema_input_schema=handler(source)
@@ -276,13 +294,34 @@ class By:
             for name in get_args(model.model_fields[self.key].annotation)
         }
 
-        def pick(value: dict[str, Any]) -> type[Values]:
+        def pick(value: object) -> type[Values]:
+            if not isinstance(value, dict):
+                raise may_be("an object")
             name = value.get(self.key)
             if not isinstance(name, str) or name not in kinds:
                 raise at(self.key, self.refuse(self.words or one_of(*kinds)), name)
             return kinds[name]
 
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
+
+
+@dataclass(frozen=True)
+class OrText:
+    """Beside a type: a text may stand for a value, which a function makes of it."""
+
+    make: Callable[[str], object]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: self.make(value) if isinstance(value, str) else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 class Values(BaseModel):
@@ -386,11 +425,12 @@ def whole_of(model: type[Values]) -> JsonSchema:
     found = model.model_json_schema(schema_generator=_Described)
     for name, field in options_of(model).items():
         if not may_be_null(field):
-            found["properties"][name] = _without_null(found["properties"][name])
+            found["properties"][name] = without_null(found["properties"][name])
     return {**found, "required": list(options_of(model)), "additionalProperties": False}
 
 
-def _without_null(schema: JsonSchema) -> JsonSchema:
+def without_null(schema: JsonSchema) -> JsonSchema:
+    """The schema of what may be left out, where null is no way to do so."""
     told = dict(schema)
     if isinstance(told.get("type"), list):
         (told["type"],) = [kind for kind in told["type"] if kind != "null"]
@@ -436,8 +476,15 @@ class Problem:
     is_value: bool = False
 
 
+def _validate(kind: type[T] | TypeAdapter[T], value: object, context: object) -> T:
+    if isinstance(kind, TypeAdapter):
+        return kind.validate_python(value, context=context)
+    assert issubclass(kind, Values)
+    return kind.model_validate(value, context=context)
+
+
 def read(
-    kind: TypeAdapter[T],
+    kind: type[T] | TypeAdapter[T],
     value: object,
     before: str = "",
     *,
@@ -453,7 +500,7 @@ def read(
     validators may ask. `refuse` makes another error of the problems.
     """
     try:
-        return kind.validate_python(value, context=FromCaller(known))
+        return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
         found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
     if refuse is not None:
@@ -523,3 +570,14 @@ def described(model: type[Values] | TypeAdapter[Any]) -> JsonSchema:
     if isinstance(model, TypeAdapter):
         return model.json_schema(schema_generator=_Described)
     return model.model_json_schema(schema_generator=_Described)
+
+
+def components(*models: type[Values]) -> dict[str, JsonSchema]:
+    """The JSON Schemas of models, and of those within them, by name, as parts of OpenAPI."""
+    where = "#/components/schemas/{model}"
+    _, found = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template=where,
+        schema_generator=_Described,
+    )
+    return dict(found["$defs"])

@@ -201,7 +201,8 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
         engine.warm_up()
     _tell_window_tail(engine, loaded)
     admission = _measure_capacity(engine, settings, loaded.device.type, step)
-    return Parts(engine, vad, loaded, open_tracing(settings), admission, completeness)
+    tracing = open_tracing(settings.otel_exporter_otlp_endpoint, settings.otel_service_name)
+    return Parts(engine, vad, loaded, tracing, admission, completeness)
 
 
 def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
@@ -374,7 +375,7 @@ def main(argv: Sequence[str] | None = None, options: Mapping[str, str] | None = 
         return 1
     # Before any large block is allocated.
     give_large_blocks_back()
-    set_up_logging(settings)
+    set_up_logging(settings.log_level, settings.log_format)
     for sentence in near_misses():
         log.warning("settings: %s", sentence)
     try:

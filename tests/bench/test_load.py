@@ -14,6 +14,7 @@ from bench.load_bargein import SHAPE, interrupt
 from bench.load_speakers import answers_in_real_time
 from tests.support.ports import free_port
 from tests.support.random_model import write_random_model
+from tests.support.settings import changed
 from tests.support.sounds import clips
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
@@ -39,7 +40,7 @@ def serve() -> Iterator[Callable[[str, tuple[Settings, ...]], list[str]]]:
     stops: list[Callable[[], None]] = []
 
     def start(folder: str, wanted: tuple[Settings, ...]) -> list[str]:
-        settings = replace(SETTINGS, model_id=folder)
+        settings = changed(SETTINGS, model_id=folder)
         loaded: LoadedModel = load_model(settings)
         vad, engine = Vad(), Engine(EngineCore(loaded, settings))
         vad.start()
@@ -74,7 +75,7 @@ def test_several_who_speak_in_real_time_are_each_answered_once_with_their_own_wo
 def test_a_turn_is_answered_with_the_same_text_with_speculation_and_without(
     serve: Callable[..., list[str]],
 ) -> None:
-    urls = serve(str(EMBEDDED_MODEL), (SETTINGS, replace(SETTINGS, speculation=False)))
+    urls = serve(str(EMBEDDED_MODEL), (SETTINGS, changed(SETTINGS, speculation=False)))
     few = list(clips())[:4]
     ahead, not_ahead = [asyncio.run(answers_in_real_time(url, few)) for url in urls]
     assert [one["text"] for one in ahead] == [one["text"] for one in not_ahead]

@@ -14,7 +14,7 @@ from voxtral_worker import errors, metrics
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.server.native import dialect, messages
 from voxtral_worker.sessions.config import OPTIONS
-from voxtral_worker.settings import REPOSITORY, Settings, variable_of
+from voxtral_worker.settings import REPOSITORY, VARIABLES
 
 
 def docs() -> str:
@@ -77,8 +77,7 @@ def metric_names() -> set[str]:
 
 
 def setting_names() -> set[str]:
-    names = {variable_of(field) for field in dataclasses.fields(Settings)}
-    return {name for name in names if not name.startswith("RUNPOD_")}
+    return {name for name in VARIABLES if not name.startswith("RUNPOD_")}
 
 
 def test_the_names_looked_for_are_all_there_are() -> None:

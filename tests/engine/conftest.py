@@ -1,6 +1,5 @@
 """Engines that compute the embedded model, and what plain transformers make of it."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 
 from tests.support.embedded_model import EMBEDDED
 from tests.support.light_model import load_light_model
+from tests.support.settings import changed
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model
@@ -18,7 +18,7 @@ from voxtral_worker.engine.model import LoadedModel, load_model
 @pytest.fixture
 def exact_engine(loaded: LoadedModel) -> Iterator[Engine]:
     """Computes whole windows, as the library does."""
-    running = Engine(EngineCore(loaded, dataclasses.replace(EMBEDDED, window_tail="exact")))
+    running = Engine(EngineCore(loaded, changed(EMBEDDED, window_tail="exact")))
     running.start()
     yield running
     running.stop()

@@ -1,7 +1,6 @@
 """Answers that have to be calls or JSON are, whatever the model would rather say."""
 
 import asyncio
-import dataclasses
 import json
 import random
 import threading
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.embedded_model import EMBEDDED
 from tests.support.random_schemas import SCHEMAS, random_model, satisfies
+from tests.support.settings import changed
 from voxtral_worker.engine.answer import Answer, answer
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.conversation import Conversation, UserTurn
@@ -179,7 +179,7 @@ def test_a_call_that_is_cut_off_is_none(engine: Engine) -> None:
 
 
 def test_equal_input_is_answered_from_the_cache_under_a_new_id(loaded: LoadedModel) -> None:
-    engine = Engine(EngineCore(loaded, dataclasses.replace(EMBEDDED, response_cache_size=8)))
+    engine = Engine(EngineCore(loaded, changed(EMBEDDED, response_cache_size=8)))
     engine.start()
     try:
         first, again = (

@@ -1,6 +1,5 @@
 """The files that RunPod's Hub and the image build read."""
 
-import dataclasses
 import json
 import runpy
 import shlex
@@ -11,10 +10,9 @@ import jsonschema
 
 from voxtral_worker.jobs.mode import Mode, which_mode
 from voxtral_worker.jobs.schema import read_input
-from voxtral_worker.settings import Settings, read_settings, variable_of
+from voxtral_worker.settings import VARIABLES, Settings, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIABLES = {variable_of(field) for field in dataclasses.fields(Settings)}
 # Read by the hub client and by RunPod, not by the worker.
 FOREIGN = {"HF_TOKEN"}
 CUDA = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^\d+\.\d+$"}}
@@ -134,15 +132,15 @@ def test_the_hubs_tests_have_the_documented_form() -> None:
 def test_every_variable_the_hub_offers_is_a_setting_with_its_default() -> None:
     hub = read(".runpod/hub.json")["config"]
     inputs = {entry["key"]: entry["input"] for entry in hub["env"]}
-    assert inputs.keys() - FOREIGN <= VARIABLES
+    assert inputs.keys() - FOREIGN <= VARIABLES.keys()
     given = {key: str(entry["default"]) for key, entry in inputs.items() if "default" in entry}
     settings = read_settings(given)
-    chosen = {"model_id", "log_format"}
-    for field in dataclasses.fields(Settings):
-        if variable_of(field) in given and field.name not in chosen:
-            assert getattr(settings, field.name) == field.default, field.name
+    chosen = {"MODEL_ID", "LOG_FORMAT"}
+    for name, field in VARIABLES.items():
+        if name in given and name not in chosen:
+            assert getattr(settings, name.lower()) == field.default, name
     for preset in hub["presets"]:
-        assert preset["defaults"].keys() <= VARIABLES
+        assert preset["defaults"].keys() <= VARIABLES.keys()
 
 
 def test_the_options_the_hub_offers_can_be_used() -> None:
@@ -159,7 +157,7 @@ def test_the_jobs_of_the_hubs_tests_are_good_input() -> None:
 def test_the_variables_of_the_hubs_tests_are_settings() -> None:
     env = read(".runpod/tests.json")["config"]["env"]
     read_settings({entry["key"]: entry["value"] for entry in env})
-    assert {entry["key"] for entry in env} <= VARIABLES
+    assert {entry["key"] for entry in env} <= VARIABLES.keys()
 
 
 def test_the_test_input_is_good_input_and_is_what_runs_by_itself() -> None:

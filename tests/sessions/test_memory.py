@@ -63,22 +63,22 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     """What can be found in the session, looked at piece by piece."""
     total = session.memory.inbox_bytes + size_of(session.config.system_prompt)
     total += sum(frame.nbytes for frame, *_ in session.listening.heard._frames)
-    total += sum(size_of_parts(parts) for parts in session._pending._said.values())
+    total += sum(size_of_parts(parts) for parts in session.inputs.pending._said.values())
     total += sum(map(size_of_exchange, session.history))
     answers = session.answers
     turns = list(answers.queue)
     total += sum(map(size_of_turn, turns))
-    kept = session.listening.reopening._kept
+    kept = session.listening.turns.reopening.kept
     is_held = kept is not None and (
         kept.turn_id in [turn.turn_id for turn in turns] or answers.history.has(kept.turn_id)
     )
     if kept is not None and not is_held:
         total += kept.audio.nbytes
-    guess = session._speculator._speculation
+    guess = session.listening.turns.speculator.speculation
     if guess is not None:
         total += size_of_parts(guess.request.conversation.user.parts[-1:])
         total += 256 * guess.request.sampling.max_tokens
-    partials = session.listening.partials
+    partials = session.listening.turns.partials
     stable = partials._stable
     total += sum(map(sys.getsizeof, {*stable._last, *stable._shown}))
     total += partials._asked_bytes
@@ -132,18 +132,18 @@ class World:
                 level = 0.9 if action == "speech" else 0.0
                 return session.listening.hear(frames, [level] * len(frames), self.now_s)
             case "text":
-                return session.text("a\U0001f600"[amount % 2] * 999, self.now_s, to=to)
+                return session.inputs.text("a\U0001f600"[amount % 2] * 999, self.now_s, to=to)
             case "say":
                 self.said += 1
                 sound = Audio(np.zeros(4000 * amount, np.float32))
-                return session.say(str(self.said % 9), ("x" * amount * 99, sound))
+                return session.inputs.say(str(self.said % 9), ("x" * amount * 99, sound))
             case "unsay":
-                return session.unsay(str(amount % 9)) or []
+                return session.inputs.unsay(str(amount % 9)) or []
             case "respond":
                 own = SessionConfig(system_prompt="y" * 99 * amount, max_length=amount)
-                return session.respond(self.now_s, own if amount % 2 else None, to=to)
+                return session.inputs.respond(self.now_s, own if amount % 2 else None, to=to)
             case "remember":
-                return session.remember("z" * 999 * amount)
+                return session.inputs.remember("z" * 999 * amount)
             case "config":
                 changes: dict[str, object] = {
                     "max_length": 10 * amount,
@@ -214,7 +214,7 @@ def test_the_account_is_what_a_recount_finds_and_within_the_bound(
     asyncio.run(world.dialect.close())
     session = world.session
     left = size_of(session.config.system_prompt) + session.memory.inbox_bytes
-    assert session.memory.bytes - session.listening.partials._stable.bytes == left
+    assert session.memory.bytes - session.listening.turns.partials._stable.bytes == left
 
 
 def test_a_full_session_refuses_all_that_makes_it_larger_and_goes_on_when_it_is_cleared() -> None:
@@ -227,8 +227,8 @@ def test_a_full_session_refuses_all_that_makes_it_larger_and_goes_on_when_it_is_
     frames = np.zeros((40, 512), np.float32)
     for refused in (
         lambda: session.listening.require_room(frames.nbytes),
-        lambda: session.text("x" * 99_999, 0.0, to=CONTROL, tag="mine"),
-        lambda: session.say("key", ("x",)),
+        lambda: session.inputs.text("x" * 99_999, 0.0, to=CONTROL, tag="mine"),
+        lambda: session.inputs.say("key", ("x",)),
         lambda: session.update_config({"system_prompt": "\U0001f600" * 30_000}),
     ):
         with pytest.raises(RateLimited, match="the session is full: it holds") as told:
@@ -261,7 +261,7 @@ def test_a_turn_that_has_no_room_when_it_ends_is_told_so() -> None:
 def test_longer_answers_than_turns_that_wait_have_room_for_are_refused() -> None:
     session = Session("s", SessionConfig().updated({"max_length": 1}), 0.0, max_bytes=LIMIT)
     for _ in range(10):
-        session.text("hello", 0.0)
+        session.inputs.text("hello", 0.0)
     with pytest.raises(RateLimited):
         session.update_config({"max_length": 4096})
     assert session.config.max_length == 1
@@ -292,7 +292,7 @@ def test_messages_held_for_a_resume_give_way_the_oldest_first_and_are_counted_as
     assert missed > 0
     assert len(held) + missed == 300
     # What was said goes before them.
-    session.say("key", ("x" * 500_000,))
+    session.inputs.say("key", ("x" * 500_000,))
     still_held, more_missed = dialect._numberings[AUDIO].after(0)
     assert more_missed > missed
     assert still_held == held[-len(still_held) :]

@@ -49,12 +49,14 @@ def moved(session: Session) -> Session:
 
 def test_another_worker_goes_on_with_the_same_config_and_conversation() -> None:
     here = new_session(language="de", system_prompt="Be brief.", temperature=0)
-    here.text("Grüße", 0.0, to="control")
+    here.inputs.text("Grüße", 0.0, to="control")
     answer(here, "1", "Hallo.")
     there = moved(here)
     assert there.config == here.config
     (effect,) = [
-        effect for effect in there.text("two", 0.0, to="control") if isinstance(effect, Generate)
+        effect
+        for effect in there.inputs.text("two", 0.0, to="control")
+        if isinstance(effect, Generate)
     ]
     conversation = effect.request.conversation
     assert conversation.history == (Exchange(UserTurn(("Grüße",)), AssistantTurn(text="Hallo.")),)
@@ -63,7 +65,7 @@ def test_another_worker_goes_on_with_the_same_config_and_conversation() -> None:
 
 def test_what_was_taken_over_can_be_taken_over_again() -> None:
     here = new_session()
-    here.text("one", 0.0, to="control")
+    here.inputs.text("one", 0.0, to="control")
     answer(here, "1", "First.")
     assert moved(moved(here)).history == moved(here).history
 
@@ -74,14 +76,14 @@ def test_numbers_of_messages_and_turns_rise_across_workers() -> None:
     before = native(here)
     for _ in range(3):
         before.tell(events.Accepted("1"), None)
-    here.text("one", 0.0)
+    here.inputs.text("one", 0.0)
     there = moved(here)
     after = native(there)
     after.go_on_from(read_record(here.record(before.seqs).as_json()).seqs)
     after.tell(events.Accepted("2"), None)
     assert after.seqs == {"audio": 4, "control": 0}
     assert (there.message_count, there.error_count) == (7, 1)
-    there.text("two", 0.0)
+    there.inputs.text("two", 0.0)
     assert there.record().turns == 1 + TURNS_UNTOLD + 1
 
 
@@ -95,7 +97,7 @@ def test_sound_stays_and_a_note_stands_for_words_that_are_not_known() -> None:
 def test_the_last_transcript_of_a_spoken_turn_stands_for_it() -> None:
     here = new_session(interim=True)
     hear(here, (0.9, 60))
-    partial = here.listening.partials.generation_id
+    partial = here.listening.turns.partials.generation_id
     assert partial is not None
     here.on_event(partial, Delta("what is the", ()), 0.0)
     here.on_event(partial, DONE, 0.0)

@@ -151,11 +151,11 @@ def test_what_somebody_has_done_since_then_closes_a_turn(what: str) -> None:
         case "text":
             talk.text()
         case "say":
-            session.say("item", ("And?",))
+            session.inputs.say("item", ("And?",))
         case "respond":
-            session.respond(talk.now_s)
+            session.inputs.respond(talk.now_s)
         case "remember":
-            session.remember("Hello.")
+            session.inputs.remember("Hello.")
         case "cancel":
             session.cancel(talk.now_s)
         case "clear":
@@ -180,12 +180,12 @@ def test_a_gap_in_the_stream_in_an_onset_leaves_the_onset() -> None:
 
 def test_what_belonged_to_the_turn_before_it_was_spoken_still_does() -> None:
     talk = Talk()
-    talk.session.say("item", ("Look:",))
+    talk.session.inputs.say("item", ("Look:",))
     talk.spoken_turn()
     talk.hear((0.9, 4))
-    assert talk.session.pending == 1
+    assert len(talk.session.inputs.pending) == 1
     assert asked(talk.hear(END)).conversation.user.parts[0] == "Look:"
-    assert talk.session.pending == 0
+    assert len(talk.session.inputs.pending) == 0
 
 
 def test_turns_that_nobody_answers_by_itself_stay_ended() -> None:
@@ -193,7 +193,7 @@ def test_turns_that_nobody_answers_by_itself_stay_ended() -> None:
     talk.session.use_config(talk.session.config.model_copy(update={"answers_turns": False}))
     talk.spoken_turn()
     assert not talk.session.listening.detector.is_reopenable
-    assert talk.session.pending == 1
+    assert len(talk.session.inputs.pending) == 1
 
 
 def test_a_turn_that_was_refused_stays_ended() -> None:
@@ -229,7 +229,7 @@ def test_sound_that_has_no_room_twice_is_not_kept() -> None:
 def test_sound_that_nobody_else_holds_is_counted() -> None:
     talk = Talk(mode="transcribe", reopen_ms=800)
     talk.spoken_turn()
-    held = talk.session.listening.reopening
+    held = talk.session.listening.turns.reopening
     assert held.bytes == 0
     talk.finishes("1")
     assert held.bytes == 25 * 2048
@@ -273,8 +273,8 @@ def test_a_pause_that_was_taken_for_an_end_is_guessed_at_later() -> None:
     talk.session = Session("s", SessionConfig(), 0.0, speculates=True)
     talk.spoken_turn()
     talk.hear((0.9, 4))
-    policy = talk.session.listening.speculator._policy
-    assert list(policy._pauses) == [15]
+    policy = talk.session.listening.turns.speculator.policy
+    assert list(policy.pauses) == [15]
 
 
 def test_a_session_that_moves_while_its_turn_goes_on_hears_the_whole_turn_there() -> None:
@@ -444,7 +444,7 @@ def test_without_a_wish_and_where_the_answer_is_one_there_is_no_transcript(
 
 def test_too_many_words_that_wait_are_told_as_such_and_the_turn_is_answered() -> None:
     talk = Talk(transcript=True, reopen_ms=0)
-    transcripts = talk.session.listening.transcripts
+    transcripts = talk.session.listening.turns.transcripts
     sound = Audio(np.zeros(512, np.float32))
     for number in range(64):
         transcripts.add(f"x{number}", sound)
@@ -460,7 +460,7 @@ def test_words_without_room_are_told_as_such() -> None:
     talk = Talk(transcript=True)
     memory = talk.session.memory
     memory.hold(lambda: memory.limit_bytes)
-    (effect,) = talk.session.listening.transcripts.add("1", Audio(np.zeros(512, np.float32)))
+    (effect,) = talk.session.listening.turns.transcripts.add("1", Audio(np.zeros(512, np.float32)))
     assert isinstance(effect, Tell)
     assert isinstance(effect.event, events.Transcript)
     assert effect.event.error is not None
@@ -471,7 +471,7 @@ def test_a_session_that_ends_wants_no_more_words() -> None:
     wanted = transcript_of(talk.spoken_turn())
     assert Cancel(wanted) in talk.session.give_up()
     assert talk.session.on_event(wanted, DONE, talk.now_s) == []
-    assert talk.session.listening.transcripts.bytes == 0
+    assert talk.session.listening.turns.transcripts.bytes == 0
 
 
 def test_a_transcript_has_no_history_that_could_be_trimmed() -> None:

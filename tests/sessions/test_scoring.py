@@ -97,7 +97,7 @@ def test_words_that_sound_incomplete_have_their_guess_dropped_and_made_again_bef
     talk = Talk(speculates=True)
     # Answered turns earn the credit for two guesses.
     for _ in range(4):
-        talk.session.listening.speculator._policy.end_turn()
+        talk.session.listening.turns.speculator.policy.end_turn()
     asked, effects = talk.pause()
     (first,) = requests(effects)
     assert Cancel(first) in talk.score(asked, 0.2)
@@ -111,8 +111,8 @@ def test_words_that_sound_incomplete_have_their_guess_dropped_and_made_again_bef
 
 def test_words_that_sound_complete_are_answered_ahead_even_of_who_pauses_often() -> None:
     talk = Talk(speculates=True)
-    policy = talk.session.listening.speculator._policy
-    policy._pauses.extend([9] * 8)
+    policy = talk.session.listening.turns.speculator.policy
+    policy.pauses.extend([9] * 8)
     asked, effects = talk.pause()
     assert requests(effects) == {}
     effects = talk.score(asked, 0.95)

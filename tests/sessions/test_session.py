@@ -52,7 +52,7 @@ class Talk:
         return self.hear((0.9, 20), (0.0, 16))
 
     def text(self, text: str = "Hi", to: str = CONTROL) -> list[Effect]:
-        return self.session.text(text, self.now_s, to=to)
+        return self.session.inputs.text(text, self.now_s, to=to)
 
     def says(self, turn_id: str, text: str, *token_ids: int) -> list[Effect]:
         return self.session.on_event(turn_id, Delta(text, token_ids), self.now_s)
@@ -128,7 +128,7 @@ def test_silence_holds_no_more_than_the_pre_roll_in_memory() -> None:
 
 def test_a_text_is_answered_on_the_line_it_came_by_with_its_request_id() -> None:
     talk = Talk()
-    effects = talk.session.text("Hi", 0.0, to=CONTROL, tag="mine")
+    effects = talk.session.inputs.text("Hi", 0.0, to=CONTROL, tag="mine")
     processing = events.Accepted("1", "mine")
     assert effects[0] == Tell(processing, CONTROL)
     assert requests(effects)["1"].conversation.user == UserTurn(("Hi",))

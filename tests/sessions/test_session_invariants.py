@@ -96,7 +96,7 @@ class World:
             case "text":
                 to = (None, "control")[amount % 2]
                 try:
-                    self.perform(session.text("Hi", self.now_s, to=to, tag=amount))
+                    self.perform(session.inputs.text("Hi", self.now_s, to=to, tag=amount))
                 except RateLimited:
                     assert session.queue_size > 64
             case "cancel":

@@ -18,11 +18,11 @@ class SpokenTalk(Talk):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"voice": "default", **options})
-        self.session.speaking.is_listened_to = lambda: True
+        self.session.answers.speaking.is_listened_to = lambda: True
 
     def spoke(self, turn_id: str, text: str, *, is_final: bool = False) -> list[Effect]:
         piece = SpokenPiece(turn_id, text, b"sound", 100 * len(text), is_final)
-        return self.session.spoke(piece, self.now_s)
+        return self.session.answers.speaking.spoke(piece, self.now_s)
 
     def answered(self, *texts: str, turn_id: str = "1") -> list[Effect]:
         """A text is answered, and its speech is sent."""
@@ -74,7 +74,7 @@ def test_answers_are_spoken_only_where_a_voice_is_wanted(options: dict[str, obje
 
 def test_nothing_is_spoken_to_nobody() -> None:
     talk = SpokenTalk()
-    talk.session.speaking.is_listened_to = lambda: False
+    talk.session.answers.speaking.is_listened_to = lambda: False
     talk.text()
     assert speech(talk.says("1", "Yes.", 1) + talk.finishes("1")) == []
 
@@ -179,14 +179,14 @@ def test_the_clients_own_word_is_what_was_heard() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on. ", "You may go now.")
     talk.session.cancel(talk.now_s + 3.0)
-    assert talk.session.speaking.played("1", 900, talk.now_s + 3.1) == "The light "
+    assert talk.session.answers.speaking.played("1", 900, talk.now_s + 3.1) == "The light "
     assert talk.last_answer() == AssistantTurn(text="The light ")
 
 
 def test_a_client_that_tells_how_far_it_is_shortens_nothing() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on. ", "You may go now.")
-    talk.session.speaking.played("1", 400, talk.now_s)
+    talk.session.answers.speaking.played("1", 400, talk.now_s)
     assert talk.last_answer() == AssistantTurn((1, 1))
     # It is what counts once the speech is cut.
     talk.session.cancel(talk.now_s + 0.5)
@@ -196,14 +196,14 @@ def test_a_client_that_tells_how_far_it_is_shortens_nothing() -> None:
 def test_a_client_that_plays_no_more_shortens_any_answer() -> None:
     talk = SpokenTalk()
     talk.answered("The light is on.")
-    talk.session.speaking.played("1", 900, talk.now_s + 10, is_all=True)
+    talk.session.answers.speaking.played("1", 900, talk.now_s + 10, is_all=True)
     assert talk.last_answer() == AssistantTurn(text="The light ")
 
 
 def test_a_turn_whose_speech_is_not_known_is_named() -> None:
     talk = SpokenTalk()
     with pytest.raises(BadInput, match="turn_id is '7', but no speech of such a turn is known"):
-        talk.session.speaking.played("7", 400, 0.0)
+        talk.session.answers.speaking.played("7", 400, 0.0)
 
 
 def test_what_was_forgotten_is_not_remembered_by_halves() -> None:
@@ -219,8 +219,10 @@ def test_a_voice_that_fails_is_told_once_and_leaves_the_text() -> None:
     talk.text()
     talk.says("1", "One. Two", 1)
     error = SpeechFailed("gone")
-    assert talk.session.voice_failed("1", error, is_news=True) == [Tell(events.Refused(error))]
-    assert talk.session.voice_failed("1", error, is_news=False) == []
+    assert talk.session.answers.speaking.voice_failed("1", error, is_news=True) == [
+        Tell(events.Refused(error))
+    ]
+    assert talk.session.answers.speaking.voice_failed("1", error, is_news=False) == []
     talk.spoke("1", "", is_final=True)
     assert speech(talk.says("1", " and three.", 2)) == []
     # The words are all known to the user, who can read them.
@@ -233,27 +235,27 @@ def test_a_voice_that_has_failed_still_learns_where_the_words_end() -> None:
     talk = SpokenTalk()
     talk.text()
     talk.says("1", "One. Two", 1)
-    talk.session.voice_failed("1", SpeechFailed("gone"), is_news=True)
+    talk.session.answers.speaking.voice_failed("1", SpeechFailed("gone"), is_news=True)
     talk.spoke("1", "", is_final=True)
     finished = talk.finishes("1")
     assert speech(finished) == [EndSpeech("1")]
     (answered,) = told(finished, events.Answered)
     assert isinstance(answered, events.Answered)
     assert not answered.is_being_spoken
-    assert not talk.session.speaking.is_spoken("1")
+    assert not talk.session.answers.speaking.is_spoken("1")
 
 
 def test_a_voice_that_fails_for_a_turn_that_is_over_changes_nothing() -> None:
-    talk = SpokenTalk()
-    assert talk.session.voice_failed("9", SpeechFailed("gone"), is_news=False) == []
-    assert not talk.session.speaking.is_spoken("9")
+    speaking = SpokenTalk().session.answers.speaking
+    assert speaking.voice_failed("9", SpeechFailed("gone"), is_news=False) == []
+    assert not speaking.is_spoken("9")
 
 
 def test_a_cancel_of_what_a_failed_voice_has_left_is_told() -> None:
     talk = SpokenTalk()
     talk.text()
     talk.says("1", "One.", 1)
-    talk.session.voice_failed("1", SpeechFailed("gone"), is_news=True)
+    talk.session.answers.speaking.voice_failed("1", SpeechFailed("gone"), is_news=True)
     talk.finishes("1")
     effects = talk.session.cancel(talk.now_s)
     assert told(effects, events.Stopped) == [events.Stopped(None, events.Why.CANCELLED)]

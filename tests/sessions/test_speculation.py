@@ -249,7 +249,7 @@ def test_another_end_of_the_turn_drops_the_guess() -> None:
 
 def test_a_cleared_history_drops_the_guess() -> None:
     talk = Talk()
-    talk.session.text("Hi", 0.0)
+    talk.session.inputs.text("Hi", 0.0)
     talk.engine("1", DONE)
     ahead = talk.guess()
     assert talk.session.clear_history()[0] == Cancel(ahead)
@@ -258,14 +258,14 @@ def test_a_cleared_history_drops_the_guess() -> None:
 def test_a_text_in_the_pause_goes_first() -> None:
     talk = Talk()
     ahead = talk.guess()
-    effects = talk.session.text("Hi", talk.now_s)
+    effects = talk.session.inputs.text("Hi", talk.now_s)
     assert effects[0] == Cancel(ahead)
     assert [asked.generation_id for asked in generates(effects)] == ["2"]
 
 
 def test_nothing_is_guessed_while_a_response_is_being_made() -> None:
     talk = Talk(barge_in=False)
-    talk.session.text("Hi", 0.0)
+    talk.session.inputs.text("Hi", 0.0)
     assert generates(talk.hear(0.9, 20) + talk.hear(0.0, END - 1)) == []
 
 

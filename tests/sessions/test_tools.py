@@ -51,7 +51,7 @@ class Acting(Talk):
         return effects + self.finishes(generation_id, CALLED)
 
     def result(self, call_id: str, content: str = "ok", **options: bool) -> list[Effect]:
-        return self.session.tool_result(call_id, content, self.now_s, **options)
+        return self.session.answers.take_result(call_id, content, self.now_s, **options)
 
 
 def counts(effects: list[Effect]) -> dict[str, int]:
@@ -163,14 +163,14 @@ def test_a_result_that_does_not_come_is_told_to_the_model_in_time() -> None:
     effects = talk.calls("1", LIGHT, TIMER)
     assert effects[-1] == WakeUp(0.5)
     talk.result(TIMER.call_id, "7")
-    assert talk.session.wake(0.4) == [WakeUp(0.5)]
-    effects = talk.session.wake(0.5)
+    assert talk.session.answers.wake(0.4) == [WakeUp(0.5)]
+    effects = talk.session.answers.wake(0.5)
     assert counts(effects) == {"timed_out": 1}
     (request,) = requests(effects).values()
     assert request.conversation.rounds == (made(LIGHT, TIMER, results=(UNANSWERED, "7")),)
     with pytest.raises(CallNotFound):
         talk.result(LIGHT.call_id)
-    assert talk.session.wake(9.0) == []
+    assert talk.session.answers.wake(9.0) == []
 
 
 def test_without_a_limit_a_result_is_waited_for() -> None:
@@ -178,7 +178,7 @@ def test_without_a_limit_a_result_is_waited_for() -> None:
     talk.text()
     effects = talk.calls("1", LIGHT)
     assert not [effect for effect in effects if isinstance(effect, WakeUp)]
-    assert talk.session.wake(1e9) == []
+    assert talk.session.answers.wake(1e9) == []
     assert requests(talk.result(LIGHT.call_id))
 
 
@@ -304,7 +304,7 @@ class Asking(Acting):
         self.session = Session("s", config, 0.0)
 
     def respond(self) -> list[Effect]:
-        return self.session.respond(self.now_s, to=CONTROL)
+        return self.session.inputs.respond(self.now_s, to=CONTROL)
 
 
 def test_a_turn_goes_on_when_it_is_asked_for() -> None:
@@ -357,14 +357,14 @@ def test_a_guess_knows_the_round_as_it_will_be_closed() -> None:
 def test_calls_from_outside_are_rounds_of_what_was_said_before_them() -> None:
     talk = Asking()
     session = talk.session
-    session.say("a", ("Go",))
-    session.remember_call(LIGHT, 0.0)
-    session.remember_call(TIMER, 0.0)
+    session.inputs.say("a", ("Go",))
+    session.inputs.remember_call(LIGHT, 0.0)
+    session.inputs.remember_call(TIMER, 0.0)
     talk.result(LIGHT.call_id)
     talk.result(TIMER.call_id)
-    session.remember_call(ToolCall("call_of_another_server", "light", "{}"), 0.0)
+    session.inputs.remember_call(ToolCall("call_of_another_server", "light", "{}"), 0.0)
     talk.result("call_of_another_server", "7")
-    session.remember("Done.")
+    session.inputs.remember("Done.")
     (exchange,) = session.history
     assert (exchange.user, exchange.assistant) == (UserTurn(("Go",)), AssistantTurn(text="Done."))
     first, second = exchange.rounds
@@ -377,10 +377,10 @@ def test_a_call_from_outside_with_nothing_said_before_it_closes_what_waits() -> 
     talk = Asking()
     talk.text("Go")
     talk.calls("1", LIGHT)
-    talk.session.say("b", ("And",))
-    assert counts(talk.session.remember_call(TIMER, 0.0)) == {"interrupted": 1}
-    talk.session.say("c", ("More",))
-    assert counts(talk.session.remember("Yes.")) == {"interrupted": 1}
+    talk.session.inputs.say("b", ("And",))
+    assert counts(talk.session.inputs.remember_call(TIMER, 0.0)) == {"interrupted": 1}
+    talk.session.inputs.say("c", ("More",))
+    assert counts(talk.session.inputs.remember("Yes.")) == {"interrupted": 1}
     users = [exchange.user.parts for exchange in talk.session.history]
     assert users == [("Go",), ("And",), ("More",)]
 
@@ -388,7 +388,7 @@ def test_a_call_from_outside_with_nothing_said_before_it_closes_what_waits() -> 
 def test_a_context_of_its_own_may_end_with_results() -> None:
     talk = Asking()
     context = ((), UserTurn(("Go",)), (made(LIGHT),))
-    effects = talk.session.respond(0.0, context=context, joins=False)
+    effects = talk.session.inputs.respond(0.0, context=context, joins=False)
     (request,) = requests(effects).values()
     assert request.conversation.rounds == (made(LIGHT),)
     talk.calls("1", TIMER)
@@ -399,7 +399,7 @@ def test_a_context_of_its_own_may_end_with_results() -> None:
 
 def test_the_end_of_a_session_forgets_what_waits() -> None:
     talk = Asking()
-    talk.session.say("a", (Audio(np.zeros(160, np.float32)),))
+    talk.session.inputs.say("a", (Audio(np.zeros(160, np.float32)),))
     talk.respond()
     talk.calls("1", LIGHT)
     talk.session.clear_history()

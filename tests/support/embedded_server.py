@@ -7,6 +7,7 @@ import soxr
 from openai import AsyncOpenAI
 
 from tests.support.ports import free_port
+from tests.support.settings import changed
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
@@ -65,7 +66,7 @@ class EmbeddedServer:
             "rate_limit_enabled": False,
             "api_keys": (KEY,),
         }
-        settings = Settings(**{**defaults, **changes})
+        settings = changed(Settings(), **{**defaults, **changes})
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}"
         loaded = load_model(settings)

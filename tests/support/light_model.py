@@ -7,13 +7,13 @@ words would hide a difference: so the language model stays the trained one.
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
 from tests.support.embedded_model import EMBEDDED
+from tests.support.settings import changed
 from voxtral_worker.engine.model import LoadedModel, load_model
 from voxtral_worker.settings import EMBEDDED_MODEL
 
@@ -41,4 +41,4 @@ def write_light_model(folder: Path) -> None:
 
 def load_light_model(folder: Path) -> LoadedModel:
     """Load it as the embedded model is loaded."""
-    return load_model(replace(EMBEDDED, model_id=str(folder)))
+    return load_model(changed(EMBEDDED, model_id=str(folder)))

@@ -130,11 +130,11 @@ def _held(driver: object) -> dict[str, int]:
         "generations": len(driver._generations),  # type: ignore[attr-defined]
         "queue": session.queue_size,
         "frames": len(listening.heard),
-        "kept turns": listening.reopening.bytes,
-        "transcripts": listening.transcripts.bytes,
-        "partials": listening.partials.bytes,
-        "guesses": listening.speculator.bytes,
-        "unanswered": session.pending,
+        "kept turns": listening.turns.reopening.bytes,
+        "transcripts": listening.turns.transcripts.bytes,
+        "partials": listening.turns.partials.bytes,
+        "guesses": listening.turns.speculator.bytes,
+        "unanswered": len(session.inputs.pending),
     }
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
+from tests.support.settings import changed
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import audio_in
 from voxtral_worker.engine.request import Delta, Failed, Finished, HistoryTrimmed, Timings, Usage
@@ -539,7 +540,7 @@ async def staged(**settings: Any) -> AsyncIterator[Stage]:
         "heartbeat_interval_seconds": 600,
         **settings,
     }
-    server = RunningServer(Settings(**all_settings), Loudness())  # type: ignore[arg-type]
+    server = RunningServer(changed(Settings(), **all_settings), Loudness())  # type: ignore[arg-type]
     server.become_ready()
     try:
         async with AsyncExitStack() as stack:

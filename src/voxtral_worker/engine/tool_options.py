@@ -81,14 +81,20 @@ def read_call(
     """One call from its three parts; errors name them by `path` and `inner`. Raises BadInput."""
     inner = inner or path
     read_call_id(call_id, f"{path}.id" if inner != path else f"{path}.call_id")
-    name = _read_name(name, f"{inner}.name")
-    arguments = "{}" if arguments in (None, "") else arguments
-    if not isinstance(arguments, str) or not _is_clean(arguments):
-        raise BadInput(f"{inner}.arguments is {shown(arguments)}, but must be a text of JSON")
-    return ToolCall(str(call_id), name, arguments)
+    name = read_name(name, f"{inner}.name")
+    return ToolCall(str(call_id), name, read_arguments(arguments, f"{inner}.arguments"))
 
 
-def _read_name(value: object, path: str) -> str:
+def read_arguments(value: object, path: str) -> str:
+    """The arguments of a call; nothing stands for none. Raises BadInput."""
+    if value in (None, ""):
+        return "{}"
+    if not isinstance(value, str) or not _is_clean(value):
+        raise BadInput(f"{path} is {shown(value)}, but must be a text of JSON")
+    return value
+
+
+def read_name(value: object, path: str) -> str:
     """The name of a tool. Raises BadInput."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise BadInput(f"{path} is {shown(value)}, but must have 1 to 64 letters, digits, _ or -")
@@ -150,7 +156,7 @@ def _tool(value: object, path: str) -> Tool:
     function = value.get("function", value)
     if not isinstance(function, dict):
         raise BadInput(f"{path}.function must be an object with a name and parameters")
-    name = _read_name(function.get("name"), f"{path}.name")
+    name = read_name(function.get("name"), f"{path}.name")
     description = function.get("description")
     of_tool = f"the tool {name!r} ({path})"
     if description is not None and not _is_clean(description):

@@ -102,8 +102,9 @@ class Driver(Generic[D]):
             is_behind=lambda: not self._inbox.empty(),
         )
         self._speech = speech
-        self._speaker = None if speech is None else Speaker(speech, session.speaking.playback, self)
-        session.speaking.is_listened_to = self._is_listened_to
+        speaking = session.answers.speaking
+        speaking.is_listened_to = self._is_listened_to
+        self._speaker = None if speech is None else Speaker(speech, speaking.playback, self)
         self.dialect = speak(self)
         self._task = asyncio.create_task(
             self._run(), name=f"session {session_mark(session.session_id)}", context=self.context
@@ -220,11 +221,11 @@ class Driver(Generic[D]):
 
     def spoke(self, piece: SpokenPiece) -> None:
         """Send a piece of speech."""
-        self.perform(self.session.spoke(piece, time.monotonic()))
+        self.perform(self.session.answers.speaking.spoke(piece, time.monotonic()))
 
     def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> None:
         """Continue an answer as text only."""
-        self.perform(self.session.voice_failed(turn_id, error, is_news=is_news))
+        self.perform(self.session.answers.speaking.voice_failed(turn_id, error, is_news=is_news))
 
     def _is_listened_to(self) -> bool:
         has_listener = self.channels.find(AUDIO, may_wait=True) is not None
@@ -249,7 +250,7 @@ class Driver(Generic[D]):
 
     def _wake(self) -> None:
         self._alarm = None
-        self.perform(self.session.wake(time.monotonic()))
+        self.perform(self.session.answers.wake(time.monotonic()))
 
     def _generate(self, generation_id: str, effect: Generate) -> None:
         def listener(event: GenerationEvent) -> None:

@@ -188,7 +188,8 @@ def origin_headers(request: web.Request) -> dict[str, str]:
     Empty if the caller is not a page, or a page of an origin that is not allowed.
     """
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None or not is_allowed_origin(request, request.app[SERVICE].settings):
+    allowed = request.app[SERVICE].settings.allowed_origins
+    if origin is None or not is_allowed_origin(request, allowed):
         return {}
     return {
         hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
@@ -225,9 +226,9 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     request[ADDRESS] = address
     request[IS_LOCAL] = service.client_addresses.is_local(request)
     if request.path != "/ping":
-        check_address(address, settings)
+        check_address(address, settings.allowed_ips)
     is_socket = request.path.startswith("/ws/") or request.path == "/v1/realtime"
-    if is_socket and not is_allowed_origin(request, settings):
+    if is_socket and not is_allowed_origin(request, settings.allowed_origins):
         raise Forbidden("pages of this origin may not use the API")
     caller = Caller() if _is_open(request) else _caller_of(request)
     if caller.token_of is not None and not await service.exists(caller.token_of):

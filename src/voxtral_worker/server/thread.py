@@ -128,7 +128,10 @@ class ServerThread:
         descriptors = raise_descriptor_limit()
         most = settings.max_connections or default_connections(descriptors)
         runner = await self._runner(make_app(service))
-        connections = Connections(settings, most, self._first_request_s)
+        most_per_address = settings.max_connections_per_address
+        connections = Connections(
+            service.client_addresses, most, most_per_address, self._first_request_s
+        )
         await GuardedSite(runner, settings.host, settings.port, _tls(settings), connections).start()
         if settings.port_health not in (None, settings.port):
             # A plain site, which does not count connections: health checks must get an answer

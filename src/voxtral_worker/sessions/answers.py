@@ -174,7 +174,9 @@ class Answers:
             turn.know_words(words)
         self.history.set_words(turn_id, words)
 
-    def take_result(self, call_id: str, content: str, now_s: float) -> list[Effect]:
+    def take_result(
+        self, call_id: str, content: str, now_s: float, *, is_error: bool = False
+    ) -> list[Effect]:
         """Take the result of a tool call.
 
         With the last result the turn continues, if it is the session that runs the rounds; an
@@ -189,9 +191,10 @@ class Answers:
             raise not_found(call_id)
         self.memory.require(bytes_of_text(content))
         pending.take(call_id, content)
+        counted: list[Effect] = [CountCalls("failed" if is_error else "answered")]
         if turn is None or turn.pending is None or not pending.is_complete:
-            return []
-        return self._go_on(turn, now_s, INTERRUPTED)
+            return counted
+        return [*counted, *self._go_on(turn, now_s, INTERRUPTED)]
 
     def wake(self, now_s: float) -> list[Effect]:
         """Continue without the results that are overdue; a filler takes their place."""

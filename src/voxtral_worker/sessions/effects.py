@@ -1,5 +1,6 @@
 """What a session asks its driver to do. A session does nothing itself: it returns effects."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtral_worker.engine.request import GenerationRequest
-from voxtral_worker.sessions.events import Event
+from voxtral_worker.sessions.events import CallMade, Event
 from voxtral_worker.speech.pieces import SpeechFormat
 from voxtral_worker.turns.events import SpeechPaused
 
@@ -114,3 +115,9 @@ Effect: TypeAlias = (
     | WakeUp
     | CountCalls
 )
+
+
+def calls_tools(effects: Iterable[Effect]) -> bool:
+    """Whether the client gets complete calls of tools, which it may carry out at once."""
+    told = (effect.event for effect in effects if isinstance(effect, Tell))
+    return any(isinstance(event, CallMade) for event in told)

@@ -5,7 +5,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_SAMPLES = 512
+from voxtral_worker.audio.frames import FRAME_SAMPLES
+
 FRAME_BYTES = FRAME_SAMPLES * 4
 
 
@@ -13,6 +14,9 @@ class HeardFrames:
     """Frames by their number since the session began; the oldest are forgotten first."""
 
     def __init__(self) -> None:
+        # Bytes of the stream whose frames have been heard. A float, because a chunk's bytes are
+        # shared out over its frames.
+        self.stream_bytes = 0.0
         # Samples, arrival time, and audio bytes up to the frame's end.
         self._frames: deque[tuple[NDArray[np.float32], float, int]] = deque()
         # The number of the oldest frame that is held.
@@ -26,13 +30,14 @@ class HeardFrames:
         """Size of the frames."""
         return len(self._frames) * FRAME_BYTES
 
-    def add(self, frame: NDArray[np.float32], heard_s: float, audio_bytes: int) -> None:
+    def add(self, frame: NDArray[np.float32], heard_s: float, frame_bytes: float) -> None:
         """Add the next frame, float32 [512].
 
-        `heard_s`: when it arrived. `audio_bytes`: the bytes of the stream up to its end.
+        `heard_s`: when it arrived. `frame_bytes`: its share of the bytes of the stream.
         """
+        self.stream_bytes += frame_bytes
         # A copy, because a view would keep the whole chunk of the frame in memory.
-        self._frames.append((frame.copy(), heard_s, audio_bytes))
+        self._frames.append((frame.copy(), heard_s, int(self.stream_bytes)))
 
     def restore(
         self, samples: NDArray[np.float32], first_frame: int, first_bytes: int, heard_s: float

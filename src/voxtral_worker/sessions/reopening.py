@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from voxtral_worker.audio.frames import FRAME_SAMPLES
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.sessions.answers import Answers
 from voxtral_worker.sessions.effects import Effect
-from voxtral_worker.sessions.heard_frames import FRAME_SAMPLES, HeardFrames
+from voxtral_worker.sessions.heard_frames import HeardFrames
 from voxtral_worker.sessions.pending import Pending, Said
 from voxtral_worker.turns.detector import TurnDetector
 from voxtral_worker.turns.events import TurnEnded
@@ -40,28 +41,28 @@ class Reopening:
         self._answers = answers
         self._pending = pending
         self._heard = heard
-        self._kept: KeptTurn | None = None
+        self.kept: KeptTurn | None = None
 
     @property
     def bytes(self) -> int:
         """Size of the kept audio, unless `Answers` holds and counts the same turn."""
-        kept = self._kept
+        kept = self.kept
         if kept is None or self._answers.holds(kept.turn_id):
             return 0
         return kept.audio.nbytes
 
     def keep(self, turn: KeptTurn) -> None:
         """Keep a turn that has ended and is being answered, if it may be reopened."""
-        self._kept = turn if self._detector.is_reopenable else None
+        self.kept = turn if self._detector.is_reopenable else None
 
     def close(self) -> None:
         """Make the next speech a new turn, whatever it follows."""
         self._detector.close()
-        self._kept = None
+        self.kept = None
 
     def look(self) -> None:
         """Drop the kept turn if its time is over, or if continuing it has no room in memory."""
-        kept = self._kept
+        kept = self.kept
         if kept is None:
             return
         frames = kept.ended.end_frame - kept.ended.first_frame
@@ -73,7 +74,7 @@ class Reopening:
 
     def reopen(self, now_s: float) -> tuple[KeptTurn, list[Effect]]:
         """Continue the kept turn: its frames are held again and its answer is withdrawn."""
-        kept, self._kept = self._kept, None
+        kept, self.kept = self.kept, None
         # `close` clears the detector's turn too, so it reopens only a turn that is kept here.
         assert kept is not None
         samples = kept.audio.samples

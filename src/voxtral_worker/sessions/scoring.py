@@ -21,18 +21,16 @@ class Scoring:
         self._detector = detector
         self._heard = heard
         self._speculator = speculator
-        self._turn_id: str | None = None
 
     @property
     def is_due(self) -> bool:
         """Whether the next frame must wait until the score has come."""
         return self._detector.needs_score
 
-    def ask(self, pause: SpeechPaused, turn_id: str | None) -> list[Effect]:
+    def ask(self, pause: SpeechPaused) -> list[Effect]:
         """Ask for the score of a pause that has begun, if it needs one."""
         if not pause.is_scored:
             return []
-        self._turn_id = turn_id
         first = max(pause.first_frame, pause.end_frame - MOST_FRAMES)
         return [Score(pause, self._heard.samples(first, pause.end_frame))]
 
@@ -46,4 +44,4 @@ class Scoring:
             return []
         effects = self._speculator.weigh(score, end_frame)
         heard = self._detector.frames_heard
-        return [*effects, *self._speculator.look_at_pause(self._turn_id, heard, now_s)]
+        return [*effects, *self._speculator.look_at_pause(heard, now_s)]

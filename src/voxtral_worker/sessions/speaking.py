@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from voxtral_worker.errors import BadInput
+from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Effect, EndSpeech, Hush, Speak, Tell
@@ -90,10 +90,11 @@ class Speaking:
         )
         return [Tell(spoken)]
 
-    def voice_failed(self, turn_id: str) -> None:
-        """Continue a turn as text only."""
+    def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> list[Effect]:
+        """Continue a turn as text only. The client gets the error if it `is_news`."""
         if turn_id in self._turns:
             self._turns[turn_id].has_failed = True
+        return [Tell(events.Refused(error))] if is_news else []
 
     def stop(self, why: events.Why, now_s: float, spared: str | None) -> Cut:
         """Stop all speech. The result is empty if none was being made or played.

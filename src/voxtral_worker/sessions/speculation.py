@@ -49,7 +49,7 @@ class SpeculationPolicy:
         self._credit = 1.0
         # How long each of the last pauses lasted, in frames after the first at which the turn
         # could have ended. None: the turn did end with it.
-        self._pauses: deque[int | None] = deque(maxlen=PAUSES_REMEMBERED)
+        self.pauses: deque[int | None] = deque(maxlen=PAUSES_REMEMBERED)
         self._has_guessed = False
         # When to guess, if a score of the pause has set it. None: by the earlier pauses.
         self._due_frame: int | None = None
@@ -77,20 +77,20 @@ class SpeculationPolicy:
     def end_pause(self, frame: int) -> None:
         """Note that speech continues at `frame`."""
         if self.pause is not None:
-            self._pauses.append(frame - self.pause.end_frame)
+            self.pauses.append(frame - self.pause.end_frame)
         self.pause = None
 
     def end_turn(self) -> None:
         """Note that the turn is over."""
         # A turn may also end without a pause: by `end_turn`, or because it was too long.
         if self.pause is not None:
-            self._pauses.append(None)
+            self.pauses.append(None)
         self.pause = None
         self._credit = min(MOST_CREDIT, self._credit + CREDIT_PER_TURN)
 
     def reopen(self, frames: int) -> None:
         """Correct the last pause: it did not end the turn, but lasted `frames` frames."""
-        self._pauses[-1] = frames
+        self.pauses[-1] = frames
 
     def charge(self) -> None:
         """Pay for a wrong guess."""
@@ -102,7 +102,7 @@ class SpeculationPolicy:
         After this wait, of the remembered pauses at most one lasted longer without being an end
         for each four that were one.
         """
-        ends = ENDS_EXPECTED + sum(length is None for length in self._pauses)
-        longest_first = sorted((n for n in self._pauses if n is not None), reverse=True)
+        ends = ENDS_EXPECTED + sum(length is None for length in self.pauses)
+        longest_first = sorted((n for n in self.pauses if n is not None), reverse=True)
         allowed = ends // (PAUSES_PER_WRONG_GUESS - 1)
         return longest_first[allowed] if len(longest_first) > allowed else 0

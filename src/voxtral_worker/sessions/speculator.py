@@ -22,15 +22,17 @@ class Speculator:
         self._pending = pending
         self._heard = heard
         self._is_on = is_on
-        self._policy = SpeculationPolicy()
-        self._speculation: Speculation | None = None
+        self.policy = SpeculationPolicy()
+        # The turn of the last pause.
+        self._turn_id = ""
+        self.speculation: Speculation | None = None
         # Generations of wrong guesses. Their last event says how many tokens were wasted.
         self._discarded: set[str] = set()
 
     @property
     def bytes(self) -> int:
         """Size of the guess under way: its copy of the audio, and room for its answer."""
-        guess = self._speculation
+        guess = self.speculation
         return 0 if guess is None else guess.sound_bytes + guess.answer_bytes
 
     @property
@@ -38,30 +40,31 @@ class Speculator:
         """Whether a turn that ended now would be answered at once."""
         return self._answers.requests.config.answers_turns and not self._answers.queue
 
-    def begin_pause(self, pause: SpeechPaused) -> None:
-        """Take a pause, which may become the turn's end."""
-        self._policy.begin_pause(pause)
+    def begin_pause(self, pause: SpeechPaused, turn_id: str) -> None:
+        """Take a pause of a turn, which may become its end."""
+        self._turn_id = turn_id
+        self.policy.begin_pause(pause)
 
     def end_pause(self, frame: int) -> list[Effect]:
         """Drop the guess: speech continues at `frame`."""
-        self._policy.end_pause(frame)
+        self.policy.end_pause(frame)
         return self.discard()
 
-    def look_at_pause(self, turn_id: str | None, frame: int, now_s: float) -> list[Effect]:
+    def look_at_pause(self, frame: int, now_s: float) -> list[Effect]:
         """Ask the engine, if the pause heard up to `frame` is worth a guess."""
-        pause = self._policy.pause
+        pause = self.policy.pause
         may_guess = self._is_on and self._would_answer
-        if pause is None or not may_guess or not self._policy.is_time_to_guess(frame):
+        if pause is None or not may_guess or not self.policy.is_time_to_guess(frame):
             return []
-        self._policy.guess()
+        self.policy.guess()
         samples = self._heard.samples(pause.first_frame, pause.end_frame)
         user = self._pending.with_audio(Audio(samples))
         request = self._answers.requests.request(user, Urgency.SPECULATION, is_audio=True)
         answer = answer_bytes(request.sampling)
         if not self._answers.memory.has_room(samples.nbytes + answer):
             return []
-        generation_id = f"ahead-{turn_id}-{frame}"
-        self._speculation = Speculation(
+        generation_id = f"ahead-{self._turn_id}-{frame}"
+        self.speculation = Speculation(
             generation_id, request, pause, now_s, sound_bytes=samples.nbytes, answer_bytes=answer
         )
         return [Generate(generation_id, request)]
@@ -74,33 +77,33 @@ class Speculator:
         is made shortly before `end_frame`.
         """
         if score >= SURELY_COMPLETE:
-            if self._speculation is None:
-                self._policy.guess_at(0)
+            if self.speculation is None:
+                self.policy.guess_at(0)
             return []
         if score >= SEEMS_COMPLETE:
             return []
-        self._policy.guess_at(end_frame - TAIL_FRAMES)
+        self.policy.guess_at(end_frame - TAIL_FRAMES)
         return self.discard()
 
     def reopen(self, frames: int) -> None:
         """Note that the last turn continues, after a pause of `frames` frames."""
-        self._policy.reopen(frames)
+        self.policy.reopen(frames)
 
     def end_turn(self, ended: TurnEnded) -> tuple[list[Effect], Speculation | None]:
         """End the turn. Returns effects, and the speculation that answers it; None: no guess."""
         effects = self.drop_stale(ended)
-        self._policy.end_turn()
-        speculation, self._speculation = self._speculation, None
+        self.policy.end_turn()
+        speculation, self.speculation = self.speculation, None
         return effects, speculation
 
     def forget_turn(self) -> list[Effect]:
         """End the turn without an answer."""
-        self._policy.end_turn()
+        self.policy.end_turn()
         return self.discard()
 
     def drop_stale(self, ended: TurnEnded | None = None) -> list[Effect]:
         """Discard the guess if the turn's real request would differ from it."""
-        speculation = self._speculation
+        speculation = self.speculation
         if speculation is None:
             return []
         pause, request = speculation.pause, speculation.request
@@ -112,10 +115,10 @@ class Speculator:
 
     def discard(self) -> list[Effect]:
         """Drop the guess, if there is one, and count it as wrong."""
-        speculation, self._speculation = self._speculation, None
+        speculation, self.speculation = self.speculation, None
         if speculation is None:
             return []
-        self._policy.charge()
+        self.policy.charge()
         if speculation.is_finished:
             return [_wasted(speculation.withheld[-1])]
         # Its cost is known only when its last event comes, after the Cancel.
@@ -124,11 +127,11 @@ class Speculator:
 
     def on_event(self, generation_id: str, event: GenerationEvent) -> list[Effect] | None:
         """Take an event of a speculation. None: the generation is not one."""
-        speculation = self._speculation
+        speculation = self.speculation
         if speculation is not None and generation_id == speculation.generation_id:
             if isinstance(event, Failed):
                 # Not reported: the turn asks again when it is over, and reports its own failure.
-                self._speculation = None
+                self.speculation = None
                 return [_wasted(event)]
             speculation.withheld.append(event)
             return []

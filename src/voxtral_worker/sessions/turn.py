@@ -13,18 +13,6 @@ from voxtral_worker.sessions.response import Response, ms
 from voxtral_worker.speech.pieces import SpeechFormat
 
 
-class TurnIds:
-    """Numbers the turns of a session, spoken or not, from 1."""
-
-    def __init__(self) -> None:
-        self.given = 0
-
-    def next(self) -> str:
-        """A new id."""
-        self.given += 1
-        return str(self.given)
-
-
 @dataclass
 class Turn:
     """What is to be answered and how, with the response being made."""

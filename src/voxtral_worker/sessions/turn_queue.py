@@ -18,6 +18,8 @@ class TurnQueue:
         self.current: Turn | None = None
         # Audio up to here belongs to turns that are over and answered.
         self.settled_bytes = 0
+        # How many ids were given. Spoken turns, and those of texts, are numbered together from 1.
+        self.ids_given = 0
         # The turns behind the current one, oldest first.
         self._waiting: deque[Turn] = deque()
 
@@ -39,6 +41,11 @@ class TurnQueue:
     def bytes(self) -> int:
         """Size of the turns, with the room that is set aside for their answers."""
         return sum(turn.bytes for turn in self)
+
+    def new_id(self) -> str:
+        """The id of the next turn."""
+        self.ids_given += 1
+        return str(self.ids_given)
 
     def require_room(self) -> None:
         """Raises RateLimited when too many turns wait."""

@@ -22,6 +22,7 @@ from voxtral_worker.settings import Settings
 
 Start = Callable[..., RunningServer]
 SECRET = "a secret of at least thirty-two bytes"
+KEY, OTHER, GUESSED = "a-key-of-16-byte", "another-of-these", "hunter2-hunter2-"
 
 
 async def health(server: RunningServer, query: str = "", **headers: str) -> int:
@@ -138,7 +139,7 @@ def of(credentials: Credentials, presented: str) -> Caller:
 
 
 def test_a_session_token_ends_after_a_day() -> None:
-    credentials = Credentials(Settings(token_secret=SECRET, api_keys=("key",)))
+    credentials = Credentials(Settings(token_secret=SECRET, api_keys=(KEY,)))
     issued = credentials.issue("s1")
     assert of(credentials, issued) == Caller(token_of="s1")
     claims = jwt.decode(issued, options={"verify_signature": False})
@@ -156,23 +157,23 @@ def test_tokens_are_good_wherever_the_secret_is_the_same() -> None:
         except WrongCredentials:
             return False
 
-    keys, jwts = Settings(api_keys=("a", "b")), Settings(jwt_secret=SECRET)
-    assert opens(keys, Settings(api_keys=("b", "a")))
-    assert not opens(keys, Settings(api_keys=("a",)))
-    assert opens(jwts, Settings(jwt_secret=SECRET, api_keys=("a",)))
+    keys, jwts = Settings(api_keys=(KEY, OTHER)), Settings(jwt_secret=SECRET)
+    assert opens(keys, Settings(api_keys=(OTHER, KEY)))
+    assert not opens(keys, Settings(api_keys=(KEY,)))
+    assert opens(jwts, Settings(jwt_secret=SECRET, api_keys=(KEY,)))
     # A secret of their own goes before the others.
-    own = Settings(api_keys=("a",), token_secret=SECRET * 2)
+    own = Settings(api_keys=(KEY,), token_secret=SECRET * 2)
     assert opens(own, Settings(jwt_secret=SECRET, token_secret=SECRET * 2))
-    assert not opens(own, Settings(api_keys=("a",), token_secret=SECRET))
+    assert not opens(own, Settings(api_keys=(KEY,), token_secret=SECRET))
     # What a public key is, everybody may know.
     public = Settings(jwt_public_key="PEM")
     assert opens(public, public) is False
 
 
 def test_a_token_is_no_quick_check_of_a_guessed_key() -> None:
-    issued = Credentials(Settings(api_keys=("hunter2",))).issue("s1")
-    quick = hmac.digest(b"hunter2", b"voxtral-worker session", "sha256")
-    for key in (b"hunter2", quick):
+    issued = Credentials(Settings(api_keys=(GUESSED,))).issue("s1")
+    quick = hmac.digest(GUESSED.encode(), b"voxtral-worker session", "sha256")
+    for key in (GUESSED.encode(), quick):
         with pytest.raises(jwt.InvalidSignatureError):
             jwt.decode(
                 issued,

@@ -4,7 +4,6 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
 from voxtral_worker import metrics
 from voxtral_worker.server import rest
+from voxtral_worker.server.gate.access import ClientAddresses
 from voxtral_worker.server.gate.connections import Connections, default_connections
 from voxtral_worker.server.thread import ServerThread
 from voxtral_worker.settings import Settings
@@ -81,7 +81,7 @@ async def test_a_connection_too_many_is_closed_and_a_place_given_back_is_used_ag
 @pytest.fixture
 def impatient() -> Iterator[int]:
     """The port of a server that waits 0.2 s for a first request."""
-    settings = replace(Settings(), host="127.0.0.1", port=free_port())
+    settings = Settings(host="127.0.0.1", port=free_port())
     thread = ServerThread(settings, first_request_s=0.2)
     thread.start()
     yield settings.port
@@ -110,7 +110,8 @@ async def test_a_connection_that_has_asked_once_may_stay(impatient: int) -> None
 
 
 def connections(most: int = 1000, **settings: Any) -> Connections:
-    return Connections(replace(Settings(), **settings), most)
+    chosen = Settings(**settings)
+    return Connections(ClientAddresses(chosen), most, chosen.max_connections_per_address)
 
 
 def test_an_address_may_have_so_many_connections_and_another_its_own() -> None:

@@ -179,6 +179,12 @@ def test_another_function_may_pick_the_model() -> None:
     assert isinstance(read_parameters(picked, {"kind": "circle"}), Circle)
 
 
+def test_keys_that_are_left_out_are_counted() -> None:
+    error = refused({**{f"key{index}": 1 for index in range(40)}, "share": 7})
+    assert "there is no parameter key11" in error.message
+    assert error.message.endswith("; and 29 more")
+
+
 class Known(Parameters):
     """Asks for what only the reader knows."""
 

@@ -7,8 +7,9 @@ import pytest
 
 from voxtral_worker.errors import AtCapacity, BadInput, TooLarge, shown
 from voxtral_worker.server.openai.body import Bodies, Form
-from voxtral_worker.server.openai.chat_request import EncodedAudio, read_chat
+from voxtral_worker.server.openai.chat_request import read_chat
 from voxtral_worker.server.openai.errors import BadOption, error_object, within
+from voxtral_worker.server.openai.messages import EncodedAudio
 from voxtral_worker.server.openai.models import ModelNames
 from voxtral_worker.server.openai.options import Options
 from voxtral_worker.server.openai.realtime.client_event import read_event

@@ -140,18 +140,18 @@ def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
     return parsed is not None and any(parsed in network for network in networks)
 
 
-def check_address(address: str, settings: Settings) -> None:
-    """Raises Forbidden for an address that is not allowed."""
-    if settings.allowed_ips and not _is_in(address, settings.allowed_ips):
+def check_address(address: str, allowed: tuple[Network, ...]) -> None:
+    """Raises Forbidden for an address that is not allowed. Without any network, all are."""
+    if allowed and not _is_in(address, allowed):
         raise Forbidden("this address may not use the API")
 
 
-def is_allowed_origin(request: web.Request, settings: Settings) -> bool:
-    """Whether the call is from an allowed origin: no page, a page of this server, or a setting."""
+def is_allowed_origin(request: web.Request, allowed: tuple[str, ...]) -> bool:
+    """Whether no page makes the call, or a page of this server or of an allowed origin."""
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None or "*" in settings.allowed_origins:
+    if origin is None or "*" in allowed:
         return True
-    return origin in settings.allowed_origins or urlsplit(origin).netloc == request.host
+    return origin in allowed or urlsplit(origin).netloc == request.host
 
 
 class Credentials:

@@ -16,7 +16,6 @@ from aiohttp.typedefs import Handler
 
 from voxtral_worker import metrics
 from voxtral_worker.server.gate.access import ClientAddresses, counted_as, is_loopback
-from voxtral_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +51,16 @@ class Connections:
     """
 
     def __init__(
-        self, settings: Settings, most: int, first_request_s: float = FIRST_REQUEST_S
+        self,
+        addresses: ClientAddresses,
+        most: int,
+        most_per_address: int,
+        first_request_s: float = FIRST_REQUEST_S,
     ) -> None:
+        self._addresses = addresses
         self._most = most
-        self._most_per_address = settings.max_connections_per_address
+        self._most_per_address = most_per_address
         self._first_request_s = first_request_s
-        self._addresses = ClientAddresses(settings)
         self._open = 0
         self._by_address: Counter[str] = Counter()
 

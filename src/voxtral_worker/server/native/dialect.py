@@ -142,18 +142,18 @@ class NativeDialect:
 
     async def take(self, channel: str, item: Item) -> None:
         """See Dialect."""
-        driver, session = self._driver, self._session
+        driver, session, now_s = self._driver, self._session, time.monotonic()
         match item:
             case bytes():
                 await driver.ears.hear(item, partial(driver.refuse, channel))
             case TextInput(text=text, request_id=request_id):
                 log.debug("text received", extra={"text": text})
                 with about(request_id):
-                    effects = session.text(text, time.monotonic(), to=channel, tag=request_id)
+                    effects = session.inputs.text(text, now_s, to=channel, tag=request_id)
                 driver.perform(effects)
             case ToolResult(call_id=call_id, content=content, is_error=is_error):
                 driver.perform(
-                    session.tool_result(call_id, str(content), time.monotonic(), is_error=is_error)
+                    session.answers.take_result(call_id, str(content), now_s, is_error=is_error)
                 )
             case ConfigUpdate(config=changes):
                 # All checks come before the change, so that a bad option changes nothing.
@@ -163,7 +163,7 @@ class NativeDialect:
                     await require_callable(driver.engine, box)
                 driver.perform(session.update_config(changes, channel))
             case Control() | Resume() | Played():
-                self._control(channel, item, time.monotonic())
+                self._control(channel, item, now_s)
             case Replay(connection, last_seq):
                 if driver.channels.open(channel, connection):
                     self._replay(channel, connection, last_seq)
@@ -173,7 +173,7 @@ class NativeDialect:
         connection = self._driver.channels.find(channel)
         match control:
             case Played(turn_id=turn_id, played_ms=played_ms):
-                self._session.speaking.played(turn_id, played_ms, now_s)
+                self._session.answers.speaking.played(turn_id, played_ms, now_s)
             case Resume(last_seq=last_seq):
                 if connection is not None:
                     self._replay(channel, connection, last_seq)

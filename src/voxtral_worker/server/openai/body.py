@@ -10,10 +10,9 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from voxtral_worker.audio.aside import run_aside
-from voxtral_worker.errors import AtCapacity, BadInput, TooLarge
+from voxtral_worker.errors import AtCapacity, BadInput, TooLarge, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption
-from voxtral_worker.server.openai.options import wrong
 
 T = TypeVar("T")
 
@@ -82,7 +81,8 @@ async def read_json_as(request: web.Request, read: Callable[[dict[str, Any]], T]
 def _parsed(data: bytes) -> dict[str, Any]:
     value = read_json(data, "the body")
     if not isinstance(value, dict):
-        raise wrong("body", value, "an object")
+        told = f"body is {shown(value)}, but must be an object"
+        raise BadOption("body", told, "invalid_value")
     return value
 
 

@@ -21,14 +21,15 @@ from voxtral_worker.engine.dialogue import Said, exchanges
 from voxtral_worker.engine.request import ArgumentsDelta, CallEvent, CallStarted, Sampling
 from voxtral_worker.engine.tools import Toolbox, calls_as_openai
 from voxtral_worker.errors import BadInput, TooLarge
-from voxtral_worker.server.openai.chat_request import ChatRequest, EncodedAudio, Part
+from voxtral_worker.server.openai.chat_request import ChatRequest
 from voxtral_worker.server.openai.errors import within
+from voxtral_worker.server.openai.messages import Spoken
 from voxtral_worker.server.openai.stream import EventStream, relay
 from voxtral_worker.server.openai.usage import chat_usage
 
 
 async def conversation_of(
-    asked_turns: tuple[Said[Part], ...],
+    asked_turns: tuple[Said[Spoken], ...],
     system_prompt: str | None,
     tools: Toolbox,
     recordings: Recordings,
@@ -159,7 +160,7 @@ def _delta_of(told: str | CallEvent) -> dict[str, Any]:
     return {}
 
 
-async def _decoded(part: str | EncodedAudio, recordings: Recordings, most_s: float) -> str | Audio:
+async def _decoded(part: Spoken, recordings: Recordings, most_s: float) -> str | Audio:
     if isinstance(part, str):
         return part
     data = part.data

@@ -2,17 +2,12 @@
 
 from typing import Any
 
-from voxtral_worker.engine.stops import MAX_STOP_CHARACTERS, MAX_STOPS
-from voxtral_worker.engine.tool_options import CHOICES, MAX_TOOLS
-from voxtral_worker.server.openai.chat_request import MAX_CHOICES, MAX_MESSAGES, MAX_PARTS
-from voxtral_worker.server.openai.speech_request import (
-    MAX_INPUT_CHARACTERS,
-    MAX_SPEED,
-    MIN_SPEED,
-)
-from voxtral_worker.sessions.config import LANGUAGES, MOST_SEED
+from voxtral_worker.server.openai.chat_request import ChatBody
+from voxtral_worker.server.openai.responses_request import ResponsesBody
+from voxtral_worker.server.openai.speech_request import SpeechRequest
+from voxtral_worker.server.openai.transcription_request import TranscriptionRequest
 from voxtral_worker.speech.files import FORMATS
-from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
+from voxtral_worker.values import Values, components, without_null
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
@@ -55,54 +50,6 @@ _USAGE = _object(
     }
 )
 _MAY_BE_TEXT = {"type": ["string", "null"]}
-_STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
-STOP: dict[str, Any] = {
-    "anyOf": [
-        {"type": "null"},
-        _STOP_TEXT,
-        {"type": "array", "maxItems": MAX_STOPS, "items": _STOP_TEXT},
-    ]
-}
-SEED: dict[str, Any] = {"type": ["integer", "null"], "minimum": -MOST_SEED, "maximum": MOST_SEED}
-_PART = {
-    "anyOf": [
-        _object(
-            {"type": {"enum": ["text", "input_text", "output_text"]}, "text": _MAY_BE_TEXT}, "text"
-        ),
-        _object({"type": {"const": "refusal"}, "refusal": _MAY_BE_TEXT}, "refusal"),
-        _object(
-            {
-                "type": {"const": "input_audio"},
-                "input_audio": {
-                    "anyOf": [_TEXT, _object({"data": _TEXT, "format": _MAY_BE_TEXT}, "format")]
-                },
-            }
-        ),
-        _object(
-            {
-                "type": {"const": "audio_url"},
-                "audio_url": {"anyOf": [_TEXT, _object({"url": _TEXT})]},
-            }
-        ),
-    ]
-}
-TOOLS: dict[str, Any] = {
-    "type": ["array", "null"],
-    "maxItems": MAX_TOOLS,
-    "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
-}
-TOOL_CHOICE: dict[str, Any] = {
-    "anyOf": [
-        {"enum": [*CHOICES, None]},
-        {"type": "object", "description": "Names one of the tools"},
-    ]
-}
-_MAY_BE_FLAG = {"type": ["boolean", "null"]}
-_FORMAT = {
-    "type": ["object", "null"],
-    "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
-    "required": ["type"],
-}
 _CALLS = {
     "type": "array",
     "items": _object(
@@ -113,64 +60,6 @@ _CALLS = {
         }
     ),
 }
-_CHAT = _object(
-    {
-        "model": _TEXT,
-        "messages": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_MESSAGES,
-            "items": _object(
-                {
-                    "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-                    "tool_calls": {"anyOf": [{"type": "null"}, _CALLS]},
-                    "tool_call_id": _MAY_BE_TEXT,
-                    "content": {
-                        "anyOf": [
-                            _MAY_BE_TEXT,
-                            {"type": "array", "maxItems": MAX_PARTS, "items": _PART},
-                        ]
-                    },
-                },
-                "content",
-                "tool_calls",
-                "tool_call_id",
-            ),
-        },
-        "tools": TOOLS,
-        "tool_choice": TOOL_CHOICE,
-        "parallel_tool_calls": _MAY_BE_FLAG,
-        "response_format": _FORMAT,
-        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-        "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
-        "max_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
-        "stop": {"anyOf": [STOP, {"const": ""}]},
-        "seed": SEED,
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_CHOICES},
-        "stream": {"type": ["boolean", "null"]},
-        "stream_options": {
-            "type": ["object", "null"],
-            "properties": {
-                "include_usage": {"type": ["boolean", "null"]},
-                "include_obfuscation": {"type": ["boolean", "null"]},
-            },
-        },
-    },
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
-    "stop",
-    "seed",
-    "n",
-    "temperature",
-    "top_p",
-    "max_completion_tokens",
-    "max_tokens",
-    "stream",
-    "stream_options",
-)
 _COMPLETION = _object(
     {
         "id": _TEXT,
@@ -197,42 +86,6 @@ _COMPLETION = _object(
         "usage": _USAGE,
     }
 )
-_RESPONSES = _object(
-    {
-        "model": _TEXT,
-        "input": {
-            "anyOf": [
-                _TEXT,
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": MAX_MESSAGES,
-                    "items": {"type": "object"},
-                },
-            ]
-        },
-        "instructions": _MAY_BE_TEXT,
-        "tools": TOOLS,
-        "tool_choice": TOOL_CHOICE,
-        "parallel_tool_calls": _MAY_BE_FLAG,
-        "text": {"type": ["object", "null"], "properties": {"format": _FORMAT}},
-        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 4096},
-        "metadata": {"type": ["object", "null"]},
-        "stream": {"type": ["boolean", "null"]},
-    },
-    "instructions",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "text",
-    "temperature",
-    "top_p",
-    "max_output_tokens",
-    "metadata",
-    "stream",
-)
 _RESPONSE = _object(
     {
         "id": _TEXT,
@@ -243,28 +96,6 @@ _RESPONSE = _object(
         "usage": {"type": "object"},
     }
 )
-_FORM = _object(
-    {
-        "file": {"type": "string", "format": "binary"},
-        "model": _TEXT,
-        "language": {"enum": ["", *sorted(LANGUAGES)]},
-        "temperature": {"type": "number", "minimum": 0, "maximum": 1},
-        "response_format": {"enum": ["json", "text", "verbose_json", "srt", "vtt"]},
-        "prompt": _TEXT,
-        "chunking_strategy": {"enum": ["auto", "server_vad"]},
-        "stream": {"type": "boolean"},
-        "timestamp_granularities[]": {"type": "array", "items": {"const": "segment"}},
-    },
-    "language",
-    "temperature",
-    "response_format",
-    "prompt",
-    "chunking_strategy",
-    "stream",
-    "timestamp_granularities[]",
-)
-# Names that are not here are refused.
-_FORM["additionalProperties"] = False
 _TRANSCRIPTION = _object(
     {
         "text": _TEXT,
@@ -277,26 +108,28 @@ _TRANSCRIPTION = _object(
     "language",
     "segments",
 )
-_SPEECH = _object(
-    {
-        "model": _MAY_BE_TEXT,
-        "input": {"type": "string", "minLength": 1, "maxLength": MAX_INPUT_CHARACTERS},
-        "voice": {"type": ["string", "null"], "maxLength": MAX_VOICE_CHARACTERS},
-        "response_format": {"enum": [*FORMATS, None]},
-        "speed": {"type": ["number", "null"], "minimum": MIN_SPEED, "maximum": MAX_SPEED},
-        "instructions": _MAY_BE_TEXT,
-        "stream_format": {"enum": ["audio", None]},
-    },
-    "model",
-    "voice",
-    "response_format",
-    "speed",
-    "instructions",
-    "stream_format",
-)
+_BODIES = components(ChatBody, ResponsesBody, SpeechRequest, TranscriptionRequest)
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    """A form has no null, and lists under names of their own."""
+    fields = {name: without_null(each) for name, each in schema["properties"].items()}
+    fields["timestamp_granularities[]"] = fields.pop("timestamp_granularities")
+    return {**schema, "properties": fields, "additionalProperties": False}
+
+
+_BODIES["TranscriptionRequest"] = _form(_BODIES["TranscriptionRequest"])
+
+
+def _body(model: type[Values], kind: str = "application/json") -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"required": True, "content": {kind: {"schema": schema}}}
+
+
 _MODEL_PATH = [{"name": "model", "in": "path", "required": True, "schema": _TEXT}]
 
 OPENAI_SCHEMAS: dict[str, Any] = {
+    **_BODIES,
     "OpenAIError": _object(
         {
             "error": _object(
@@ -344,10 +177,7 @@ OPENAI_PATHS: dict[str, Any] = {
     "/v1/audio/transcriptions": {
         "post": {
             "summary": "OpenAI: the words of a file of any kind",
-            "requestBody": {
-                "required": True,
-                "content": {"multipart/form-data": {"schema": _FORM}},
-            },
+            "requestBody": _body(TranscriptionRequest, "multipart/form-data"),
             "responses": {
                 "200": {
                     "description": "The words; with `stream`, `transcript.text.*` events",
@@ -364,7 +194,7 @@ OPENAI_PATHS: dict[str, Any] = {
     "/v1/audio/speech": {
         "post": {
             "summary": "OpenAI: a text as speech, sent while it is made",
-            "requestBody": {"required": True, "content": _json(_SPEECH)},
+            "requestBody": _body(SpeechRequest),
             "responses": {
                 "200": {
                     "description": "A file of the format that was asked for",
@@ -380,7 +210,7 @@ OPENAI_PATHS: dict[str, Any] = {
     "/v1/chat/completions": {
         "post": {
             "summary": "OpenAI: an answer to a conversation of texts and audio",
-            "requestBody": {"required": True, "content": _json(_CHAT)},
+            "requestBody": _body(ChatBody),
             "responses": {
                 "200": {
                     "description": "The answer; with `stream`, `chat.completion.chunk` events",
@@ -393,7 +223,7 @@ OPENAI_PATHS: dict[str, Any] = {
     "/v1/responses": {
         "post": {
             "summary": "OpenAI: an answer to a conversation, in the shape of the Responses API",
-            "requestBody": {"required": True, "content": _json(_RESPONSES)},
+            "requestBody": _body(ResponsesBody),
             "responses": {
                 "200": {
                     "description": "The response; with `stream`, `response.*` events",

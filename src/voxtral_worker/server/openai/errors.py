@@ -23,6 +23,8 @@ class BadOption(BadInput):
         super().__init__(message if is_named else f"{param}: {message}")
         self.param = param
         self.openai_code = code
+        # So many like it are left out.
+        self.more = 0
 
 
 class ModelNotFound(NotFound):

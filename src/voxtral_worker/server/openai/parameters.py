@@ -34,6 +34,8 @@ Extra: TypeAlias = Callable[[str, object], BadOption | None]
 
 # Of a request's offenders so many are named.
 MAX_TOLD = 12
+# The longest limit of a text that is described.
+MAX_DESCRIBED = 32_768
 
 
 def ignored(_: str, __: object) -> None:
@@ -75,10 +77,12 @@ class Parameters(Values):
     def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
         """See Values."""
         checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
+        wrong = [each for each in checks if each[2](each[0], each[1]) is not None]
+        # The library would make an object of each: the first one tells how many it leaves out.
+        more = max(0, len(wrong) - MAX_TOLD)
         return [
-            told(_of_object(key, value, check))
-            for key, value, check in checks
-            if check(key, value) is not None
+            told(_of_object(*each, more if at == 0 else 0))
+            for at, each in enumerate(wrong[:MAX_TOLD])
         ]
 
     @classmethod
@@ -96,13 +100,14 @@ def _unknown(name: str, _: object) -> BadOption:
     return BadOption(name, f"there is no parameter {name}", "unknown_parameter")
 
 
-def _of_object(key: str, value: object, check: Extra) -> Callable[[str, Any], BadOption]:
+def _of_object(key: str, value: object, check: Extra, more: int) -> Callable[[str, Any], BadOption]:
     """The error of a key, once the name of its object is known."""
 
     def tell(path: str, _: Any) -> BadOption:
         # A key may be any text.
         error = check(_within(path, shown(key)[1:-1]), value)
         assert error is not None
+        error.more = more
         return error
 
     return tell
@@ -112,9 +117,9 @@ def _within(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def clash(key: str, sentence: str) -> PydanticCustomError:
+def clash(key: str, sentence: str, code: str | None = None) -> PydanticCustomError:
     """For `clashes`: an error of one of the fields that do not go together."""
-    return told(lambda path, _: BadOption(_within(path, key), sentence))
+    return told(lambda path, _: BadOption(_within(path, key), sentence, code))
 
 
 def option(words: str, code: str | None = None) -> PydanticCustomError:
@@ -127,43 +132,56 @@ def not_offered(words: str) -> PydanticCustomError:
     return told(lambda name, value: unsupported(name, f"{name} is {shown(value)}, but {words}"))
 
 
-def text(most: int) -> May:
-    """A text of at most so many characters that can be encoded."""
+def anything(described: JsonSchema) -> May:
+    """Any JSON, which is checked elsewhere, or not at all."""
+    return May("", core_schema.any_schema(), described, tells=True)
 
-    def check(value: object) -> str:
-        if not isinstance(value, str) or not _is_clean(value):
-            raise may_be("a text")
-        if len(value) > most:
-            words = f"has {len(value)} characters, but may have {most}"
-            raise option(words, "string_above_max_length")
-        return value
 
-    schema = core_schema.no_info_plain_validator_function(check)
-    return May("a text", schema, {"type": "string", "maxLength": most}, tells=True)
+def attempt(make: Callable[[str], T]) -> T:
+    """For validators: what a function makes, told the name of the parameter for its BadInput."""
+    try:
+        return make("")
+    except BadInput:
+        # The name is known once the whole is read: the error is made again with it then.
+        raise told(lambda name, _: _error_of(make, name)) from None
+
+
+def _error_of(make: Callable[[str], object], name: str) -> BadInput:
+    try:
+        make(name)
+    except BadInput as error:
+        return error
+    raise AssertionError(f"{name} is wrong only without its name")
 
 
 def made_of(make: Callable[[Any, str], object], described: JsonSchema) -> May:
-    """What a function makes of a value; its BadInput says the name, which it is given too."""
-
-    def attempt(value: Any) -> object:
-        try:
-            return make(value, "")
-        except BadInput:
-            # The name is known only once the whole is read.
-            raise told(_error_of) from None
-
-    def _error_of(name: str, value: Any) -> BadInput:
-        try:
-            make(value, name)
-        except BadInput as error:
-            return error
-        raise AssertionError(f"{name} is an error only without its name")
-
-    schema = core_schema.no_info_plain_validator_function(attempt)
+    """What a function makes of a value; it is told the name for its BadInput."""
+    schema = core_schema.no_info_plain_validator_function(
+        lambda value: attempt(lambda name: make(value, name))
+    )
     return May("", schema, described, tells=True)
 
 
-def read_parameters(kind: TypeAdapter[T], value: object, at: Place = (), *, known: Any = None) -> T:
+def text(most: int) -> May:
+    """A text of at most so many characters that can be encoded."""
+    # Who tries all that a description allows would send bodies of many MiB.
+    limit = {"maxLength": most} if most <= MAX_DESCRIBED else {}
+    described = {"type": "string", **limit}
+    return made_of(lambda value, _: checked_text(value, most), described)
+
+
+def checked_text(value: object, most: int) -> str:
+    """For validators: such a text."""
+    if not isinstance(value, str) or not _is_clean(value):
+        raise may_be("a text")
+    if len(value) > most:
+        raise option(f"has {len(value)} characters, but may have {most}", "string_above_max_length")
+    return value
+
+
+def read_parameters(
+    kind: type[T] | TypeAdapter[T], value: object, at: Place = (), *, known: Any = None
+) -> T:
     """A caller's object as a model; errors name it by the place where it stands.
 
     `known` is what validators may ask. Raises one BadOption that names all that is wrong; its
@@ -175,6 +193,7 @@ def read_parameters(kind: TypeAdapter[T], value: object, at: Place = (), *, know
 def _together(problems: list[Problem]) -> BadOption:
     offenders = [_offender(problem) for problem in problems[:MAX_TOLD]]
     more = len(problems) - len(offenders)
+    more += sum(getattr(problem.error, "more", 0) for problem in problems)
     sentences = "; ".join(error.message for error in offenders)
     first = offenders[0]
     together = BadOption(

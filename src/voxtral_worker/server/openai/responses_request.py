@@ -1,60 +1,201 @@
 """Reads the parameters of a call of the Responses API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from voxtral_worker.engine.dialogue import Said
-from voxtral_worker.engine.request import AnswerSchema, Sampling
-from voxtral_worker.engine.tool_options import read_call, read_call_id
-from voxtral_worker.engine.tools import Toolbox
-from voxtral_worker.errors import BadInput, shown
-from voxtral_worker.server.openai.chat_request import (
-    DEFAULT_NEW_TOKENS,
+from pydantic import ConfigDict, TypeAdapter, ValidationInfo, field_validator
+from pydantic_core import core_schema
+
+from voxtral_worker.engine.dialogue import Dialogue, Said
+from voxtral_worker.engine.request import Sampling
+from voxtral_worker.engine.tool_options import (
+    read_arguments,
+    read_call_id,
+    read_name,
+    read_response_format,
+)
+from voxtral_worker.engine.tools import Toolbox, ToolCall
+from voxtral_worker.errors import BadInput
+from voxtral_worker.server.openai.errors import within
+from voxtral_worker.server.openai.messages import (
     MAX_CHARACTERS,
-    MAX_NEW_TOKENS,
-    Part,
+    MESSAGE,
+    MESSAGES,
+    AnyMessage,
+    Spoken,
+    Text,
     meaning,
-    read_messages,
+    said_of,
+    text_or,
 )
-from voxtral_worker.server.openai.errors import unsupported, within
-from voxtral_worker.server.openai.options import Options, gathered, wrong
-from voxtral_worker.server.openai.tools import TOOL_KEYS, schema_of, toolbox_of
+from voxtral_worker.server.openai.parameters import (
+    Parameters,
+    checked_text,
+    harmless,
+    ignored,
+    keys,
+    made_of,
+    not_offered,
+    read_parameters,
+    unsupported_key,
+)
+from voxtral_worker.server.openai.tools import (
+    DEFAULT_NEW_TOKENS,
+    FORM,
+    MAX_NEW_TOKENS,
+    AnswerParameters,
+)
+from voxtral_worker.values import May, Picked, Values, at, may_be, whole
 
-_KNOWN = (
-    "model",
-    "input",
-    "instructions",
-    "temperature",
-    "top_p",
-    "max_output_tokens",
-    "metadata",
-    "stream",
-    "stream_options",
-    "text",
-    *TOOL_KEYS,
-)
-_HARMLESS: dict[str, tuple[object, ...]] = {
-    "background": (False,),
-    "top_logprobs": (0,),
+PLAIN: dict[str, Any] = {"type": "text"}
+
+
+def _of_item(read: Callable[[object, str], str]) -> May:
+    """A key of an item; errors name it, and the item as their parameter."""
+
+    def make(value: object, name: str) -> str:
+        try:
+            return read(value, name)
+        except BadInput as error:
+            raise within(name.rpartition(".")[0], error) from None
+
+    return made_of(make, {"type": "string"})
+
+
+CallId: TypeAlias = Annotated[str, _of_item(read_call_id)]
+
+
+class CallItem(Parameters):
+    """A call that the model made."""
+
+    extras = keys(ignored, "id", "status", "namespace")
+    type: Literal["function_call"]
+    call_id: CallId
+    name: Annotated[str, _of_item(read_name)]
+    arguments: Annotated[str, _of_item(read_arguments)] = "{}"
+
+
+def _output(value: object, _: str) -> str:
+    """A text, or the texts of a list of parts as one."""
+    if isinstance(value, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in value]
+        if not all(isinstance(text, str) for text in texts):
+            raise may_be("a text, or a list of parts that are texts")
+        value = "".join(map(str, texts))
+    return checked_text(value, MAX_CHARACTERS)
+
+
+class ResultItem(Parameters):
+    """What a call came to: a text, or a list of parts that are texts."""
+
+    extras = keys(ignored, "id", "status")
+    type: Literal["function_call_output"]
+    call_id: CallId
+    output: Annotated[str, made_of(_output, {"type": ["string", "array"]})] = ""
+
+
+class ThoughtItem(Values):
+    """What the model thought, which it is not told again."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["reasoning"]
+
+
+Item: TypeAlias = AnyMessage | CallItem | ResultItem | ThoughtItem | None
+_ITEMS: dict[str, type[Values]] = {
+    "function_call": CallItem,
+    "function_call_output": ResultItem,
+    "reasoning": ThoughtItem,
 }
-# Notes and wishes of the caller's, which change no answer of this model.
-_NOTES = (
-    "include",
-    "max_tool_calls",
-    "prompt_cache_key",
-    "prompt_cache_options",
-    "prompt_cache_retention",
-    "reasoning",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "truncation",
-    "user",
-)
-_UNSUPPORTED = ("moderation", "prompt")
-# Of histories: what the model thought is not told again.
-_SILENT_ITEMS = ("reasoning",)
+_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, MESSAGE])
+_NOTHING = TypeAdapter(None)
+
+
+def _kind_of(item: object) -> type[Values] | TypeAdapter[Any]:
+    if item is None:
+        return _NOTHING
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind in (None, "message"):
+        return _MESSAGE
+    if not isinstance(kind, str) or kind not in _ITEMS:
+        why = "items may be messages, function_call and function_call_output"
+        raise at("type", not_offered(why), kind)
+    return _ITEMS[kind]
+
+
+Items: TypeAlias = Annotated[list[Annotated[Item, Picked(_kind_of)]], MESSAGES]
+
+
+def _form(value: object, name: str) -> dict[str, Any]:
+    """The form of a text, as it was asked for."""
+    if not isinstance(value, dict):
+        raise may_be("an object")
+    if value.get("type") is None:
+        return PLAIN
+    read_response_format(value, name)
+    return dict(value)
+
+
+class TextOptions(Parameters):
+    """How the text is made."""
+
+    extras = keys(ignored, "verbosity")
+    format: Annotated[dict[str, Any], made_of(_form, FORM)] = PLAIN
+
+
+class ResponsesStreamOptions(Parameters):
+    """What a stream tells beside the answer: nothing here."""
+
+    extras = keys(ignored, "include_obfuscation")
+
+
+class ResponsesBody(AnswerParameters):
+    """The body of a call."""
+
+    extras = {
+        "background": harmless(
+            False, words="{name} is {value}, but nothing is stored that could be asked for later"
+        ),
+        "top_logprobs": harmless(0),
+        # Notes and wishes of the caller's, which change no answer of this model.
+        **keys(
+            ignored,
+            "include",
+            "max_tool_calls",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "truncation",
+            "user",
+        ),
+        **keys(unsupported_key(), "moderation", "prompt"),
+        **keys(
+            unsupported_key(
+                "{name}: this worker stores no responses; send the whole conversation as input"
+            ),
+            "previous_response_id",
+            "conversation",
+        ),
+    }
+    instructions: Text | None = None
+    input: Annotated[Items | Text, text_or(Text, Items)]
+    max_output_tokens: Annotated[int, whole(1, MAX_NEW_TOKENS)] = DEFAULT_NEW_TOKENS
+    metadata: Annotated[
+        dict[str, Any], May("an object", core_schema.is_instance_schema(dict), {"type": "object"})
+    ] = {}
+    text: TextOptions = TextOptions()
+    stream_options: ResponsesStreamOptions = ResponsesStreamOptions()
+
+    @field_validator("input")
+    @classmethod
+    def _meant(cls, said: list[Item] | str, info: ValidationInfo) -> list[Item] | str:
+        _meaning(info.data.get("instructions"), said)
+        return said
 
 
 @dataclass(frozen=True)
@@ -62,7 +203,7 @@ class ResponsesRequest:
     """`said` is turns as `Dialogue` has them; `form` is the text's form as it was asked for."""
 
     model: object
-    said: tuple[Said[Part], ...]
+    said: tuple[Said[Spoken], ...]
     system_prompt: str | None
     sampling: Sampling
     tools: Toolbox
@@ -74,123 +215,36 @@ class ResponsesRequest:
 
 def read_responses(body: Mapping[str, Any]) -> ResponsesRequest:
     """The request that a body asks for. Raises one BadOption that names all that is wrong."""
-    return gathered(body, "", _read)
-
-
-def _read(options: Options) -> ResponsesRequest:
-    _refuse_stored(options)
-    options.only(
-        (*_KNOWN, *_NOTES, *_STORED),
-        harmless=_HARMLESS,
-        unsupported_keys=_UNSUPPORTED,
-    )
-    said: list[Said[Part]] = []
-    with options.reporting():
-        said = _input(options)
-    instructions = options.text("instructions", MAX_CHARACTERS)
-    meant = meaning(options, "input", [Said[Part]("system", (instructions or "",)), *said])
-    form, schema = _form(options)
-    if (streaming := options.inner("stream_options")) is not None:
-        streaming.only(("include_obfuscation",))
-    metadata = options.inner("metadata")
+    asked = read_parameters(ResponsesBody, body)
+    meant = _meaning(asked.instructions, asked.input)
+    form = asked.text.format
     return ResponsesRequest(
-        options.get("model"),
+        asked.model,
         meant.turns,
         meant.system,
-        _sampling(options, schema),
-        toolbox_of(options),
+        asked.sampling(asked.max_output_tokens, read_response_format(form, "text.format")),
+        asked.tool_choice,
         form,
-        instructions,
-        {} if metadata is None else dict(metadata.values),
-        options.flag("stream"),
+        asked.instructions,
+        asked.metadata,
+        asked.stream,
     )
 
 
-# What goes on from a response that was stored.
-_STORED = ("previous_response_id", "conversation")
+def _meaning(instructions: str | None, said: list[Item] | str) -> Dialogue[Spoken]:
+    items = [Said[Spoken]("user", (said,))] if isinstance(said, str) else _said(said)
+    return meaning([Said("system", (instructions or "",)), *items])
 
 
-def _refuse_stored(options: Options) -> None:
-    for key in _STORED:
-        if options.get(key) is not None:
-            told = f"{key}: this worker stores no responses; send the whole conversation as input"
-            options.report(unsupported(key, told))
-
-
-def _input(options: Options) -> list[Said[Part]]:
-    value = options.get("input")
-    if isinstance(value, str):
-        return [Said("user", (options.text("input", MAX_CHARACTERS) or "",))]
-    if not isinstance(value, list):
-        return read_messages(options, "input")
-    spoken: list[object] = []
-    for index, item in enumerate(value):
-        path = f"input[{index}]"
-        kind = item.get("type") if isinstance(item, dict) else None
-        if kind in (None, "message"):
-            spoken.append(item)
-        elif kind in ("function_call", "function_call_output"):
-            spoken.append(_tool_item(Options(item, path, options.offenders), str(kind)))
-        else:
-            spoken.append(None)
-            if kind not in _SILENT_ITEMS:
-                why = "items may be messages, function_call and function_call_output"
-                told = f"{path}.type is {shown(kind)}, but {why}"
-                options.report(unsupported(f"{path}.type", told))
-    return read_messages(options, "input", spoken)
-
-
-def _tool_item(item: Options, kind: str) -> Said[Part] | None:
-    """A call, or the result of one, as a message."""
-    with item.reporting():
-        try:
-            if kind == "function_call":
-                item.only(("type", "id", "call_id", "name", "arguments", "status", "namespace"))
-                call = read_call(
-                    item.get("call_id"), item.get("name"), item.get("arguments"), item.path
-                )
-                return Said("assistant", (), (call,))
-            item.only(("type", "id", "call_id", "output", "status"))
-            call_id = read_call_id(item.get("call_id"), item.name("call_id"))
-            return Said("tool", (_output(item),), result_of=call_id)
-        except BadInput as error:
-            raise within(item.path, error) from None
-    return None
-
-
-def _output(item: Options) -> str:
-    """The result of a call: a text, or a list of parts that are texts."""
-    value = item.get("output")
-    if isinstance(value, list):
-        texts = [part.get("text") if isinstance(part, dict) else None for part in value]
-        whole = [text for text in texts if isinstance(text, str)]
-        if len(whole) == len(texts):
-            joined = Options({"output": "".join(whole)}, item.path, item.offenders)
-            return joined.text("output", MAX_CHARACTERS) or ""
-        raise wrong(item.name("output"), value, "a text, or a list of parts that are texts")
-    return item.text("output", MAX_CHARACTERS) or ""
-
-
-def _form(options: Options) -> tuple[dict[str, Any], AnswerSchema | None]:
-    """The form of the text, as it was asked for and as the engine takes it."""
-    plain: dict[str, Any] = {"type": "text"}
-    text = options.inner("text")
-    if text is None:
-        return plain, None
-    text.only(("format", "verbosity"))
-    form = text.inner("format")
-    if form is None or form.get("type") is None:
-        return plain, None
-    return dict(form.values), schema_of(text, "format")
-
-
-def _sampling(options: Options, schema: AnswerSchema | None) -> Sampling:
-    defaults = Sampling()
-    temperature = options.number("temperature", 0, 2)
-    top_p = options.number("top_p", 0, 1)
-    return Sampling(
-        defaults.temperature if temperature is None else temperature,
-        defaults.top_p if top_p is None else top_p,
-        options.whole("max_output_tokens", 1, MAX_NEW_TOKENS) or DEFAULT_NEW_TOKENS,
-        schema=schema,
-    )
+def _said(items: list[Item]) -> Iterator[Said[Spoken]]:
+    for index, item in enumerate(items):
+        match item:
+            case CallItem():
+                call = ToolCall(item.call_id, item.name, item.arguments)
+                yield Said("assistant", (), (call,))
+            case ResultItem():
+                yield Said("tool", (item.output,), result_of=item.call_id)
+            case ThoughtItem() | None:
+                pass
+            case _:
+                yield said_of(item, f"input[{index}]")

@@ -11,6 +11,7 @@ from voxtral_worker.server.openai.speech_request import SpeechRequest
 from voxtral_worker.server.openai.stream import ByteStream, ClientGone
 from voxtral_worker.speech.files import FORMATS, SpeechFile
 from voxtral_worker.speech.speech import IS_OFF, Speech
+from voxtral_worker.speech.voice import DEFAULT_VOICE
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +25,15 @@ def require_speech(speech: Speech | None) -> Speech:
 
 async def speak(request: web.Request, speech: Speech, asked: SpeechRequest) -> web.StreamResponse:
     """The file. Raises what is wrong with the voice, as long as nothing has been sent."""
+    name = asked.voice or DEFAULT_VOICE
     try:
-        speech.voice_named(asked.voice)
+        speech.voice_named(name)
     except BadInput as error:
         raise within("voice", error) from None
-    stream = ByteStream(request, FORMATS[asked.format].content_type)
-    file = SpeechFile(asked.format)
+    stream = ByteStream(request, FORMATS[asked.response_format].content_type)
+    file = SpeechFile(asked.response_format)
     try:
-        async with aclosing(speech.read_aloud(asked.text, asked.voice, asked.speed)) as said:
+        async with aclosing(speech.read_aloud(asked.input, name, asked.speed)) as said:
             async for samples in said:
                 await stream.write(await file.write(samples))
         await stream.write(await file.end())

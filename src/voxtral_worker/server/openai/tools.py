@@ -1,37 +1,108 @@
-"""Reads what OpenAI's REST calls say of tools and of the form of an answer."""
+"""Reads what OpenAI's calls say of tools and of the form of an answer."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from voxtral_worker.engine.request import AnswerSchema
+from pydantic import Field, ValidationInfo, field_validator
+
+from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import (
-    read_calls,
-    read_response_format,
+    CHOICES,
+    MAX_TOOLS,
     read_toolbox,
     read_tools,
 )
-from voxtral_worker.engine.tools import NO_TOOLS, Toolbox, ToolCall
+from voxtral_worker.engine.tools import NO_TOOLS, Tool, Toolbox
 from voxtral_worker.errors import BadInput
 from voxtral_worker.server.openai.errors import within
 from voxtral_worker.server.openai.options import Options
+from voxtral_worker.server.openai.parameters import Parameters, anything, attempt, made_of
+from voxtral_worker.values import Flag, number
 
 T = TypeVar("T")
 
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
+MAX_NEW_TOKENS = 4096
+DEFAULT_NEW_TOKENS = 1024
+
+Tools: TypeAlias = Annotated[
+    tuple[Tool, ...],
+    made_of(
+        read_tools,
+        {
+            "type": "array",
+            "maxItems": MAX_TOOLS,
+            "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
+        },
+    ),
+]
+ToolChoice: TypeAlias = Annotated[
+    Any,
+    anything(
+        {
+            "anyOf": [
+                {"enum": [*CHOICES]},
+                {"type": "object", "description": "Names one of the tools"},
+            ]
+        }
+    ),
+]
+Parallel: TypeAlias = Annotated[Any, anything({"type": "boolean"})]
+FORM = {
+    "type": "object",
+    "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
+    "required": ["type"],
+}
 
 
-def toolbox_of(options: Options, before: Toolbox = NO_TOOLS, *, may_come: bool = False) -> Toolbox:
-    """What a request offers; what it does not say is as before.
+class AnswerParameters(Parameters):
+    """Abstract: what a call says of the answer that it asks for.
 
-    `may_come`: `required` may be said before there are tools, and holds once there are. Raises
-    BadOption, or reports it.
+    `tool_choice` becomes all that is offered.
     """
-    tools = before.tools
-    if options.get("tools") is not None:
-        name = options.name("tools")
-        tools = _told(options, "tools", lambda: read_tools(options.get("tools"), name), tools)
-    choice, parallel = options.get("tool_choice"), options.get("parallel_tool_calls")
-    if choice is None and before.choice_for(tools) is not None:
+
+    model: Annotated[Any, anything({"type": "string"})]
+    temperature: Annotated[float, number(0, 2)] = Sampling().temperature
+    top_p: Annotated[float, number(0, 1)] = Sampling().top_p
+    stream: Flag = False
+    tools: Tools = ()
+    parallel_tool_calls: Parallel = None
+    tool_choice: ToolChoice = Field(default=None, validate_default=True)
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _offered(cls, choice: object, info: ValidationInfo) -> Toolbox:
+        tools, parallel = info.data.get("tools"), info.data["parallel_tool_calls"]
+        if tools is None:
+            return NO_TOOLS
+        return attempt(lambda name: offered(tools, choice, parallel, name))
+
+    def sampling(
+        self,
+        most: int,
+        schema: AnswerSchema | None,
+        stop: tuple[str, ...] = (),
+        seed: int | None = None,
+    ) -> Sampling:
+        """How the answer is made, of at most so many tokens."""
+        return Sampling(float(self.temperature), float(self.top_p), most, stop, seed, schema)
+
+
+def offered(
+    tools: tuple[Tool, ...],
+    choice: object,
+    parallel: object,
+    name: str,
+    before: Toolbox = NO_TOOLS,
+    *,
+    may_come: bool = False,
+) -> Toolbox:
+    """What a request offers; a choice that it does not make is as before.
+
+    `may_come`: `required` may be said before there are tools, and holds once there are. `name` is
+    that of the choice. Raises BadInput.
+    """
+    if choice is None:
         choice = before.choice_for(tools)
     if not tools and may_come and choice in (None, "required"):
         is_required = "required" in (choice, before.choice)
@@ -39,11 +110,7 @@ def toolbox_of(options: Options, before: Toolbox = NO_TOOLS, *, may_come: bool =
     if not tools and choice != "required":
         # Frameworks that offer nothing send a choice all the same.
         return NO_TOOLS
-    name = options.name("tool_choice")
-    parallel = before.parallel if parallel is None else parallel
-    return _told(
-        options, "tool_choice", lambda: read_toolbox(tools, choice, parallel, name), before
-    )
+    return read_toolbox(tools, choice, before.parallel if parallel is None else parallel, name)
 
 
 def shown_choice(box: Toolbox) -> str | dict[str, str]:
@@ -51,20 +118,23 @@ def shown_choice(box: Toolbox) -> str | dict[str, str]:
     return box.choice if box.named is None else {"type": "function", "name": box.named}
 
 
-def calls_of(message: Options) -> tuple[ToolCall, ...]:
-    """The calls of an assistant's message. Raises BadOption, or reports it."""
-    value = message.get("tool_calls")
-    if value is None:
-        return ()
-    name = message.name("tool_calls")
-    none: tuple[ToolCall, ...] = ()
-    return _told(message, "tool_calls", lambda: read_calls(value, name), none)
+def toolbox_of(options: Options, before: Toolbox = NO_TOOLS, *, may_come: bool = False) -> Toolbox:
+    """What a request offers; what it does not say is as before.
 
-
-def schema_of(options: Options, key: str) -> AnswerSchema | None:
-    """The form of an answer under a key. Raises BadOption, or reports it."""
-    name = options.name(key)
-    return _told(options, key, lambda: read_response_format(options.get(key), name), None)
+    See `offered`. Raises BadOption, or reports it.
+    """
+    tools = before.tools
+    if options.get("tools") is not None:
+        name = options.name("tools")
+        tools = _told(options, "tools", lambda: read_tools(options.get("tools"), name), tools)
+    choice, parallel = options.get("tool_choice"), options.get("parallel_tool_calls")
+    name = options.name("tool_choice")
+    return _told(
+        options,
+        "tool_choice",
+        lambda: offered(tools, choice, parallel, name, before, may_come=may_come),
+        before,
+    )
 
 
 def _told(options: Options, key: str, read: Callable[[], T], default: T) -> T:

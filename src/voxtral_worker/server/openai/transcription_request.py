@@ -1,134 +1,149 @@
 """Reads a transcription's form."""
 
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError, core_schema
 
 from voxtral_worker.engine.conversation import TRANSCRIPT_TOKENS_PER_WINDOW
 from voxtral_worker.engine.request import Sampling
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.body import Form
-from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, wrong
+from voxtral_worker.server.openai.errors import BadOption
+from voxtral_worker.server.openai.parameters import (
+    Parameters,
+    anything,
+    clash,
+    keys,
+    made_of,
+    option,
+    read_parameters,
+    unsupported_key,
+)
 from voxtral_worker.sessions.config import LANGUAGES
+from voxtral_worker.values import Flag, May, choice, may_be, number
 
 TIMED_FORMATS = ("verbose_json", "srt", "vtt")
 FORMATS = ("json", "text", *TIMED_FORMATS)
-_KNOWN = (
-    "model",
-    "language",
-    # A hint, and the model takes none when it transcribes.
-    "prompt",
-    # Cut at pauses, whatever it says.
-    "chunking_strategy",
-    "chunking_strategy[type]",
-    "temperature",
-    "response_format",
-    "stream",
-    "timestamp_granularities",
-)
-_UNSUPPORTED = (
-    "chunking_strategy[threshold]",
-    "chunking_strategy[prefix_padding_ms]",
-    "chunking_strategy[silence_duration_ms]",
-    "include",
-    "keywords",
-    "languages",
-    "known_speaker_names",
-    "known_speaker_references",
-)
 
 
-@dataclass(frozen=True)
-class TranscriptionRequest:
-    """A file, and how its words are wanted."""
-
-    model: object
-    file: bytes
-    language: str | None
-    sampling: Sampling
-    format: str
-    streams: bool
+CHUNKING = "auto, or server_vad without values of its own"
 
 
-def read_transcription(form: Form) -> TranscriptionRequest:
-    """The request that a form asks for. Raises BadOption that names the field."""
-    options = Options(_values(form))
-    options.only(
-        _KNOWN,
-        unsupported_keys=_UNSUPPORTED,
-    )
-    if not form.file:
-        raise BadOption("file", "file is missing, or empty", "missing_required_parameter")
-    _require_chunking(options)
-    language = options.get("language") or None
-    if language is not None and language not in LANGUAGES:
-        raise wrong("language", language, "an ISO 639-1 code")
-    streams = _flag(options)
-    written = _format(options, streams)
-    sampling = Sampling(_temperature(options), 1.0, TRANSCRIPT_TOKENS_PER_WINDOW)
-    return TranscriptionRequest(
-        options.get("model"), form.file, language, sampling, written, streams
-    )
+def _file(value: object, _: str) -> bytes:
+    if not isinstance(value, bytes) or not value:
+        raise option("is missing, or empty", "missing_required_parameter")
+    return value
 
 
-def _values(form: Form) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field, value in form.fields:
-        name = field.removesuffix("[]")
-        if name in values and name == field:
-            raise BadOption(name, f"{name} is given twice")
-        if name == "timestamp_granularities" and value not in ("segment", ""):
-            told = f"{name} is {shown(value)}, but only a segment has times here"
-            raise unsupported(name, told)
-        # A form has no null: an empty field stands for it.
-        values[name] = value or None
+def _format(value: object) -> object:
+    if value == "diarized_json":
+        raise option(f"{value} is not supported", "unsupported_parameter")
+    return value
+
+
+def _times(values: list[str], _: str) -> list[str]:
+    for value in values:
+        if value not in ("segment", ""):
+            words = f"is {shown(value)}, but only a segment has times here"
+            raise option(words, "unsupported_parameter")
     return values
 
 
-def _require_chunking(options: Options) -> None:
+def _chunking(value: str, _: str) -> str:
     """The recording is always cut where the VAD hears pauses, by values of its own."""
-    for name in ("chunking_strategy", "chunking_strategy[type]"):
-        value = options.get(name)
-        if value not in (None, "auto", "server_vad") and _kind_of(value) != {"type": "server_vad"}:
-            raise wrong(name, value, "auto, or server_vad without values of its own")
+    if not _is_known(value):
+        raise may_be(CHUNKING)
+    return value
 
 
-def _kind_of(value: str) -> object:
-    try:
-        return read_json(value, "chunking_strategy")
-    except BadInput:
-        return value
+def _is_known(chunking: str) -> bool:
+    with contextlib.suppress(BadInput):
+        if read_json(chunking, "chunking_strategy") == {"type": "server_vad"}:
+            return True
+    return chunking in ("auto", "server_vad")
 
 
-def _flag(options: Options) -> bool:
-    value = options.get("stream")
-    choices = {None: False, "false": False, "true": True}
-    text = value.lower() if value is not None else None
-    if text not in choices:
-        raise wrong("stream", value, "true or false")
-    return choices[text]
+def _chunking_type(name: str, value: object) -> BadOption | None:
+    told = f"{name} is {shown(value)}, but must be {CHUNKING}"
+    return None if _is_known(str(value)) else BadOption(name, told, "invalid_value")
 
 
-def _format(options: Options, streams: bool) -> str:
-    written = options.get("response_format") or "json"
-    if written == "diarized_json":
-        raise unsupported("response_format", f"response_format {written} is not supported")
-    if written not in FORMATS:
-        raise wrong("response_format", written, "one of " + ", ".join(FORMATS))
-    if streams and written in TIMED_FORMATS:
-        raise unsupported("response_format", f"a stream has words only: {written} is not streamed")
-    return str(written)
+class TranscriptionRequest(Parameters):
+    """A file, and how its words are wanted."""
+
+    extras = {
+        "chunking_strategy[type]": _chunking_type,
+        **keys(
+            unsupported_key(),
+            "chunking_strategy[threshold]",
+            "chunking_strategy[prefix_padding_ms]",
+            "chunking_strategy[silence_duration_ms]",
+            "include",
+            "keywords",
+            "languages",
+            "known_speaker_names",
+            "known_speaker_references",
+        ),
+    }
+    file: Annotated[bytes, made_of(_file, {"type": "string", "format": "binary"})]
+    model: Annotated[Any, anything({"type": "string"})]
+    language: (
+        Annotated[
+            str, May("an ISO 639-1 code", core_schema.literal_schema(["", *sorted(LANGUAGES)]))
+        ]
+        | None
+    ) = None
+    # A hint, and the model takes none when it transcribes.
+    prompt: Annotated[Any, anything({"type": "string"})] = None
+    chunking_strategy: Annotated[str, made_of(_chunking, {"enum": ["auto", "server_vad"]})] = "auto"
+    temperature: Annotated[float, number(0, 1)] = 0.0
+    response_format: Annotated[str, choice(*FORMATS), BeforeValidator(_format)] = "json"
+    stream: Flag = False
+    timestamp_granularities: Annotated[
+        list[str], made_of(_times, {"type": "array", "items": {"const": "segment"}})
+    ] = []
+
+    @property
+    def sampling(self) -> Sampling:
+        """How each window of the recording is written down."""
+        return Sampling(float(self.temperature), 1.0, TRANSCRIPT_TOKENS_PER_WINDOW)
+
+    @classmethod
+    def clashes(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
+        """See Values."""
+        written = given.get("response_format")
+        if given.get("stream") is not True or written not in TIMED_FORMATS:
+            return []
+        told = f"a stream has words only: {written} is not streamed"
+        return [clash("response_format", told, "unsupported_parameter")]
 
 
-def _temperature(options: Options) -> float:
-    value = options.get("temperature")
-    if value is None:
-        return 0.0
-    try:
-        temperature = float(value)
-    except ValueError:
-        raise wrong("temperature", value, "a number from 0 to 1") from None
-    if not 0 <= temperature <= 1:
-        raise wrong("temperature", value, "a number from 0 to 1")
-    return temperature
+def read_transcription(form: Form) -> TranscriptionRequest:
+    """The request that a form asks for. Raises one BadOption that names all that is wrong."""
+    values: dict[str, Any] = {"file": form.file}
+    for field, text in form.fields:
+        # The file itself is no field.
+        name = field if field == "file[]" else field.removesuffix("[]")
+        if name in values and name == field:
+            raise BadOption(name, f"{name} is given twice")
+        if name == "timestamp_granularities":
+            values.setdefault(name, []).append(text)
+        else:
+            values[name] = _value(name, text)
+    return read_parameters(TranscriptionRequest, values)
+
+
+def _value(name: str, text: str) -> object:
+    """A field of a form as JSON would say it; what cannot be read stays the text that it is."""
+    # A form has no null: an empty field stands for it.
+    if not text:
+        return None
+    if name == "stream":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if name == "temperature":
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text

@@ -39,7 +39,7 @@ async def transcribe(
         ) as samples:
             spoken = await find_speech(samples)
             # Each window costs as much as one of 30 s, so only what has times is cut fine.
-            windows = spoken if asked.format in TIMED_FORMATS else joined(spoken)
+            windows = spoken if asked.response_format in TIMED_FORMATS else joined(spoken)
             return await _write_down(request, engine, asked, samples, windows)
     except BadInput as error:
         raise within("file", error) from None
@@ -57,7 +57,7 @@ async def _write_down(
             engine, samples, windows, asked.sampling, asked.language, "file", say
         )
 
-    if not asked.streams:
+    if not asked.stream:
         written = await work(lambda _: None)
         return _whole(asked, written, len(samples) / SAMPLE_RATE)
     stream = EventStream(request)
@@ -73,7 +73,7 @@ def _delta(text: str) -> dict[str, Any]:
 
 def _whole(asked: TranscriptionRequest, written: Transcript, duration_s: float) -> web.Response:
     segments = [segment for segment in written.segments if segment.answer.text.strip()]
-    match asked.format:
+    match asked.response_format:
         case "text":
             return web.Response(text=written.answer.text + "\n")
         case "json":

@@ -56,12 +56,12 @@ class InputAudio:
         if self._options().turn_detection is not None:
             self._driver.perform(self._session.listening.end_turn(time.monotonic()))
             return
-        require_room(self._session.pending)
+        require_room(len(self._session.inputs.pending))
         # Before the sound leaves the buffer: what is refused can be committed again.
         self._session.memory.require(LONGEST_ANSWER_BYTES + MARGIN_BYTES)
         audio = Audio(self._buffer.take())
         item_id = new_id("item")
-        self._driver.perform(self._session.say(item_id, (audio,)))
+        self._driver.perform(self._session.inputs.say(item_id, (audio,)))
         self._reporter.add_spoken(item_id, item_id, audio)
 
     def clear(self) -> None:

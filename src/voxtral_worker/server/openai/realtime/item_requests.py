@@ -53,7 +53,7 @@ class ItemRequests:
     def delete(self, item_id: object) -> None:
         """Delete an item that was not answered yet."""
         item = self._items.get(item_id)
-        effects = self._session.unsay(item.key)
+        effects = self._session.inputs.unsay(item.key)
         if effects is None:
             raise unsupported("item_id", "items that belong to an answer cannot be deleted")
         self._driver.perform(effects)
@@ -71,7 +71,8 @@ class ItemRequests:
         if end_ms is None:
             raise wrong("audio_end_ms", None, f"a whole number from 0 to {MAX_AUDIO_MS}")
         try:
-            text = self._session.speaking.played(turn_id, end_ms, time.monotonic(), is_all=True)
+            speaking, now_s = self._session.answers.speaking, time.monotonic()
+            text = speaking.played(turn_id, end_ms, now_s, is_all=True)
         except BadInput:
             told = f"the item {item.item_id!r} was spoken too long ago to be truncated"
             raise BadOption("item_id", told) from None
@@ -87,12 +88,12 @@ class ItemRequests:
     def _said(self, item: Item, said: Said[str | Audio]) -> list[Effect]:
         now_s = time.monotonic()
         if item.call is not None:
-            return self._session.remember_call(item.call, now_s)
-        if item.result is not None:
-            return self._session.tool_result(item.result.call_id, item.result.content, now_s)
+            return self._session.inputs.remember_call(item.call, now_s)
+        if (result := item.result) is not None:
+            return self._session.answers.take_result(result.call_id, result.content, now_s)
         if item.role == "assistant":
             # One without words is an answer that never came.
             text = "".join(part for part in said.parts if isinstance(part, str))
-            return self._session.remember(text) if text else []
-        require_room(self._session.pending)
-        return self._session.say(item.item_id, said.parts)
+            return self._session.inputs.remember(text) if text else []
+        require_room(len(self._session.inputs.pending))
+        return self._session.inputs.say(item.item_id, said.parts)

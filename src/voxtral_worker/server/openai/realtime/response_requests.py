@@ -70,7 +70,7 @@ class ResponseRequests:
                 meant = dialogue([*instructions, *asked.context])
             config = config.model_copy(update={"system_prompt": meant.system})
             context = exchanges(meant.turns)
-        effects = self._session.respond(
+        effects = self._session.inputs.respond(
             time.monotonic(), config, tag=asked, context=context, joins=asked.joins
         )
         self._driver.perform(effects)

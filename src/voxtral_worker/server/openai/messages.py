@@ -1,0 +1,247 @@
+"""The messages of a conversation, as OpenAI's REST calls take them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from voxtral_worker.audio.recordings import from_base64
+from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
+from voxtral_worker.engine.tool_options import MAX_CALL_ID, MAX_TOOLS, read_call_id, read_calls
+from voxtral_worker.engine.tools import ToolCall
+from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.server.openai.errors import BadOption, unsupported
+from voxtral_worker.server.openai.parameters import (
+    Parameters,
+    harmless,
+    ignored,
+    keys,
+    made_of,
+    not_offered,
+    option,
+    text,
+    unsupported_key,
+)
+from voxtral_worker.values import By, Filled, OrText, Picked, may_be, refused, told
+
+MAX_CHARACTERS = 500_000
+MAX_MESSAGES = 256
+MAX_PARTS = 64
+OLD_TOOLS = "{name} is {value}, but functions are offered as tools now, with tool_choice"
+
+
+@dataclass(frozen=True)
+class EncodedAudio:
+    """A file that is not decoded yet; `param` is how errors name it."""
+
+    param: str
+    data: bytes
+
+
+Spoken: TypeAlias = str | EncodedAudio
+
+
+def _base64(value: object, _: str) -> bytes:
+    if not isinstance(value, str) or not value:
+        raise may_be("base64")
+    return from_base64(value)
+
+
+def _address(value: object, _: str) -> bytes:
+    if not isinstance(value, str) or not value[:5].lower() == "data:":
+        raise may_be("a data: address: this worker fetches nothing for a chat")
+    return from_base64(value)
+
+
+Text: TypeAlias = Annotated[str, text(MAX_CHARACTERS)]
+Base64: TypeAlias = Annotated[bytes, made_of(_base64, {"type": "string"})]
+Address: TypeAlias = Annotated[bytes, made_of(_address, {"type": "string"})]
+
+
+def text_or(of_text: Any, other: Any) -> Picked:
+    """Beside a union: which type a text is read as, and which one all else."""
+    text, else_ = TypeAdapter(of_text), TypeAdapter(other)
+    return Picked(lambda value: text if isinstance(value, str) else else_)
+
+
+class TextPart(Parameters):
+    """A text, under the names that other calls give it, too."""
+
+    extras = keys(ignored, "annotations", "logprobs")
+    type: Literal["text", "input_text", "output_text"]
+    text: Text = ""
+
+
+class RefusalPart(Parameters):
+    """What the assistant said when it refused."""
+
+    type: Literal["refusal"]
+    refusal: Text = ""
+
+
+class Sound(Parameters):
+    """A recording; what format it has, its bytes say themselves."""
+
+    data: Base64
+    format: Annotated[str, text(64)] = ""
+
+
+class SoundPart(Parameters):
+    """A recording as OpenAI's object, or as the text that Mistral's clients send."""
+
+    type: Literal["input_audio"]
+    input_audio: Annotated[Sound | Base64, text_or(Base64, Sound)]
+
+
+class Link(Parameters):
+    """An address of a recording that holds the recording itself."""
+
+    url: Address
+
+
+class LinkPart(Parameters):
+    """The address of a recording."""
+
+    type: Literal["audio_url"]
+    audio_url: Annotated[Link | Address, text_or(Address, Link)]
+
+
+Part: TypeAlias = TextPart | RefusalPart | SoundPart | LinkPart
+
+
+_KIND = By("type", "may be text, and input_audio or audio_url of a user", not_offered)
+_PARTS = Filled("a text, a list of parts, or null", "parts", MAX_PARTS, least=0)
+_OR_TEXT = OrText(lambda text: [{"type": "text", "text": text}])
+
+
+class Message(Parameters):
+    """Abstract: one message. Histories have keys that say nothing new."""
+
+    extras = {
+        **keys(ignored, "name", "id", "type", "status", "phase"),
+        **keys(unsupported_key(), "audio", "tool_call_id"),
+        **keys(harmless([]), "tool_calls", "annotations"),
+        "function_call": unsupported_key(OLD_TOOLS),
+    }
+    content: Annotated[list[Annotated[TextPart | RefusalPart, _KIND]], _PARTS, _OR_TEXT] = []
+    refusal: Text = ""
+
+
+class SystemMessage(Message):
+    """What the model is told before."""
+
+    role: Literal["system", "developer"]
+
+
+class UserMessage(Parameters):
+    """What a user says, who alone may speak."""
+
+    extras = Message.extras
+    role: Literal["user"]
+    content: Annotated[list[Annotated[Part, _KIND]], _PARTS, _OR_TEXT] = []
+    refusal: Text = ""
+
+
+class AssistantMessage(Message):
+    """What the model has said, and the calls that it made."""
+
+    role: Literal["assistant"]
+    tool_calls: Annotated[
+        tuple[ToolCall, ...],
+        made_of(
+            read_calls,
+            {
+                "type": "array",
+                "maxItems": MAX_TOOLS,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "type": {"const": "function"},
+                        "function": {
+                            "type": "object",
+                            "properties": {
+                                "name": {"type": "string"},
+                                "arguments": {"type": "string"},
+                            },
+                            "required": ["name", "arguments"],
+                        },
+                    },
+                    "required": ["id", "function"],
+                },
+            },
+        ),
+    ] = ()
+
+
+class ToolMessage(Message):
+    """What a call came to."""
+
+    role: Literal["tool"]
+    tool_call_id: Annotated[
+        str,
+        made_of(read_call_id, {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID}),
+    ]
+    # It changes nothing here.
+    refusal: Any = None
+
+
+AnyMessage: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+def _no_role(words: str) -> PydanticCustomError:
+    return told(lambda name, role: _of_role(name, role, words))
+
+
+def _of_role(name: str, role: object, words: str) -> BadOption:
+    told = f"{name} is {shown(role)}"
+    if role == "function":
+        return unsupported(name, f"{told}: results of tools have the role tool now")
+    return BadOption(name, f"{told}, but must be {words}", "invalid_value")
+
+
+MESSAGE = By("role", refuse=_no_role)
+MESSAGES = Filled(f"a list of 1 to {MAX_MESSAGES} messages", "", MAX_MESSAGES)
+
+
+def said_of(message: AnyMessage, name: str) -> Said[Spoken]:
+    """What a message says; errors name it by `name`."""
+    parts = [_spoken(part, f"{name}.content[{at}]") for at, part in enumerate(message.content)]
+    if isinstance(message, ToolMessage):
+        return Said("tool", tuple(parts), result_of=message.tool_call_id)
+    if message.refusal:
+        parts.append(message.refusal)
+    calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
+    return Said("system" if message.role == "developer" else message.role, tuple(parts), calls)
+
+
+def _spoken(part: Part, name: str) -> Spoken:
+    match part:
+        case TextPart():
+            return part.text
+        case RefusalPart():
+            return part.refusal
+        case SoundPart(input_audio=sound):
+            name = f"{name}.input_audio"
+            if isinstance(sound, bytes):
+                return EncodedAudio(name, sound)
+            return EncodedAudio(f"{name}.data", sound.data)
+        case LinkPart(audio_url=link):
+            name = f"{name}.audio_url"
+            if isinstance(link, bytes):
+                return EncodedAudio(name, link)
+            return EncodedAudio(f"{name}.url", link.url)
+
+
+def meaning(said: Iterable[Said[Spoken]]) -> Dialogue[Spoken]:
+    """For validators: what messages mean."""
+    said = list(said)
+    texts = [part for each in said for part in each.parts if isinstance(part, str)]
+    if sum(map(len, texts)) > MAX_CHARACTERS:
+        raise option(f"has more than {MAX_CHARACTERS} characters")
+    try:
+        return dialogue(said)
+    except BadInput as error:
+        raise refused(error) from None
