@@ -1,17 +1,16 @@
 """When a client is pinged, and when its silence means that it has gone."""
 
 import asyncio
-import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from tests.support.held_vad import HeldVad
 from tests.support.running_server import RunningServer
 from tests.support.talker import Talker, talk
 from voxtral_worker.server import connection, pulse
 from voxtral_worker.server.pulse import PING_S, PONG_S, Pulse, Sign
-from voxtral_worker.turns.vad import Samples, Vad
+from voxtral_worker.turns.vad import Vad
 
 Start = Callable[..., RunningServer]
 
@@ -38,22 +37,6 @@ def test_silence_does_not_count_while_the_worker_does_not_listen() -> None:
     assert signs == {Sign.NOTHING, Sign.PING}
     assert heard.look(3599.0 + PONG_S, 0, is_listening=True) is not Sign.GONE
     assert heard.look(3599.0 + PING_S + PONG_S, 0, is_listening=True) is Sign.GONE
-
-
-class HeldVad:
-    """Real ears that hear nothing until they are opened."""
-
-    def __init__(self, vad: Vad) -> None:
-        self._vad = vad
-        self.opened = threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._vad, name)
-
-    async def listen(self, key: str, frames: Samples) -> Samples:
-        while not self.opened.is_set():
-            await asyncio.sleep(0.01)
-        return await self._vad.listen(key, frames)
 
 
 @pytest.fixture
@@ -86,27 +69,24 @@ async def test_a_client_that_sends_faster_than_it_is_heard_is_held_back_and_stay
             while taken > before:
                 before = taken
                 await asyncio.sleep(0.5)
-            print("TAKEN", taken)
             # Ten times as long as silence may last.
             await asyncio.sleep(2.0)
             assert not pushing.done()
             held.opened.set()
             await pushing
-            await talker.control("get_stats")
-            while "stats" not in await talker.next():
-                pass
-    (listening,) = [each.session.listening for each in server.thread.service.sessions.registry.everyone()]
-    assert listening.audio_bytes_received == taken
+            await talker.control("ping")
+            await talker.until("control")
+        (conversation,) = server.thread.service.sessions.registry.everyone()
+        assert conversation.session.listening.audio_bytes_received == taken
 
 
 @pytest.mark.usefixtures("hurried")
 async def test_a_client_that_has_gone_without_a_word_is_given_up(server: RunningServer) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", server.settings.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.settings.port)
     writer.write(
         b"GET /ws/audio HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    reader = _
     async with asyncio.timeout(30):
         assert await reader.readuntil(b"\r\n\r\n")
         # It reads, but answers no ping.

@@ -22,6 +22,8 @@ OUTBOX_BYTES = 64 << 20
 SEND_TIMEOUT_S = 30.0
 # How long a client may take to read what is queued and to answer a close.
 CLOSE_TIMEOUT_S = 10.0
+# aiohttp compresses a larger frame on another thread.
+LARGE_BYTES = 16 << 10
 # How often the worker looks whether the client is still there.
 LOOK_S = 2.5
 
@@ -41,7 +43,9 @@ class Connection:
         self._socket = socket
         self._transport = transport
         # Frames with their sizes, and pings; None: close the socket.
-        self._outbox: asyncio.Queue[tuple[str | bytes | Sign, int] | None] = asyncio.Queue(OUTBOX_MESSAGES)
+        self._outbox: asyncio.Queue[tuple[str | bytes | Sign, int] | None] = asyncio.Queue(
+            OUTBOX_MESSAGES
+        )
         self._queued_bytes = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -106,10 +110,10 @@ class Connection:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     if isinstance(data, Sign):
                         await self._socket.ping()
-                    elif isinstance(data, str):
-                        await self._socket.send_str(data)
+                    elif size > LARGE_BYTES and self._socket.compress:
+                        await self._send_large(data)
                     else:
-                        await self._socket.send_bytes(data)
+                        await self._send_frame(data)
                 self._queued_bytes -= size
                 self.sent_bytes += size
             code, reason = self._close_with or (CloseCode.DONE, "")
@@ -120,12 +124,31 @@ class Connection:
             # The client has gone. The reader sees it too, and ends the connection.
             self._close_with = self._close_with or (CloseCode.LOST, CloseCode.LOST.reason)
 
+    async def _send_frame(self, data: str | bytes) -> None:
+        if isinstance(data, str):
+            await self._socket.send_str(data)
+        else:
+            await self._socket.send_bytes(data)
+
+    async def _send_large(self, data: str | bytes) -> None:
+        """Send a frame in a task that is not cancelled with the writer.
+
+        Once aiohttp compresses a frame it does not stop, whoever is cancelled: that would leave the
+        compressor in the middle of a frame. If the client has gone meanwhile, the task in which it
+        does so fails, and Python logs an error that nobody has read. So somebody waits for it.
+        """
+        sending = asyncio.create_task(self._send_frame(data), name=f"frame {self.client_id}")
+        sending.add_done_callback(_read_error)
+        await asyncio.shield(sending)
+
     def _look(self) -> None:
         """Ping a client when it is due, and give up one that has gone."""
         if self._transport is None or self._close_with is not None:
             return
         protocol = self._transport.get_protocol()
-        assert isinstance(protocol, GuardedProtocol)
+        # Only a guarded connection counts the bytes that come. All of the server's are guarded.
+        if not isinstance(protocol, GuardedProtocol):
+            return
         is_listening = self._transport.is_reading() and not self._queued_bytes
         sign = self._pulse.look(running_s(), protocol.received_bytes, is_listening=is_listening)
         if sign is Sign.GONE:
@@ -147,3 +170,9 @@ class Connection:
         self._writer.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+
+def _read_error(sending: "asyncio.Task[None]") -> None:
+    """Take the error of a send whose caller was cancelled; a caller that waits gets it as well."""
+    if not sending.cancelled():
+        sending.exception()
