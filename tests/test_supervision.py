@@ -31,7 +31,7 @@ SPAWNS = {
 # in one function are two entries: a second one without an owner of its own is found.
 OWNERS = {
     "client/functions.py run": ["the loop's own pool, for as long as the function takes"],
-    "client/client.py VoxtralClient._run_call": ["__aexit__, which cancels and awaits it"],
+    "client/calls.py Calls.start": ["stop, which cancels and awaits it"],
     "engine/grammar.py Grammars.__init__": ["stop, which ends its loop"],
     "supervision.py supervised": ["the caller, which cancels it"],
     "tracing.py Tracing.stop": ["ends with the flush, which is waited for a limited time"],
@@ -64,10 +64,10 @@ OWNERS = {
     "speech/process.py VoiceProcess._start": ["close, or its loss, which cancel it"],
     "audio/decoder/child.py ForkServer._take": ["its limit of time, and the parent's end"],
     "audio/aside.py run_aside": ["ends with the work, whose result is awaited"],
-    "client/sync.py Voxtral.__init__": ["close, which stops its loop"],
-    "client/sync.py Voxtral._run": ["awaited at once"],
+    "client/sync.py LoopThread.__init__": ["stop, which ends its loop and joins it"],
+    "client/sync.py LoopThread.run": ["awaited at once"],
     "client/sync.py _read": ["awaited at once"],
-    "client/client.py VoxtralClient.stream": ["cancelled in the finally"],
+    "client/feed.py Feed.__init__": ["stop, which cancels and awaits it"],
     "turns/vad.py Vad.__init__": ["stop, which joins it"],
     "turns/vad.py _use_one_thread": ["joined at once"],
     "turns/completeness.py Completeness.__init__": ["stop, which joins it"],

@@ -1,10 +1,10 @@
 """What a value may be, said once: by the types of a model's fields.
 
 A model (`Values`) checks what a caller sent, is the JSON Schema that callers read, and is the
-frozen value that the worker goes on with. `read` makes one of a caller's JSON, or raises one error
-that names each bad field, its value, and what it may be. Sentences of the library reach nobody.
+frozen value that the worker uses. `read` makes one of a caller's JSON, or raises one error that
+names each bad field, its value, and what it may be. No caller gets a sentence of the library.
 
-The sentence of a field comes from the `May` beside its type:
+The sentence of a field comes from the `May` in its annotation:
 
     silence_ms: Annotated[int, whole(100, 3000)] = 500
 
@@ -15,7 +15,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -51,9 +51,15 @@ class FromCaller:
     known: Any = None
 
 
+def known_of(info: ValidationInfo) -> Any:
+    """For validators: what the reader of a caller's value knows."""
+    assert isinstance(info.context, FromCaller)
+    return info.context.known
+
+
 @dataclass(frozen=True, eq=False)
 class May:
-    """Beside a type: what a value may be.
+    """In an annotation: what a value may be.
 
     `words` complete "it must be ..."; without any they are those of the type, a `Literal`. `schema`
     stands for the type where the type alone allows more, `described` for what callers read of it.
@@ -163,10 +169,10 @@ def not_too_long(text: str, most: int, name: str = "") -> str:
 
 @dataclass(frozen=True)
 class Filled:
-    """Beside the type of a list: it has members, and not too many of them.
+    """In the annotation of a list: it has members, and not too many of them.
 
-    The members say themselves what they may be. Without a name of the `members`, `words` tell of
-    too many.
+    The members say themselves what they may be. Without a name of the `members`, `words` are the
+    error for too many.
     """
 
     words: str
@@ -213,13 +219,13 @@ def choice(*texts: str) -> May:
     return May(one_of(*texts), chosen, {"enum": list(texts)})
 
 
-# Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
+# For a type whose parts say what they may be: null is a value of it, and not a missing one.
 OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
 def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> May:
-    """What a function makes of a value; the BadInput that it raises is told as it is."""
+    """What a function makes of a value. A BadInput that it raises reaches the caller unchanged."""
 
     def make(value: Any) -> Any:
         try:
@@ -259,7 +265,7 @@ def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
 
 @dataclass(frozen=True)
 class Picked:
-    """Beside a union of types: a function that says which of them a value is to be."""
+    """In the annotation of a union: a function that says which of them a value is to be."""
 
     pick: Callable[[Any], "type[Values] | TypeAdapter[Any]"]
 
@@ -275,8 +281,20 @@ class Picked:
 
 
 @dataclass(frozen=True)
+class Later:
+    """In the annotation of an `object`: it is read as this kind later, once more is known."""
+
+    kind: Any
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value, json_schema_input_schema=handler.generate_schema(self.kind)
+        )
+
+
+@dataclass(frozen=True)
 class By:
-    """Beside a union of models: an object is to be the one that has its text under this key.
+    """In the annotation of a union of models: the text under this key says which one it is.
 
     `words` say what the text may be, and `refuse` makes the error of them.
     """
@@ -290,7 +308,7 @@ class By:
     ) -> CoreSchema:
         kinds: dict[str, type[Values]] = {
             name: model
-            for model in get_args(source)
+            for model in get_args(source) or (source,)
             for name in get_args(model.model_fields[self.key].annotation)
         }
 
@@ -305,25 +323,6 @@ class By:
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
 
 
-@dataclass(frozen=True)
-class OrText:
-    """Beside a type: a text may stand for a value, which a function makes of it."""
-
-    make: Callable[[str], object]
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda value: self.make(value) if isinstance(value, str) else value, handler(source)
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
-
-
 class Values(BaseModel):
     """Abstract: a frozen object whose fields say what they may be.
 
@@ -332,15 +331,17 @@ class Values(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Fields that a caller has to send although they have a default.
+    needed: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def no_such(cls, keys: list[str]) -> str:
-        """What an error says of keys that are no fields, behind the name of this object."""
+        """What an error says of unknown keys, behind the name of this object."""
         return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
 
     @classmethod
     def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
-        """The errors of keys that are no fields, and are not null."""
+        """The errors for unknown keys that are not null."""
         # The library would make an object of each.
         named = [shown(key) for key in itertools.islice(given, MAX_TOLD)]
         return [rest(cls.no_such(named))] if named else []
@@ -357,9 +358,10 @@ class Values(BaseModel):
         found = handler.resolve_ref_schema(handler(schema))
         fields = options_of(cls)
         properties = found.get("properties", {})
-        # What tells a message from others is always there.
+        # The field by which a message is recognized is always there.
         fixed = [name for name, each in properties.items() if "const" in each]
-        required = [name for name in properties if name in (*fixed, *found.get("required", ()))]
+        needed = (*fixed, *cls.needed, *found.get("required", ()))
+        required = [name for name in properties if name in needed]
         found["properties"] = {
             name: {"const": each["const"]}
             if name in fixed
@@ -389,7 +391,8 @@ class Values(BaseModel):
         known: dict[str, Any] = {}
         for name, field in fields.items():
             given = value.get(name)
-            may_be_none = name in value if may_be_null(field) else field.is_required()
+            is_needed = field.is_required() or name in cls.needed
+            may_be_none = name in value if may_be_null(field) else is_needed
             if given is not None or may_be_none:
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
@@ -415,13 +418,13 @@ def options_of(model: type[Values]) -> dict[str, FieldInfo]:
 
 def may_be_null(field: FieldInfo) -> bool:
     """Whether null is a value of a field, and not the same as leaving it out."""
-    # A field that is null until somebody sets it has the words within its type.
+    # A field that is null until it is set has the words within its type.
     has_words = any(isinstance(each, May) for each in field.metadata)
     return has_words and type(None) in get_args(field.annotation)
 
 
 def whole_of(model: type[Values]) -> JsonSchema:
-    """The JSON Schema of a model as a worker tells it: every option, and null only as a value."""
+    """The JSON Schema of a model as a worker sends it: every option, and null only as a value."""
     found = model.model_json_schema(schema_generator=_Described)
     for name, field in options_of(model).items():
         if not may_be_null(field):
@@ -430,7 +433,7 @@ def whole_of(model: type[Values]) -> JsonSchema:
 
 
 def without_null(schema: JsonSchema) -> JsonSchema:
-    """The schema of what may be left out, where null is no way to do so."""
+    """The schema of what may be left out, where null does not mean that."""
     told = dict(schema)
     if isinstance(told.get("type"), list):
         (told["type"],) = [kind for kind in told["type"] if kind != "null"]
@@ -443,6 +446,9 @@ def without_null(schema: JsonSchema) -> JsonSchema:
 
 def _with_null(schema: JsonSchema) -> JsonSchema:
     """The schema of what may be left out: null says the same."""
+    if "const" in schema:
+        others = {key: value for key, value in schema.items() if key != "const"}
+        schema = {**others, "enum": [schema["const"]]}
     if "enum" in schema:
         kinds = {key: value for key, value in schema.items() if key != "type"}
         return {**kinds, "enum": [*schema["enum"], *([] if None in schema["enum"] else [None])]}
@@ -468,11 +474,11 @@ def _again(error: Any) -> InitErrorDetails:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field; `error` is what a caller is told of it."""
+    """What is wrong with one field; the caller gets the `error`."""
 
     field: str
     error: WorkerError
-    # Whether its value is none that it may have.
+    # Whether its value is not one that it may have.
     is_value: bool = False
 
 

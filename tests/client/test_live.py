@@ -315,7 +315,8 @@ async def test_statistics_asked_for_before_the_end_do_not_end_a_stream(start_ser
         yield audio()
 
     async def answer() -> None:
-        await eventually(lambda: client._asked_before_end is not None)
+        # The second request is the first one after the end of the audio.
+        await eventually(lambda: client._line.stats_asked == 2)
         transport_of(client).resume_reading()
         await eventually(lambda: bool(server.engine.held))
         server.engine.finish(server.engine.held[0], server.engine.words)

@@ -29,11 +29,14 @@ def test_a_spoken_sentence_is_answered_without_asyncio(worker: str) -> None:
 
 
 def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
+    async def abort() -> None:
+        assert voxtral._client._line._socket is not None
+        voxtral._client._line._socket.transport.abort()
+
     def cut_in_the_middle() -> Iterator[bytes]:
         for number, piece in enumerate(pieces()):
-            if number == 3 and voxtral._client._line._socket is not None:
-                transport = voxtral._client._line._socket.transport
-                voxtral._loop.call_soon_threadsafe(transport.abort)
+            if number == 3:
+                voxtral._loop.run(abort())
             yield piece
 
     with Voxtral(worker, temperature=0) as voxtral:

@@ -1,21 +1,19 @@
 """A live session with a worker, for programs that use asyncio."""
 
-import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Any, Self, Unpack
 
+from voxtral_worker.client.calls import Calls
 from voxtral_worker.client.errors import VoxtralError
 from voxtral_worker.client.events import Event, Stats, ToolCall, read_event
-from voxtral_worker.client.functions import CallableTool, run, tool_of
-from voxtral_worker.client.line import Line
+from voxtral_worker.client.feed import Feed
+from voxtral_worker.client.line import Line, control
 from voxtral_worker.client.options import Options
 from voxtral_worker.client.rest import Rest
 from voxtral_worker.client.retry import Retry
 
-STATS_EVERY_S = 0.2
 MOST_ID_CHARACTERS = 256
 
 
@@ -43,13 +41,8 @@ class VoxtralClient:
         Raises VoxtralError if one of the functions cannot be used as a tool.
         """
         self._rest = Rest(url, token)
-        # The functions among the tools by name, and their calls that are running.
-        self._functions: dict[str, CallableTool] = {}
-        self._calls: set[asyncio.Task[None]] = set()
-        self._line = Line(self._rest, retry or Retry(), self._described(dict(config)))
-        # How many requests for statistics had been sent when a stream's audio ended; None: it has
-        # not ended yet.
-        self._asked_before_end: int | None = None
+        self._calls = Calls()
+        self._line = Line(self._rest, retry or Retry(), self._calls.described(dict(config)))
 
     async def __aenter__(self) -> Self:
         await self._line.open()
@@ -57,9 +50,7 @@ class VoxtralClient:
 
     async def __aexit__(self, *_: object) -> None:
         # Calls first: they use the line for their results.
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._calls.stop()
         await self._line.close()
 
     @property
@@ -88,27 +79,26 @@ class VoxtralClient:
 
     async def end_turn(self) -> None:
         """End the user's turn now, without waiting for silence."""
-        await self._control("end_turn")
+        await self._line.send_message(control("end_turn"))
 
     async def cancel(self) -> None:
         """Stop the response being made; a Status `cancelled` comes back."""
-        await self._control("cancel")
+        await self._line.send_message(control("cancel"))
 
     async def played(self, turn_id: str, played_ms: float) -> None:
         """Report how much of a turn's speech you have played.
 
         If the turn was interrupted, the history then keeps only the words that were played.
         """
-        message = {"control_type": "played", "turn_id": turn_id, "played_ms": played_ms}
-        await self._line.send_message({"type": "control", **message})
+        await self._line.send_message(control("played", turn_id=turn_id, played_ms=played_ms))
 
     async def clear_history(self) -> None:
         """Forget the conversation; a Status `history_cleared` comes back."""
-        await self._control("clear_history")
+        await self._line.send_message(control("clear_history"))
 
     async def update(self, **options: Unpack[Options]) -> None:
         """Change options, all or none; a Status `config_updated` comes back, or a Failure."""
-        config = self._described(dict(options))
+        config = self._calls.described(dict(options))
         await self._line.send_message({"type": "config_update", "config": config})
 
     async def send_tool_result(
@@ -145,8 +135,8 @@ class VoxtralClient:
         async with aclosing(self._line.messages()) as messages:
             async for message in messages:
                 event = read_event(message)
-                if isinstance(event, ToolCall) and event.name in self._functions:
-                    self._run_call(event)
+                if isinstance(event, ToolCall):
+                    self._calls.start(event, self.send_tool_result)
                 yield event
 
     async def stream(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:
@@ -155,33 +145,22 @@ class VoxtralClient:
         Raises VoxtralError if the worker refuses the audio or cannot be reached again, and what
         `chunks` raises.
         """
-        self._asked_before_end = None
-        feeding = asyncio.create_task(self._feed(chunks))
-        feeding.add_done_callback(self._wake)
+        feed = Feed(self._line, chunks)
         try:
             async with aclosing(self.events()) as events:
                 async for event in events:
                     if not isinstance(event, Stats):
                         yield event
-                    # All is answered once the queue is empty. Statistics that were asked for
-                    # before the end of the audio may not include the last turn: skip those.
-                    elif (
-                        self._asked_before_end is not None
-                        and self._line.stats_answered > self._asked_before_end
-                        and event.stats["queue_size"] == 0
-                    ):
+                    elif feed.is_answered(event):
                         return
-            if feeding.done():
-                feeding.result()
+            feed.check()
         except VoxtralError:
             # If the audio source failed too, raise its error: no one else would report it.
-            if feeding.done():
-                feeding.result()
+            feed.check()
             raise
         finally:
             # Also when the caller leaves the iterator early.
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+            await feed.stop()
 
     async def session(self) -> dict[str, Any]:
         """The worker's `GET /session/{id}`: status, current options, statistics."""
@@ -200,45 +179,3 @@ class VoxtralClient:
     async def health(self) -> dict[str, Any]:
         """The worker's `GET /health`; needs no session."""
         return await self._rest.health()
-
-    def _described(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The options as JSON for the worker. Keeps the functions among the tools to run them."""
-        tools = config.get("tools")
-        if tools is None:
-            return config
-        mine = [tool_of(tool) if callable(tool) else tool for tool in tools]
-        self._functions = {tool.name: tool for tool in mine if isinstance(tool, CallableTool)}
-        told = [tool.definition if isinstance(tool, CallableTool) else tool for tool in mine]
-        return {**config, "tools": told}
-
-    def _run_call(self, call: ToolCall) -> None:
-        async def work() -> None:
-            content, is_error = await run(self._functions[call.name], call.arguments)
-            # VoxtralError: the session is over, so the result is not needed.
-            with contextlib.suppress(VoxtralError):
-                await self.send_tool_result(call, content, is_error=is_error)
-
-        task = asyncio.create_task(work())
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-
-    async def _control(self, control_type: str) -> None:
-        await self._line.send_message({"type": "control", "control_type": control_type})
-
-    def _wake(self, feeding: "asyncio.Task[None]") -> None:
-        # `stream` may be waiting for a message of the worker: wake it, so that it sees that the
-        # audio source has failed.
-        if not feeding.cancelled():
-            self._line.interrupt()
-
-    async def _feed(self, chunks: AsyncIterable[bytes]) -> None:
-        async for chunk in chunks:
-            await self._line.is_open.wait()
-            await self._line.send_audio(chunk)
-        await self.end_turn()
-        self._asked_before_end = self._line.stats_asked
-        # `stream` cancels this task once the statistics show that all is answered.
-        while True:
-            await self._line.is_open.wait()
-            await self.get_stats()
-            await asyncio.sleep(STATS_EVERY_S)

@@ -24,7 +24,6 @@ RESUME_TIMEOUT_S = 30.0
 # How long audio waits for the worker to take earlier audio. Reading the events shows that it has.
 ROOM_TIMEOUT_S = 120.0
 LOOK_S = 1.0
-PING = json.dumps({"type": "control", "control_type": "ping"})
 # The largest frame of audio that the worker takes.
 MOST_CHUNK_BYTES = 1 << 20
 # The config goes in the address of the socket, so that the session is made on the worker that the
@@ -40,6 +39,11 @@ FINAL_CODES = {
     4409: "another connection took the session over",
     4429: "limits were ignored for too long",
 }
+
+
+def control(control_type: str, **more: object) -> dict[str, Any]:
+    """A control message."""
+    return {"type": "control", "control_type": control_type, **more}
 
 
 class Line:
@@ -140,7 +144,7 @@ class Line:
             await self._send(chunk)
             if self.is_open.is_set() and self._journal.is_to_ask():
                 self._pings.append(self._journal.sent_bytes)
-                await self._send(PING)
+                await self._send(json.dumps(control("ping")))
 
     async def _wait_for_room(self, count: int) -> None:
         """Wait while too much audio is on its way to the worker."""
@@ -184,7 +188,7 @@ class Line:
             self.stats_asked += control_type == "get_stats"
             if control_type == "ping" and self.is_open.is_set():
                 self._pings.append(None)
-            await self._send(json.dumps({"type": "control", "control_type": control_type}))
+            await self._send(json.dumps(control(control_type)))
 
     def _require_alive(self) -> None:
         if self._end is not None:

@@ -29,24 +29,22 @@ class Voxtral:
     ) -> None:
         """As VoxtralClient."""
         self._client = VoxtralClient(url, token=token, retry=retry, **config)
-        self._loop = asyncio.new_event_loop()
-        # A daemon, because a program that exits within the `with` block must not hang on it.
-        self._thread = threading.Thread(target=self._loop.run_forever, name="voxtral", daemon=True)
+        self._loop = LoopThread()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.start()
         try:
-            self._run(self._client.__aenter__())
+            self._loop.run(self._client.__aenter__())
         except BaseException:
-            self._stop()
+            self._loop.stop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._run(self._client.__aexit__())
+            self._loop.run(self._client.__aexit__())
         finally:
-            self._stop()
+            self._loop.stop()
 
     @property
     def session_id(self) -> str | None:
@@ -55,85 +53,101 @@ class Voxtral:
 
     def send_audio(self, chunk: bytes) -> None:
         """As VoxtralClient.send_audio."""
-        self._run(self._client.send_audio(chunk))
+        self._loop.run(self._client.send_audio(chunk))
 
     def send_text(self, text: str, request_id: str | None = None) -> str:
         """As VoxtralClient.send_text."""
-        return self._run(self._client.send_text(text, request_id))
+        return self._loop.run(self._client.send_text(text, request_id))
 
     def end_turn(self) -> None:
         """As VoxtralClient.end_turn."""
-        self._run(self._client.end_turn())
+        self._loop.run(self._client.end_turn())
 
     def cancel(self) -> None:
         """As VoxtralClient.cancel."""
-        self._run(self._client.cancel())
+        self._loop.run(self._client.cancel())
 
     def played(self, turn_id: str, played_ms: float) -> None:
         """As VoxtralClient.played."""
-        self._run(self._client.played(turn_id, played_ms))
+        self._loop.run(self._client.played(turn_id, played_ms))
 
     def clear_history(self) -> None:
         """As VoxtralClient.clear_history."""
-        self._run(self._client.clear_history())
+        self._loop.run(self._client.clear_history())
 
     def update(self, **options: Unpack[Options]) -> None:
         """As VoxtralClient.update."""
-        self._run(self._client.update(**options))
+        self._loop.run(self._client.update(**options))
 
     def send_tool_result(self, call: ToolCall, content: object, *, is_error: bool = False) -> None:
         """As VoxtralClient.send_tool_result."""
-        self._run(self._client.send_tool_result(call, content, is_error=is_error))
+        self._loop.run(self._client.send_tool_result(call, content, is_error=is_error))
 
     def ping(self) -> None:
         """As VoxtralClient.ping."""
-        self._run(self._client.ping())
+        self._loop.run(self._client.ping())
 
     def get_stats(self) -> None:
         """As VoxtralClient.get_stats."""
-        self._run(self._client.get_stats())
+        self._loop.run(self._client.get_stats())
 
     def events(self) -> Iterator[Event]:
         """As VoxtralClient.events."""
-        return self._walk(self._client.events())
+        return self._loop.walk(self._client.events())
 
     def stream(self, chunks: Iterable[bytes]) -> Iterator[Event]:
         """As VoxtralClient.stream; `chunks` is read in a thread, so it may block."""
-        return self._walk(self._client.stream(_read(chunks)))
+        return self._loop.walk(self._client.stream(_read(chunks)))
 
     def session(self) -> dict[str, Any]:
         """As VoxtralClient.session."""
-        return self._run(self._client.session())
+        return self._loop.run(self._client.session())
 
     def speak(
         self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
     ) -> bytes:
         """As VoxtralClient.speak."""
-        return self._run(self._client.speak(text, voice, response_format, speed))
+        return self._loop.run(self._client.speak(text, voice, response_format, speed))
 
     def health(self) -> dict[str, Any]:
         """As VoxtralClient.health."""
-        return self._run(self._client.health())
+        return self._loop.run(self._client.health())
 
-    def _walk(self, events: AsyncIterator[Event]) -> Iterator[Event]:
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        # A daemon, because a program that exits within the `with` block must not hang on it.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="voxtral", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        # The threads that read `chunks` belong to the loop: end them before it stops.
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+        """The result of a coroutine that runs on the loop; blocks."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def walk(self, events: AsyncIterator[Event]) -> Iterator[Event]:
+        """Yield what an iterator of the loop yields; blocks."""
         walk = _Walk(events)
         try:
-            while (event := self._run(walk.advance())) is not None:
+            while (event := self.run(walk.advance())) is not None:
                 yield event
         finally:
             # If the caller left `with` before it closed this iterator, the loop is gone already.
             if self._thread.is_alive():
-                self._run(walk.close())
-
-    def _run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def _stop(self) -> None:
-        # The threads that read `chunks` belong to the loop: end them before it stops.
-        self._run(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+                self.run(walk.close())
 
 
 class _Walk:

@@ -50,8 +50,8 @@ class Body(Parameters):
     """All kinds of keys."""
 
     extras = {
-        **keys(ignored, "user", "note"),
-        **keys(unsupported_key(), "audio", "video"),
+        **keys(ignored, "user note"),
+        **keys(unsupported_key(), "audio video"),
         "penalty": harmless(0),
         "modes": harmless(["a"], words="{name} is {value}, but say a"),
     }

@@ -53,11 +53,9 @@ class ChatBody(AnswerParameters):
     """The body of a call."""
 
     extras = {
-        "frequency_penalty": harmless(0),
-        "presence_penalty": harmless(0),
+        **keys(harmless(0), "frequency_penalty presence_penalty top_logprobs"),
         "logit_bias": harmless({}),
         "logprobs": harmless(False),
-        "top_logprobs": harmless(0),
         "modalities": harmless(
             ["text"], words='{name} is {value}, but answers of this call are texts: send ["text"]'
         ),
@@ -66,19 +64,10 @@ class ChatBody(AnswerParameters):
         # Notes and wishes of the caller's, which change no answer of this model.
         **keys(
             ignored,
-            "user",
-            "metadata",
-            "safety_identifier",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "prediction",
-            "reasoning_effort",
-            "service_tier",
-            "store",
-            "verbosity",
+            "user metadata safety_identifier prompt_cache_key prompt_cache_options store verbosity "
+            "prompt_cache_retention prediction reasoning_effort service_tier",
         ),
-        **keys(unsupported_key(), "audio", "moderation", "web_search_options"),
+        **keys(unsupported_key(), "audio moderation web_search_options"),
     }
     messages: Annotated[list[Annotated[AnyMessage, MESSAGE]], MESSAGES]
     max_completion_tokens: Annotated[int, whole(1, MAX_NEW_TOKENS)] | None = None

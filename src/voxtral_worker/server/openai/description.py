@@ -12,7 +12,8 @@ from voxtral_worker.values import Values, components, without_null
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
 _WHOLE = {"type": "integer"}
-_ERROR = {"$ref": "#/components/schemas/OpenAIError"}
+_OBJECT = {"type": "object"}
+_MAY_BE_TEXT = {"type": ["string", "null"]}
 _SSE = {"text/event-stream": {"schema": _TEXT}}
 
 _ERRORS = {
@@ -27,88 +28,88 @@ _ERRORS = {
 }
 
 
-def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+def _object(*optional: str, **properties: Any) -> dict[str, Any]:
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _errors(*codes: int) -> dict[str, Any]:
-    return {str(code): {"description": _ERRORS[code], "content": _json(_ERROR)} for code in codes}
+def _part(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
-_MODEL = _object({"id": _TEXT, "object": {"const": "model"}, "created": _WHOLE, "owned_by": _TEXT})
+def _call(
+    summary: str, answer: str, content: dict[str, Any], *errors: int, **rest: Any
+) -> dict[str, Any]:
+    """An operation: what its answer is, and the statuses of its errors."""
+    refusals = {
+        str(code): {"description": _ERRORS[code], "content": _json(_part("OpenAIError"))}
+        for code in (*errors, 401, 403, 429, 503)
+    }
+    responses = {"200": {"description": answer, "content": content}, **refusals}
+    return {"summary": f"OpenAI: {summary}", "responses": responses, **rest}
+
+
+def _post(
+    model: type[Values],
+    summary: str,
+    answer: str,
+    content: dict[str, Any],
+    *errors: int,
+    kind: str = "application/json",
+) -> dict[str, Any]:
+    """A call whose body is a model."""
+    body = {"required": True, "content": {kind: {"schema": _part(model.__name__)}}}
+    return {"post": _call(summary, answer, content, 400, 413, 500, *errors, requestBody=body)}
+
+
+_MODEL = _object(id=_TEXT, object={"const": "model"}, created=_WHOLE, owned_by=_TEXT)
 _USAGE = _object(
-    {
-        "prompt_tokens": _WHOLE,
-        "completion_tokens": _WHOLE,
-        "total_tokens": _WHOLE,
-        "prompt_tokens_details": _object({"audio_tokens": _WHOLE, "cached_tokens": _WHOLE}),
-    }
+    prompt_tokens=_WHOLE,
+    completion_tokens=_WHOLE,
+    total_tokens=_WHOLE,
+    prompt_tokens_details=_object(audio_tokens=_WHOLE, cached_tokens=_WHOLE),
 )
-_MAY_BE_TEXT = {"type": ["string", "null"]}
-_CALLS = {
-    "type": "array",
-    "items": _object(
-        {
-            "id": _TEXT,
-            "type": {"const": "function"},
-            "function": _object({"name": _TEXT, "arguments": _TEXT}),
-        }
-    ),
-}
+_FUNCTION = _object(name=_TEXT, arguments=_TEXT)
+_MESSAGE = _object(
+    "tool_calls",
+    role={"const": "assistant"},
+    content=_MAY_BE_TEXT,
+    tool_calls=_list(_object(id=_TEXT, type={"const": "function"}, function=_FUNCTION)),
+)
+_REASONS = {"enum": ["stop", "length", "tool_calls"]}
 _COMPLETION = _object(
-    {
-        "id": _TEXT,
-        "object": {"const": "chat.completion"},
-        "created": _WHOLE,
-        "model": _TEXT,
-        "choices": {
-            "type": "array",
-            "items": _object(
-                {
-                    "index": _WHOLE,
-                    "message": _object(
-                        {
-                            "role": {"const": "assistant"},
-                            "content": _MAY_BE_TEXT,
-                            "tool_calls": _CALLS,
-                        },
-                        "tool_calls",
-                    ),
-                    "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
-                }
-            ),
-        },
-        "usage": _USAGE,
-    }
+    id=_TEXT,
+    object={"const": "chat.completion"},
+    created=_WHOLE,
+    model=_TEXT,
+    choices=_list(_object(index=_WHOLE, message=_MESSAGE, finish_reason=_REASONS)),
+    usage=_USAGE,
 )
 _RESPONSE = _object(
-    {
-        "id": _TEXT,
-        "object": {"const": "response"},
-        "status": {"enum": ["completed", "incomplete"]},
-        "model": _TEXT,
-        "output": {"type": "array", "items": {"type": "object"}},
-        "usage": {"type": "object"},
-    }
+    id=_TEXT,
+    object={"const": "response"},
+    status={"enum": ["completed", "incomplete"]},
+    model=_TEXT,
+    output=_list(_OBJECT),
+    usage=_OBJECT,
 )
 _TRANSCRIPTION = _object(
-    {
-        "text": _TEXT,
-        "usage": {"type": "object"},
-        "duration": _NUMBER,
-        "language": _TEXT,
-        "segments": {"type": "array", "items": {"type": "object"}},
-    },
-    "duration",
-    "language",
-    "segments",
+    *("duration", "language", "segments"),
+    text=_TEXT,
+    usage=_OBJECT,
+    duration=_NUMBER,
+    language=_TEXT,
+    segments=_list(_OBJECT),
 )
-_BODIES = components(ChatBody, ResponsesBody, SpeechRequest, TranscriptionRequest)
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
@@ -118,119 +119,58 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "properties": fields, "additionalProperties": False}
 
 
-_BODIES["TranscriptionRequest"] = _form(_BODIES["TranscriptionRequest"])
-
-
-def _body(model: type[Values], kind: str = "application/json") -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"required": True, "content": {kind: {"schema": schema}}}
-
-
-_MODEL_PATH = [{"name": "model", "in": "path", "required": True, "schema": _TEXT}]
-
+_BODIES = components(ChatBody, ResponsesBody, SpeechRequest, TranscriptionRequest)
 OPENAI_SCHEMAS: dict[str, Any] = {
     **_BODIES,
+    "TranscriptionRequest": _form(_BODIES["TranscriptionRequest"]),
     "OpenAIError": _object(
-        {
-            "error": _object(
-                {
-                    "message": _TEXT,
-                    "type": _TEXT,
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": ["string", "null"]},
-                }
-            )
-        }
+        error=_object(message=_TEXT, type=_TEXT, param=_MAY_BE_TEXT, code=_MAY_BE_TEXT)
     ),
 }
 
 OPENAI_PATHS: dict[str, Any] = {
     "/v1/models": {
-        "get": {
-            "summary": "OpenAI: the model that is served",
-            "responses": {
-                "200": {
-                    "description": "One model",
-                    "content": _json(
-                        _object(
-                            {
-                                "object": {"const": "list"},
-                                "data": {"type": "array", "items": _MODEL},
-                            }
-                        )
-                    ),
-                },
-                **_errors(401, 403, 429, 503),
-            },
-        }
+        "get": _call(
+            "the model that is served",
+            "One model",
+            _json(_object(object={"const": "list"}, data=_list(_MODEL))),
+        )
     },
     "/v1/models/{model}": {
-        "get": {
-            "summary": "OpenAI: a model by its name",
-            "parameters": _MODEL_PATH,
-            "responses": {
-                "200": {"description": "The model", "content": _json(_MODEL)},
-                **_errors(401, 403, 404, 429, 503),
-            },
-        }
+        "get": _call(
+            "a model by its name",
+            "The model",
+            _json(_MODEL),
+            404,
+            parameters=[{"name": "model", "in": "path", "required": True, "schema": _TEXT}],
+        )
     },
-    "/v1/audio/transcriptions": {
-        "post": {
-            "summary": "OpenAI: the words of a file of any kind",
-            "requestBody": _body(TranscriptionRequest, "multipart/form-data"),
-            "responses": {
-                "200": {
-                    "description": "The words; with `stream`, `transcript.text.*` events",
-                    "content": {
-                        **_json(_TRANSCRIPTION),
-                        "text/plain": {"schema": _TEXT},
-                        **_SSE,
-                    },
-                },
-                **_errors(400, 401, 403, 404, 413, 429, 500, 503),
-            },
-        }
-    },
-    "/v1/audio/speech": {
-        "post": {
-            "summary": "OpenAI: a text as speech, sent while it is made",
-            "requestBody": _body(SpeechRequest),
-            "responses": {
-                "200": {
-                    "description": "A file of the format that was asked for",
-                    "content": {
-                        kind.content_type: {"schema": {"type": "string", "format": "binary"}}
-                        for kind in FORMATS.values()
-                    },
-                },
-                **_errors(400, 401, 403, 413, 429, 500, 503),
-            },
-        }
-    },
-    "/v1/chat/completions": {
-        "post": {
-            "summary": "OpenAI: an answer to a conversation of texts and audio",
-            "requestBody": _body(ChatBody),
-            "responses": {
-                "200": {
-                    "description": "The answer; with `stream`, `chat.completion.chunk` events",
-                    "content": {**_json(_COMPLETION), **_SSE},
-                },
-                **_errors(400, 401, 403, 404, 413, 429, 500, 503),
-            },
-        }
-    },
-    "/v1/responses": {
-        "post": {
-            "summary": "OpenAI: an answer to a conversation, in the shape of the Responses API",
-            "requestBody": _body(ResponsesBody),
-            "responses": {
-                "200": {
-                    "description": "The response; with `stream`, `response.*` events",
-                    "content": {**_json(_RESPONSE), **_SSE},
-                },
-                **_errors(400, 401, 403, 404, 413, 429, 500, 503),
-            },
-        }
-    },
+    "/v1/audio/transcriptions": _post(
+        TranscriptionRequest,
+        "the words of a file of any kind",
+        "The words; with `stream`, `transcript.text.*` events",
+        {**_json(_TRANSCRIPTION), "text/plain": {"schema": _TEXT}, **_SSE},
+        404,
+        kind="multipart/form-data",
+    ),
+    "/v1/audio/speech": _post(
+        SpeechRequest,
+        "a text as speech, sent while it is made",
+        "A file of the format that was asked for",
+        {kind.content_type: _FILE for kind in FORMATS.values()},
+    ),
+    "/v1/chat/completions": _post(
+        ChatBody,
+        "an answer to a conversation of texts and audio",
+        "The answer; with `stream`, `chat.completion.chunk` events",
+        {**_json(_COMPLETION), **_SSE},
+        404,
+    ),
+    "/v1/responses": _post(
+        ResponsesBody,
+        "an answer to a conversation, in the shape of the Responses API",
+        "The response; with `stream`, `response.*` events",
+        {**_json(_RESPONSE), **_SSE},
+        404,
+    ),
 }

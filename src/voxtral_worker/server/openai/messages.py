@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from voxtral_worker.audio.recordings import from_base64
@@ -24,7 +24,7 @@ from voxtral_worker.server.openai.parameters import (
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, OrText, Picked, may_be, refused, told
+from voxtral_worker.values import By, Filled, Picked, may_be, refused, told
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
@@ -69,7 +69,7 @@ def text_or(of_text: Any, other: Any) -> Picked:
 class TextPart(Parameters):
     """A text, under the names that other calls give it, too."""
 
-    extras = keys(ignored, "annotations", "logprobs")
+    extras = keys(ignored, "annotations logprobs")
     type: Literal["text", "input_text", "output_text"]
     text: Text = ""
 
@@ -113,19 +113,30 @@ Part: TypeAlias = TextPart | RefusalPart | SoundPart | LinkPart
 
 _KIND = By("type", "may be text, and input_audio or audio_url of a user", not_offered)
 _PARTS = Filled("a text, a list of parts, or null", "parts", MAX_PARTS, least=0)
-_OR_TEXT = OrText(lambda text: [{"type": "text", "text": text}])
+TextParts: TypeAlias = list[Annotated[TextPart | RefusalPart, _KIND]]
+UserParts: TypeAlias = list[Annotated[Part, _KIND]]
+
+
+def or_text(parts: Any) -> BeforeValidator:
+    """Beside a list of parts: one text stands for a list of that text; an empty one for none."""
+
+    def make(value: object) -> object:
+        text = [{"type": "text", "text": value}] if value else []
+        return text if isinstance(value, str) else value
+
+    return BeforeValidator(make, json_schema_input_type=str | parts)
 
 
 class Message(Parameters):
     """Abstract: one message. Histories have keys that say nothing new."""
 
     extras = {
-        **keys(ignored, "name", "id", "type", "status", "phase"),
-        **keys(unsupported_key(), "audio", "tool_call_id"),
-        **keys(harmless([]), "tool_calls", "annotations"),
+        **keys(ignored, "name id type status phase"),
+        **keys(unsupported_key(), "audio tool_call_id"),
+        **keys(harmless([]), "tool_calls annotations"),
         "function_call": unsupported_key(OLD_TOOLS),
     }
-    content: Annotated[list[Annotated[TextPart | RefusalPart, _KIND]], _PARTS, _OR_TEXT] = []
+    content: Annotated[TextParts, _PARTS, or_text(TextParts)] = []
     refusal: Text = ""
 
 
@@ -140,7 +151,7 @@ class UserMessage(Parameters):
 
     extras = Message.extras
     role: Literal["user"]
-    content: Annotated[list[Annotated[Part, _KIND]], _PARTS, _OR_TEXT] = []
+    content: Annotated[UserParts, _PARTS, or_text(UserParts)] = []
     refusal: Text = ""
 
 
@@ -150,29 +161,7 @@ class AssistantMessage(Message):
     role: Literal["assistant"]
     tool_calls: Annotated[
         tuple[ToolCall, ...],
-        made_of(
-            read_calls,
-            {
-                "type": "array",
-                "maxItems": MAX_TOOLS,
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "id": {"type": "string"},
-                        "type": {"const": "function"},
-                        "function": {
-                            "type": "object",
-                            "properties": {
-                                "name": {"type": "string"},
-                                "arguments": {"type": "string"},
-                            },
-                            "required": ["name", "arguments"],
-                        },
-                    },
-                    "required": ["id", "function"],
-                },
-            },
-        ),
+        made_of(read_calls, {"type": "array", "maxItems": MAX_TOOLS, "items": {"type": "object"}}),
     ] = ()
 
 

@@ -4,7 +4,7 @@ A model has a field for each key that is taken, and `extras` for those that are 
 
     class SpeechBody(Parameters):
         extras = {
-            **keys(ignored, "user", "metadata"),
+            **keys(ignored, "user metadata"),
             **keys(unsupported_key(), "audio"),
             "logprobs": harmless(False),
         }
@@ -59,8 +59,8 @@ def unsupported_key(words: str = "{name} is not supported by this worker") -> Ex
 
 
 def keys(extra: Extra, *names: str) -> dict[str, Extra]:
-    """The same for several keys."""
-    return dict.fromkeys(names, extra)
+    """The same for several keys; one text may name several, with spaces between them."""
+    return dict.fromkeys(" ".join(names).split(), extra)
 
 
 def _same(value: object, good: object) -> bool:

@@ -1,6 +1,6 @@
 """Reads the parameters of a call of the Responses API."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,14 +10,9 @@ from pydantic_core import core_schema
 from voxtral_worker.engine.dialogue import Dialogue, Said
 from voxtral_worker.engine.request import Sampling
 from voxtral_worker.engine.tool_options import (
-    read_arguments,
-    read_call_id,
-    read_name,
     read_response_format,
 )
 from voxtral_worker.engine.tools import Toolbox, ToolCall
-from voxtral_worker.errors import BadInput
-from voxtral_worker.server.openai.errors import within
 from voxtral_worker.server.openai.messages import (
     MAX_CHARACTERS,
     MESSAGE,
@@ -45,35 +40,23 @@ from voxtral_worker.server.openai.tools import (
     FORM,
     MAX_NEW_TOKENS,
     AnswerParameters,
+    CallArguments,
+    CallId,
+    CallName,
 )
 from voxtral_worker.values import May, Picked, Values, at, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
 
 
-def _of_item(read: Callable[[object, str], str]) -> May:
-    """A key of an item; errors name it, and the item as their parameter."""
-
-    def make(value: object, name: str) -> str:
-        try:
-            return read(value, name)
-        except BadInput as error:
-            raise within(name.rpartition(".")[0], error) from None
-
-    return made_of(make, {"type": "string"})
-
-
-CallId: TypeAlias = Annotated[str, _of_item(read_call_id)]
-
-
 class CallItem(Parameters):
     """A call that the model made."""
 
-    extras = keys(ignored, "id", "status", "namespace")
+    extras = keys(ignored, "id status namespace")
     type: Literal["function_call"]
     call_id: CallId
-    name: Annotated[str, _of_item(read_name)]
-    arguments: Annotated[str, _of_item(read_arguments)] = "{}"
+    name: CallName
+    arguments: CallArguments = "{}"
 
 
 def _output(value: object, _: str) -> str:
@@ -89,7 +72,7 @@ def _output(value: object, _: str) -> str:
 class ResultItem(Parameters):
     """What a call came to: a text, or a list of parts that are texts."""
 
-    extras = keys(ignored, "id", "status")
+    extras = keys(ignored, "id status")
     type: Literal["function_call_output"]
     call_id: CallId
     output: Annotated[str, made_of(_output, {"type": ["string", "array"]})] = ""
@@ -161,25 +144,15 @@ class ResponsesBody(AnswerParameters):
         # Notes and wishes of the caller's, which change no answer of this model.
         **keys(
             ignored,
-            "include",
-            "max_tool_calls",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "reasoning",
-            "safety_identifier",
-            "service_tier",
-            "store",
-            "truncation",
-            "user",
+            "include max_tool_calls prompt_cache_key prompt_cache_options prompt_cache_retention "
+            "reasoning safety_identifier service_tier store truncation user",
         ),
-        **keys(unsupported_key(), "moderation", "prompt"),
+        **keys(unsupported_key(), "moderation prompt"),
         **keys(
             unsupported_key(
                 "{name}: this worker stores no responses; send the whole conversation as input"
             ),
-            "previous_response_id",
-            "conversation",
+            "previous_response_id conversation",
         ),
     }
     instructions: Text | None = None

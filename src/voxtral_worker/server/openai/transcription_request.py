@@ -78,13 +78,8 @@ class TranscriptionRequest(Parameters):
         "chunking_strategy[type]": _chunking_type,
         **keys(
             unsupported_key(),
-            "chunking_strategy[threshold]",
-            "chunking_strategy[prefix_padding_ms]",
-            "chunking_strategy[silence_duration_ms]",
-            "include",
-            "keywords",
-            "languages",
-            "known_speaker_names",
+            "chunking_strategy[threshold] chunking_strategy[prefix_padding_ms] include keywords "
+            "chunking_strategy[silence_duration_ms] languages known_speaker_names "
             "known_speaker_references",
         ),
     }
