@@ -158,7 +158,7 @@ class Line:
                 )
             untaken = self._journal.untaken_bytes
             self._may_have_room.clear()
-            # A connection may be lost without a word to this task, if nobody reads from it.
+            # If the caller reads no events, only the socket itself shows that it was lost.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._may_have_room.wait()

@@ -133,9 +133,9 @@ class Connection:
     async def _send_large(self, data: str | bytes) -> None:
         """Send a frame in a task that is not cancelled with the writer.
 
-        Once aiohttp compresses a frame it does not stop, whoever is cancelled: that would leave the
-        compressor in the middle of a frame. If the client has gone meanwhile, the task in which it
-        does so fails, and Python logs an error that nobody has read. So somebody waits for it.
+        aiohttp compresses a frame to its end in a task of its own, even if its caller is cancelled:
+        the compressor must not stop in the middle of a frame. If the client has gone by then, that
+        task fails. Without a caller that still waits for it, Python logs its error as never read.
         """
         sending = asyncio.create_task(self._send_frame(data), name=f"frame {self.client_id}")
         sending.add_done_callback(_read_error)

@@ -1,8 +1,9 @@
 """Decides when the client of a socket is asked for a sign of life, and when it has gone.
 
-It is told the time and reaches no clock. aiohttp's own `heartbeat` is not used: it also counts the
-time in which the worker itself does not read, because more audio has come than it has processed.
-The client's answers then wait behind that audio, and it would lose its connection for sending fast.
+It gets the time as an argument and reaches no clock. aiohttp's own `heartbeat` is not used: it also
+counts the time in which the worker itself does not read, because more audio has come than it has
+processed. The client's answers then wait behind that audio, and a client that sends fast would
+lose its connection.
 """
 
 from enum import Enum
