@@ -18,6 +18,7 @@ from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import AtCapacity, EngineFailure
+from voxtral_worker.turns.vad import Vad
 
 Start = Callable[..., RunningServer]
 CHUNK = 3200
@@ -144,12 +145,11 @@ def middle(clip: bytes) -> int:
 
 
 async def test_a_worker_that_is_late_in_hearing_does_not_take_it_for_a_pause(
-    start_server: Start, clip: bytes
+    start_server: Start, vad: Vad, clip: bytes
 ) -> None:
     server = start_server(ready=False)
-    late = LateVad(server.vad)
-    server.vad = late  # type: ignore[assignment]
-    server.become_ready()
+    late = LateVad(vad)
+    server.become_ready(vad=late)
     async with talk(server) as talker:
         await talker.send(clip[: middle(clip)])
         await talker.status("speech_started")
