@@ -12,6 +12,7 @@ A model is strict: "5" and true are not numbers. The settings, which are read fr
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
+from voxtral_worker.json_text import is_clean
 
 T = TypeVar("T")
 JsonSchema: TypeAlias = dict[str, Any]
@@ -96,37 +98,37 @@ def whole(low: int, high: int) -> May:
 
 
 def number(low: float, high: float) -> May:
-    """A number in a range; one that is whole stays whole."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=-int(-low // 1), le=int(high)),
-        core_schema.float_schema(ge=low, le=high),
-    ]
+    """A number in a range."""
     described = {"type": "number", "minimum": low, "maximum": high}
-    words = f"a number from {low:g} to {high:g}"
-    return May(words, core_schema.union_schema(kinds), described)
+    return May(f"a number from {low:g} to {high:g}", _number(ge=low, le=high), described)
 
 
 def at_least(low: float, most: float) -> May:
     """A number that is not smaller; what is larger than `most` counts as that."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=int(low), strict=True),
-        core_schema.float_schema(ge=low, strict=True),
-    ]
     schema = core_schema.no_info_after_validator_function(
-        lambda value: min(value, most), core_schema.union_schema(kinds)
+        lambda value: min(value, most), _number(ge=low)
     )
     return May(f"a number of at least {low:g}", schema, {"type": "number", "minimum": low})
 
 
 def above(low: float, high: float) -> May:
     """A number that is larger, and at most so large."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(gt=int(low), le=int(high), strict=True),
-        core_schema.float_schema(gt=low, le=high, strict=True),
-    ]
     described = {"type": "number", "exclusiveMinimum": low, "maximum": high}
     words = f"a number above {low:g} and at most {high:g}"
-    return May(words, core_schema.union_schema(kinds), described)
+    return May(words, _number(gt=low, le=high), described)
+
+
+def _number(
+    ge: float | None = None, gt: float | None = None, le: float | None = None
+) -> CoreSchema:
+    """A number within its limits; one that is whole stays whole."""
+    least = None if ge is None else math.ceil(ge)
+    above, most = (None if limit is None else math.floor(limit) for limit in (gt, le))
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(ge=least, gt=above, le=most),
+        core_schema.float_schema(ge=ge, gt=gt, le=le),
+    ]
+    return core_schema.union_schema(kinds)
 
 
 def clean_text(words: str, least: int = 0, most: int | None = None) -> May:
@@ -153,11 +155,9 @@ def not_too_long(text: str, most: int, name: str = "") -> str:
     """For validators: a text that may be so long and can be encoded; a model has to name it."""
     if len(text) > most:
         raise rest(f"{name} has {len(text)} characters, but may have {most}".lstrip(), TooLarge)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_clean(text):
         words = f"{name} is {shown(text)}, but must be a text without half a surrogate pair"
-        raise rest(words.lstrip()) from None
+        raise rest(words.lstrip())
     return text
 
 
@@ -218,19 +218,6 @@ OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
-def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> May:
-    """What a function makes of a value; the BadInput that it raises is told as it is."""
-
-    def make(value: Any) -> Any:
-        try:
-            return read(value)
-        except BadInput as error:
-            raise refused(error) from None
-
-    schema = core_schema.no_info_plain_validator_function(make)
-    return May(words, schema, described, tells=True)
-
-
 def may_be(words: str) -> PydanticCustomError:
     """For validators: what a value may be in words."""
     return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
@@ -249,6 +236,31 @@ def refused(error: WorkerError) -> PydanticCustomError:
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
     """For validators: the name of the field and these words are the sentence."""
     return told(lambda field, _: kind(f"{field} {words}".lstrip()))
+
+
+def attempt(make: Callable[[str], T]) -> T:
+    """For validators: what a function makes, told its whole name for its BadInput."""
+    try:
+        return make("")
+    except BadInput:
+        # The name is known once the whole is read: the error is made again with it then.
+        raise told(lambda name, _: _error_of(make, name)) from None
+
+
+def _error_of(make: Callable[[str], object], name: str) -> BadInput:
+    try:
+        make(name)
+    except BadInput as error:
+        return error
+    raise AssertionError(f"{name} is wrong only without its name")
+
+
+def made_of(make: Callable[[Any, str], object], described: JsonSchema, words: str = "") -> May:
+    """What a function makes of a value; it is told the name for its BadInput."""
+    schema = core_schema.no_info_plain_validator_function(
+        lambda value: attempt(lambda name: make(value, name))
+    )
+    return May(words, schema, described, tells=True)
 
 
 def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:

@@ -41,7 +41,7 @@ from voxtral_worker.values import (
     above,
     clean_text,
     filled_text,
-    made_by,
+    made_of,
     may_be,
     options_of,
     read,
@@ -239,7 +239,8 @@ class SessionInput(JobInput):
 
     type: Literal["session"]
     config: Annotated[
-        SessionConfig, made_by(SessionConfig().updated, "an object of options", {"type": "object"})
+        SessionConfig,
+        made_of(lambda value, _: SessionConfig().updated(value), {"type": "object"}),
     ] = SessionConfig()
     ttl_seconds: Annotated[float, _SECONDS] = DEFAULT_TTL_S
     idle_seconds: Annotated[float, _SECONDS] = DEFAULT_IDLE_S

@@ -21,7 +21,7 @@ from voxtral_worker.values import (
     clean_text,
     filled_text,
     is_good,
-    made_by,
+    made_of,
     not_too_long,
     read,
     whole,
@@ -110,10 +110,10 @@ class ToolResult(Values):
     type: Literal["tool_result"] = "tool_result"
     call_id: Annotated[
         str,
-        made_by(
-            lambda value: read_call_id(value, "call_id"),
-            "the id of a call",
+        made_of(
+            read_call_id,
             {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID},
+            "the id of a call",
         ),
     ]
     content: Annotated[

@@ -18,13 +18,12 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     option,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, Picked, may_be, refused, told
+from voxtral_worker.values import By, Filled, Picked, made_of, may_be, refused, told
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
