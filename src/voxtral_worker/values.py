@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -51,6 +51,12 @@ class FromCaller:
     """The context of values that come from a caller; `known` is what validators may ask."""
 
     known: Any = None
+
+
+def known_of(info: ValidationInfo) -> Any:
+    """For validators: what the reader of a caller's value has told them."""
+    assert isinstance(info.context, FromCaller)
+    return info.context.known
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,6 +293,18 @@ class Picked:
 
 
 @dataclass(frozen=True)
+class Later:
+    """Beside `object`: it is read as this kind later, once more is known."""
+
+    kind: Any
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value, json_schema_input_schema=handler.generate_schema(self.kind)
+        )
+
+
+@dataclass(frozen=True)
 class By:
     """Beside a union of models: an object is to be the one that has its text under this key.
 
@@ -302,7 +320,7 @@ class By:
     ) -> CoreSchema:
         kinds: dict[str, type[Values]] = {
             name: model
-            for model in get_args(source)
+            for model in get_args(source) or (source,)
             for name in get_args(model.model_fields[self.key].annotation)
         }
 
@@ -325,6 +343,8 @@ class Values(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Fields that a caller has to send although they have a default.
+    needed: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def no_such(cls, keys: list[str]) -> str:
@@ -352,7 +372,8 @@ class Values(BaseModel):
         properties = found.get("properties", {})
         # What tells a message from others is always there.
         fixed = [name for name, each in properties.items() if "const" in each]
-        required = [name for name in properties if name in (*fixed, *found.get("required", ()))]
+        needed = (*fixed, *cls.needed, *found.get("required", ()))
+        required = [name for name in properties if name in needed]
         found["properties"] = {
             name: {"const": each["const"]}
             if name in fixed
@@ -382,7 +403,8 @@ class Values(BaseModel):
         known: dict[str, Any] = {}
         for name, field in fields.items():
             given = value.get(name)
-            may_be_none = name in value if may_be_null(field) else field.is_required()
+            is_needed = field.is_required() or name in cls.needed
+            may_be_none = name in value if may_be_null(field) else is_needed
             if given is not None or may_be_none:
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
@@ -436,6 +458,9 @@ def without_null(schema: JsonSchema) -> JsonSchema:
 
 def _with_null(schema: JsonSchema) -> JsonSchema:
     """The schema of what may be left out: null says the same."""
+    if "const" in schema:
+        others = {key: value for key, value in schema.items() if key != "const"}
+        schema = {**others, "enum": [schema["const"]]}
     if "enum" in schema:
         kinds = {key: value for key, value in schema.items() if key != "type"}
         return {**kinds, "enum": [*schema["enum"], *([] if None in schema["enum"] else [None])]}

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,13 @@ class Sent:
     closes: bool = False
 
 
-def mutations() -> list[str]:
+def mutations(seeds: Iterable[dict[str, Any]] = SEEDS) -> list[str]:
     """Every field of every good message, without it and with each bad value; each once."""
-    return list(dict.fromkeys(_mutations()))
+    return list(dict.fromkeys(_mutations(seeds)))
 
 
-def _mutations() -> Iterator[str]:
-    for seed in SEEDS:
+def _mutations(seeds: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for seed in seeds:
         for path in _paths(seed):
             yield _written(seed, path, None)
             yield from (_written(seed, path, value) for value in VALUES)

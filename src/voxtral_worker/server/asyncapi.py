@@ -1,13 +1,13 @@
 """AsyncAPI 3.0 of the sockets: what may be sent to a worker, and what it sends."""
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 from voxtral_worker import __version__
-from voxtral_worker.server.native.messages import MESSAGES
+from voxtral_worker.server.native.messages import ClientMessage
 from voxtral_worker.server.native.sent import SCHEMAS
-from voxtral_worker.server.openai.realtime.client_event import EVENTS
-from voxtral_worker.values import JsonSchema, described
+from voxtral_worker.server.openai.realtime.client_event import AnyEvent
+from voxtral_worker.values import JsonSchema, components
 
 _SESSION = {"session_id": {"description": "The `session_id` of `POST /session/create`."}}
 _OWN_CONFIG = "The query `config` may hold the config of the session, as JSON."
@@ -20,7 +20,6 @@ _CHANNELS = {
 }
 _AUDIO = "audioFrame"
 _SPEECH = "speechFrame"
-_REALTIME_EVENT = "realtimeEvent"
 _REALTIME_ANSWER = "realtimeAnswer"
 
 
@@ -32,10 +31,9 @@ def _message(title: str, payload: JsonSchema, kind: str = "application/json") ->
     return {"name": title, "title": title, "contentType": kind, "payload": payload}
 
 
-def _received() -> tuple[dict[str, JsonSchema], dict[str, JsonSchema]]:
-    """The schemas of what clients of the documented dialect send, and the parts they refer to."""
-    parts = described(MESSAGES)["$defs"]
-    return {name: _at("components", "schemas", name) for name in parts}, parts
+def _received(kinds: Any) -> dict[str, JsonSchema]:
+    """The schemas of messages by the names of their models."""
+    return {kind.__name__: _at("components", "schemas", kind.__name__) for kind in get_args(kinds)}
 
 
 def _sent() -> dict[str, JsonSchema]:
@@ -55,20 +53,11 @@ def _binary(what: str) -> dict[str, Any]:
 @functools.cache
 def sockets() -> dict[str, Any]:
     """The description, made when it is asked for first: the start does not wait for it."""
-    received, parts = _received()
-    sent = _sent()
+    received, events, sent = _received(ClientMessage), _received(AnyEvent), _sent()
     messages = {
-        **{name: _message(name, schema) for name, schema in (*received.items(), *sent.items())},
+        **{name: _message(name, schema) for name, schema in (received | events | sent).items()},
         _AUDIO: _binary("Audio in the encoding of the session's config, in pieces of any size."),
         _SPEECH: _binary("Speech of an answer: the piece that the `audio` before it announces."),
-        _REALTIME_EVENT: _message(
-            "An event of OpenAI's realtime API",
-            {
-                "type": "object",
-                "required": ["type"],
-                "properties": {"type": {"enum": list(EVENTS)}},
-            },
-        ),
         _REALTIME_ANSWER: _message(
             "An event of the worker in OpenAI's realtime API",
             {"type": "object", "required": ["type", "event_id"]},
@@ -95,7 +84,7 @@ def sockets() -> dict[str, Any]:
         heard = [*received, _AUDIO] if takes_audio else [*received]
         open_channel(name, address, what, heard, [*sent, _SPEECH])
     told = "OpenAI's realtime API: docs/openai-api.md."
-    open_channel("realtime", "/v1/realtime", told, [_REALTIME_EVENT], [_REALTIME_ANSWER])
+    open_channel("realtime", "/v1/realtime", told, [*events], [_REALTIME_ANSWER])
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -108,5 +97,8 @@ def sockets() -> dict[str, Any]:
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": operations,
-        "components": {"messages": messages, "schemas": parts},
+        "components": {
+            "messages": messages,
+            "schemas": components(*get_args(ClientMessage), *get_args(AnyEvent)),
+        },
     }

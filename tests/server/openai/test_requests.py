@@ -11,14 +11,14 @@ from voxtral_worker.server.openai.chat_request import read_chat
 from voxtral_worker.server.openai.errors import BadOption, error_object, within
 from voxtral_worker.server.openai.messages import EncodedAudio
 from voxtral_worker.server.openai.models import ModelNames
-from voxtral_worker.server.openai.options import Options
-from voxtral_worker.server.openai.realtime.client_event import read_event
+from voxtral_worker.server.openai.realtime.client_event import InputAudioBufferAppend, read_event
 from voxtral_worker.server.openai.realtime.session_options import (
-    MAX_NEW_TOKENS,
+    SemanticVad,
+    ServerVad,
     SessionOptions,
     Transcription,
-    TurnDetection,
 )
+from voxtral_worker.server.openai.tools import MAX_NEW_TOKENS
 from voxtral_worker.server.openai.transcription_request import read_transcription
 
 AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
@@ -313,8 +313,7 @@ def test_a_field_that_cannot_be_used_is_named(given: Form, param: str) -> None:
 
 
 def session(**options: Any) -> SessionOptions:
-    wanted = Options({"type": "realtime", **options}, "session")
-    return SessionOptions().updated(wanted, NAMES)
+    return SessionOptions().updated({"type": "realtime", **options}, NAMES)
 
 
 def heard(**options: Any) -> SessionOptions:
@@ -328,8 +327,14 @@ def test_a_sessions_options_are_the_workers_own() -> None:
         format={"type": "audio/pcmu"},
         transcription={"language": "de"},
     )
-    assert options.turn_detection == TurnDetection(0.25, 64, 700, True, False)
-    assert options.transcription == Transcription("de")
+    assert options.turn_detection == ServerVad(
+        threshold=0.25,
+        prefix_padding_ms=64,
+        silence_duration_ms=700,
+        create_response=True,
+        interrupt_response=False,
+    )
+    assert options.transcription == Transcription(language="de")
     config = options.config()
     assert (config.threshold, config.pre_roll_ms, config.silence_ms) == (0.25, 64, 700)
     assert (config.encoding, config.sample_rate) == ("mulaw", 8000)
@@ -352,9 +357,7 @@ def test_semantic_turn_detection_has_an_eagerness_and_no_times_of_its_own() -> N
         "create_response": True,
         "interrupt_response": True,
     }
-    assert heard(turn_detection={"type": "semantic_vad"}).turn_detection == TurnDetection(
-        eagerness="auto"
-    )
+    assert heard(turn_detection={"type": "semantic_vad"}).turn_detection == SemanticVad()
     assert heard(turn_detection={"type": "server_vad"}).config().turn_detection == "silence"
 
 
@@ -367,10 +370,10 @@ def test_what_a_client_acts_upon_by_itself_does_not_change_afterwards() -> None:
 
 def test_what_is_not_mentioned_stays_and_null_turns_off() -> None:
     before = heard(transcription={}, turn_detection={"type": "server_vad", "threshold": 0.1})
-    after = before.updated(Options({"type": "realtime", "audio": {"input": {}}}, "session"), NAMES)
-    assert after == before == before.updated(Options({"type": "realtime", "audio": {}}), NAMES)
+    after = before.updated({"type": "realtime", "audio": {"input": {}}}, NAMES)
+    assert after == before == before.updated({"type": "realtime", "audio": {}}, NAMES)
     off = {"type": "realtime", "audio": {"input": {"transcription": None}}}
-    assert before.updated(Options(off), NAMES).transcription is None
+    assert before.updated(off, NAMES).transcription is None
 
 
 @pytest.mark.parametrize(
@@ -434,11 +437,12 @@ async def test_who_finds_no_place_for_a_large_body_is_refused() -> None:
     ["AP+A/w==", "AP+A/w", "AP-A_w==\n", " AP+A\r\n/w==", "DATA:;base64,AP%2BA/w=="],
 )
 def test_the_base64_of_any_program_may_be_appended(audio: str) -> None:
-    event = read_event({"type": "input_audio_buffer.append", "audio": audio}, None)
+    event = read_event({"type": "input_audio_buffer.append", "audio": audio})
+    assert isinstance(event, InputAudioBufferAppend)
     assert event.audio == b"\x00\xff\x80\xff"
 
 
 def test_what_is_no_base64_is_told_with_its_reason() -> None:
     with pytest.raises(BadOption, match=r"audio: this is not base64: it has '\*' in it") as caught:
-        read_event({"type": "input_audio_buffer.append", "audio": "AAA*"}, None)
+        read_event({"type": "input_audio_buffer.append", "audio": "AAA*"})
     assert (caught.value.param, caught.value.openai_code) == ("audio", "invalid_base64")

@@ -1,7 +1,7 @@
 """Every message that a worker sends on its sockets, as JSON Schema.
 
-They are written by hand, because messages are made on the way of every token and nothing checks
-them there: the tests hold each message of a running worker against these.
+Messages are made on the way of every token, where nothing checks them. So they are described by
+hand here, and the tests hold each message of a running worker against these schemas.
 """
 
 from voxtral_worker.engine.stops import MAX_STOPS
@@ -10,168 +10,113 @@ from voxtral_worker.values import JsonSchema, whole_of
 
 _TEXT: JsonSchema = {"type": "string"}
 _WORDS: JsonSchema = {"type": "string", "minLength": 1}
-_NUMBER: JsonSchema = {"type": "number"}
 _TIME: JsonSchema = {"type": "number", "minimum": 0}
 _COUNT: JsonSchema = {"type": "integer", "minimum": 0}
-_SEQ: JsonSchema = {"type": "integer", "minimum": 1}
-_REQUEST_ID: JsonSchema = {"type": ["string", "integer"]}
-_CODES: JsonSchema = {
-    "enum": [
-        "INVALID_REQUEST", "AUDIO_FORMAT_ERROR", "PAYLOAD_TOO_LARGE", "RATE_LIMITED",
-        "SESSION_NOT_FOUND", "PROCESSING_ERROR", "AT_CAPACITY", "NOT_READY", "GPU_OOM",
-        "CALL_NOT_FOUND", "TOOL_CALL_INVALID", "SPEECH_FAILED",
-    ]
-}  # fmt: skip
+_NUMBER: JsonSchema = {"type": "integer", "minimum": 1}
+_CODES = (
+    "INVALID_REQUEST AUDIO_FORMAT_ERROR PAYLOAD_TOO_LARGE RATE_LIMITED SESSION_NOT_FOUND "
+    "PROCESSING_ERROR AT_CAPACITY NOT_READY GPU_OOM CALL_NOT_FOUND TOOL_CALL_INVALID SPEECH_FAILED"
+)
+# A field that is no text, by its name: it is the same in all messages.
+_FIELDS: dict[str, JsonSchema] = {
+    **dict.fromkeys(("timestamp", "server_time", "connection_duration", "offset_ms"), _TIME),
+    **dict.fromkeys(("duration_ms", "speech_ms", "endpoint_ms", "first_token_ms"), _TIME),
+    **dict.fromkeys(("queue_ms", "encode_ms", "prefill_ms", "total_ms", "tool_ms"), _TIME),
+    **dict.fromkeys(("message_count", "error_count", "queue_size", "stable_chars"), _COUNT),
+    **dict.fromkeys(("tokens", "prompt_tokens", "completion_tokens", "cached_tokens"), _COUNT),
+    **dict.fromkeys(("audio_bytes_received", "missed"), _COUNT),
+    **dict.fromkeys(("seq", "exchanges"), _NUMBER),
+    "text": _TEXT,
+    "retry_after": {"type": "number"},
+    "completeness": {"type": "number", "minimum": 0, "maximum": 1},
+    "speculative": {"type": "boolean"},
+    "final": {"const": True},
+    "arguments": {"type": "object"},
+    "request_id": {"type": ["string", "integer"]},
+    "call_id": {"type": "string", "pattern": "^[a-zA-Z0-9]{9}$"},
+    "code": {"enum": _CODES.split()},
+    "reason": {"enum": ["silence", "semantic", "end_turn", "stalled", "too_long"]},
+    "source": {"enum": ["audio", "text"]},
+    "finish_reason": {"enum": ["stop", "length", "interrupted", "tool_calls"]},
+    "control_type": {"const": "pong"},
+    "config": whole_of(SessionConfig),
+}
+# A caller may send one text in place of a list.
+_FIELDS["config"]["properties"]["stop"] = {"type": "array", "maxItems": MAX_STOPS, "items": _WORDS}
 
 
-def _object(required: JsonSchema, optional: JsonSchema | None = None) -> JsonSchema:
+def _object(names: str, **own: JsonSchema) -> JsonSchema:
+    """An object that has these fields; one with a `?` may be missing. `own` describes some."""
+    fields = {name.removesuffix("?"): name for name in names.split()}
+    described = {**dict.fromkeys(fields, _WORDS), **_FIELDS, **own}
     return {
         "type": "object",
-        "properties": required | (optional or {}),
-        "required": list(required),
+        "properties": {name: described[name] for name in fields},
+        "required": [name for name, written in fields.items() if name == written],
         "additionalProperties": False,
     }
 
 
-def _message(kind: str, required: JsonSchema, optional: JsonSchema | None = None) -> JsonSchema:
-    return _object({"type": {"const": kind}, "timestamp": _TIME} | required, optional)
+_FIELDS |= {
+    "stats": _object(
+        "client_id session_id connection_duration message_count error_count queue_size"
+    ),
+    "metrics": _object(
+        "speech_ms endpoint_ms first_token_ms queue_ms encode_ms prefill_ms total_ms tool_ms? "
+        "tokens cached_tokens speculative"
+    ),
+    "usage": _object("prompt_tokens completion_tokens cached_tokens"),
+}
 
 
-def _status(
-    name: str,
-    required: JsonSchema | None = None,
-    optional: JsonSchema | None = None,
-    *,
-    of_turn: bool,
-) -> JsonSchema:
-    turn = {"turn_id": _WORDS, "seq": _SEQ} if of_turn else {}
-    return _message("status", {"status": {"const": name}} | turn | (required or {}), optional)
+def _message(kind: str, names: str, **own: JsonSchema) -> JsonSchema:
+    return _object(f"type timestamp {names}", type={"const": kind}, **own)
+
+
+def _status(status: str, names: str = "", **own: JsonSchema) -> JsonSchema:
+    return _message("status", f"status {names}", status={"const": status}, **own)
 
 
 def _either(*schemas: JsonSchema) -> JsonSchema:
     return {"oneOf": list(schemas)}
 
 
-_CONFIG = whole_of(SessionConfig)
-# A caller may send one text in place of a list.
-_CONFIG["properties"]["stop"] = {"type": "array", "maxItems": MAX_STOPS, "items": _WORDS}
-_STATS = _object(
-    {
-        "client_id": _WORDS,
-        "session_id": _WORDS,
-        "connection_duration": _TIME,
-        "message_count": _COUNT,
-        "error_count": _COUNT,
-        "queue_size": _COUNT,
-    }
-)
-_METRICS = _object(
-    dict.fromkeys(
-        ["speech_ms", "endpoint_ms", "first_token_ms", "queue_ms", "encode_ms", "prefill_ms",
-         "total_ms"], {"type": "number", "minimum": 0},
-    )
-    | {"tokens": _COUNT, "cached_tokens": _COUNT, "speculative": {"type": "boolean"}},
-    {"tool_ms": _TIME},
-)  # fmt: skip
-_USAGE = _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "cached_tokens": _COUNT})
-
-# By type, and by status where there is one; "" are the statistics.
+_OF_TURN = "turn_id seq"
+_STATUSES = {
+    "connected": "client_id session_id server_time",
+    "speech_started": _OF_TURN,
+    "speech_ended": f"{_OF_TURN} reason completeness?",
+    "turn_reopened": _OF_TURN,
+    "processing": f"{_OF_TURN} request_id?",
+    "interrupted": _OF_TURN,
+    "config_updated": "config",
+    "history_cleared": "",
+    "history_trimmed": f"{_OF_TURN} exchanges",
+    "resumed": "audio_bytes_received missed",
+    "session_expired": "",
+    "draining": "",
+}
+_MESSAGES = {
+    "status": "stats",
+    "text_response": f"{_OF_TURN} text source finish_reason usage metrics request_id?",
+    "transcript_partial": f"{_OF_TURN} text stable_chars",
+    "transcript": f"{_OF_TURN} text error? code?",
+    "tool_call": f"{_OF_TURN} call_id name arguments request_id?",
+    "audio": f"{_OF_TURN} offset_ms duration_ms text final?",
+    "control": "control_type",
+}
+_NO_TURN: JsonSchema = {"type": "null"}
+_ERROR = "error code retry_after? request_id?"
+# By type and status.
 SCHEMAS: dict[tuple[str, str | None], JsonSchema] = {
-    ("status", "connected"): _status(
-        "connected",
-        {"client_id": _WORDS, "session_id": _WORDS, "server_time": _TIME},
-        of_turn=False,
-    ),
-    ("status", None): _message("status", {"stats": _STATS}),
-    ("status", "speech_started"): _status("speech_started", of_turn=True),
-    ("status", "speech_ended"): _status(
-        "speech_ended",
-        {"reason": {"enum": ["silence", "semantic", "end_turn", "stalled", "too_long"]}},
-        {"completeness": {"type": "number", "minimum": 0, "maximum": 1}},
-        of_turn=True,
-    ),
-    ("status", "turn_reopened"): _status("turn_reopened", of_turn=True),
-    ("status", "processing"): _status(
-        "processing", optional={"request_id": _REQUEST_ID}, of_turn=True
-    ),
-    # Asked for an end where nothing was open, there is no turn to name.
-    ("status", "no_speech"): _either(
-        _status("no_speech", of_turn=True), _status("no_speech", of_turn=False)
-    ),
-    ("status", "interrupted"): _status("interrupted", of_turn=True),
+    **{("status", name): _status(name, fields) for name, fields in _STATUSES.items()},
+    **{(kind, None): _message(kind, fields) for kind, fields in _MESSAGES.items()},
+    # If the client asks for the end of a turn and none is open, there is no turn to name.
+    ("status", "no_speech"): _either(_status("no_speech", _OF_TURN), _status("no_speech")),
     ("status", "cancelled"): _either(
-        _status("cancelled", of_turn=True),
-        _status("cancelled", {"turn_id": {"type": "null"}}, of_turn=False),
+        _status("cancelled", _OF_TURN), _status("cancelled", "turn_id", turn_id=_NO_TURN)
     ),
-    ("status", "config_updated"): _status("config_updated", {"config": _CONFIG}, of_turn=False),
-    ("status", "history_cleared"): _status("history_cleared", of_turn=False),
-    ("status", "history_trimmed"): _status("history_trimmed", {"exchanges": _SEQ}, of_turn=True),
-    ("status", "resumed"): _status(
-        "resumed", {"audio_bytes_received": _COUNT, "missed": _COUNT}, of_turn=False
-    ),
-    ("status", "session_expired"): _status("session_expired", of_turn=False),
-    ("status", "draining"): _status("draining", of_turn=False),
-    ("text_delta", None): _message(
-        "text_delta",
-        {"text": _WORDS, "turn_id": _WORDS, "seq": _SEQ},
-        {"request_id": _REQUEST_ID},
-    ),
-    ("text_response", None): _message(
-        "text_response",
-        {
-            "text": _TEXT,
-            "turn_id": _WORDS,
-            "source": {"enum": ["audio", "text"]},
-            "finish_reason": {"enum": ["stop", "length", "interrupted", "tool_calls"]},
-            "usage": _USAGE,
-            "metrics": _METRICS,
-            "seq": _SEQ,
-        },
-        {"request_id": _REQUEST_ID},
-    ),
-    ("transcript_partial", None): _message(
-        "transcript_partial",
-        {"text": _TEXT, "stable_chars": _COUNT, "turn_id": _WORDS, "seq": _SEQ},
-    ),
-    ("transcript", None): _message(
-        "transcript",
-        {"text": _TEXT, "turn_id": _WORDS, "seq": _SEQ},
-        {"error": _WORDS, "code": _CODES},
-    ),
-    ("tool_call", None): _message(
-        "tool_call",
-        {
-            "turn_id": _WORDS,
-            "call_id": {"type": "string", "pattern": "^[a-zA-Z0-9]{9}$"},
-            "name": _WORDS,
-            "arguments": {"type": "object"},
-            "seq": _SEQ,
-        },
-        {"request_id": _REQUEST_ID},
-    ),
-    ("audio", None): _message(
-        "audio",
-        {
-            "turn_id": _WORDS,
-            "offset_ms": _TIME,
-            "duration_ms": _TIME,
-            "text": _TEXT,
-            "seq": _SEQ,
-        },
-        {"final": {"const": True}},
-    ),
-    ("error", None): _either(
-        _message(
-            "error",
-            {"error": _WORDS, "code": _CODES},
-            {"retry_after": _NUMBER, "request_id": _REQUEST_ID},
-        ),
-        _message(
-            "error",
-            {"error": _WORDS, "code": _CODES, "turn_id": _WORDS, "seq": _SEQ},
-            {"retry_after": _NUMBER, "request_id": _REQUEST_ID},
-        ),
-    ),
-    ("heartbeat", None): _message("heartbeat", {"seq": _COUNT}),
-    ("control", None): _message("control", {"control_type": {"const": "pong"}}),
+    ("text_delta", None): _message("text_delta", f"{_OF_TURN} text request_id?", text=_WORDS),
+    ("error", None): _either(_message("error", _ERROR), _message("error", f"{_OF_TURN} {_ERROR}")),
+    ("heartbeat", None): _message("heartbeat", "seq", seq=_COUNT),
 }

@@ -116,11 +116,14 @@ TextParts: TypeAlias = list[Annotated[TextPart | RefusalPart, _KIND]]
 UserParts: TypeAlias = list[Annotated[Part, _KIND]]
 
 
-def _or_text(parts: Any) -> BeforeValidator:
-    return BeforeValidator(
-        lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value,
-        json_schema_input_type=str | parts,
-    )
+def or_text(parts: Any) -> BeforeValidator:
+    """Beside a list of parts: one text stands for a list of that text; an empty one for none."""
+
+    def make(value: object) -> object:
+        text = [{"type": "text", "text": value}] if value else []
+        return text if isinstance(value, str) else value
+
+    return BeforeValidator(make, json_schema_input_type=str | parts)
 
 
 class Message(Parameters):
@@ -132,7 +135,7 @@ class Message(Parameters):
         **keys(harmless([]), "tool_calls annotations"),
         "function_call": unsupported_key(OLD_TOOLS),
     }
-    content: Annotated[TextParts, _PARTS, _or_text(TextParts)] = []
+    content: Annotated[TextParts, _PARTS, or_text(TextParts)] = []
     refusal: Text = ""
 
 
@@ -147,7 +150,7 @@ class UserMessage(Parameters):
 
     extras = Message.extras
     role: Literal["user"]
-    content: Annotated[UserParts, _PARTS, _or_text(UserParts)] = []
+    content: Annotated[UserParts, _PARTS, or_text(UserParts)] = []
     refusal: Text = ""
 
 

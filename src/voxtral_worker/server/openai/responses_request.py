@@ -1,6 +1,6 @@
 """Reads the parameters of a call of the Responses API."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,14 +10,9 @@ from pydantic_core import core_schema
 from voxtral_worker.engine.dialogue import Dialogue, Said
 from voxtral_worker.engine.request import Sampling
 from voxtral_worker.engine.tool_options import (
-    read_arguments,
-    read_call_id,
-    read_name,
     read_response_format,
 )
 from voxtral_worker.engine.tools import Toolbox, ToolCall
-from voxtral_worker.errors import BadInput
-from voxtral_worker.server.openai.errors import within
 from voxtral_worker.server.openai.messages import (
     MAX_CHARACTERS,
     MESSAGE,
@@ -44,25 +39,13 @@ from voxtral_worker.server.openai.tools import (
     FORM,
     MAX_NEW_TOKENS,
     AnswerParameters,
+    CallArguments,
+    CallId,
+    CallName,
 )
 from voxtral_worker.values import May, Picked, Values, at, made_of, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
-
-
-def _of_item(read: Callable[[object, str], str]) -> May:
-    """A key of an item; errors name it, and the item as their parameter."""
-
-    def make(value: object, name: str) -> str:
-        try:
-            return read(value, name)
-        except BadInput as error:
-            raise within(name.rpartition(".")[0], error) from None
-
-    return made_of(make, {"type": "string"})
-
-
-CallId: TypeAlias = Annotated[str, _of_item(read_call_id)]
 
 
 class CallItem(Parameters):
@@ -71,8 +54,8 @@ class CallItem(Parameters):
     extras = keys(ignored, "id status namespace")
     type: Literal["function_call"]
     call_id: CallId
-    name: Annotated[str, _of_item(read_name)]
-    arguments: Annotated[str, _of_item(read_arguments)] = "{}"
+    name: CallName
+    arguments: CallArguments = "{}"
 
 
 def _output(value: object, _: str) -> str:

@@ -1,24 +1,22 @@
 """Reads what OpenAI's calls say of tools and of the form of an answer."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import (
+    read_arguments,
+    read_call_id,
+    read_name,
     read_toolbox,
-    read_tools,
 )
 from voxtral_worker.engine.tools import NO_TOOLS, Tool, Toolbox
-from voxtral_worker.errors import BadInput
-from voxtral_worker.server.openai.errors import within
-from voxtral_worker.server.openai.options import Options
+from voxtral_worker.server.openai.errors import told_of
 from voxtral_worker.server.openai.parameters import Parameters, anything
 from voxtral_worker.sessions.config import TOOL_CHOICE, TOOLS
-from voxtral_worker.values import Flag, attempt, number
-
-T = TypeVar("T")
+from voxtral_worker.values import Flag, May, attempt, made_of, number
 
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 MAX_NEW_TOKENS = 4096
@@ -32,6 +30,21 @@ FORM = {
     "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
     "required": ["type"],
 }
+
+
+def _of_item(read: Callable[[object, str], str]) -> May:
+    """A key of an item; errors name it, and the item as their parameter."""
+
+    def make(value: object, name: str) -> str:
+        with told_of(name.rpartition(".")[0]):
+            return read(value, name)
+
+    return made_of(make, {"type": "string"})
+
+
+CallId: TypeAlias = Annotated[str, _of_item(read_call_id)]
+CallName: TypeAlias = Annotated[str, _of_item(read_name)]
+CallArguments: TypeAlias = Annotated[str, _of_item(read_arguments)]
 
 
 class AnswerParameters(Parameters):
@@ -95,31 +108,3 @@ def offered(
 def shown_choice(box: Toolbox) -> str | dict[str, str]:
     """A choice as OpenAI's newer APIs show it."""
     return box.choice if box.named is None else {"type": "function", "name": box.named}
-
-
-def toolbox_of(options: Options, before: Toolbox = NO_TOOLS, *, may_come: bool = False) -> Toolbox:
-    """What a request offers; what it does not say is as before.
-
-    See `offered`. Raises BadOption, or reports it.
-    """
-    tools = before.tools
-    if options.get("tools") is not None:
-        name = options.name("tools")
-        tools = _told(options, "tools", lambda: read_tools(options.get("tools"), name), tools)
-    choice, parallel = options.get("tool_choice"), options.get("parallel_tool_calls")
-    name = options.name("tool_choice")
-    return _told(
-        options,
-        "tool_choice",
-        lambda: offered(tools, choice, parallel, name, before, may_come=may_come),
-        before,
-    )
-
-
-def _told(options: Options, key: str, read: Callable[[], T], default: T) -> T:
-    with options.reporting():
-        try:
-            return read()
-        except BadInput as error:
-            raise within(options.name(key), error) from None
-    return default

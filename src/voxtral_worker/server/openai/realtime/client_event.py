@@ -1,39 +1,147 @@
-"""Reads what a realtime client sends."""
+"""The events of a realtime client."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
-from voxtral_worker.audio.recordings import from_base64
+from pydantic import TypeAdapter
+from pydantic_core import PydanticCustomError
+
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, wrong
+from voxtral_worker.server.openai.parameters import Parameters, anything, read_parameters
+from voxtral_worker.server.openai.realtime.item_options import (
+    MAX_ID_CHARACTERS,
+    AnyItem,
+    Base64,
+    ItemId,
+)
+from voxtral_worker.server.openai.realtime.response_options import ResponseOptions
+from voxtral_worker.server.openai.realtime.session_options import SessionOptions
+from voxtral_worker.values import By, Later, is_good, made_of, told, whole
 
-# What each event may have beside type and event_id.
-EVENTS: dict[str, tuple[str, ...]] = {
-    "session.update": ("session",),
-    "input_audio_buffer.append": ("audio",),
-    "input_audio_buffer.commit": (),
-    "input_audio_buffer.clear": (),
-    "conversation.item.create": ("item", "previous_item_id"),
-    "conversation.item.retrieve": ("item_id",),
-    "conversation.item.delete": ("item_id",),
-    "conversation.item.truncate": ("item_id", "content_index", "audio_end_ms"),
-    "response.create": ("response",),
-    "response.cancel": ("response_id",),
-}
+# An hour, which no answer is as long as.
+MAX_AUDIO_MS = 3_600_000
+ContentIndex: TypeAlias = Annotated[int, whole(0, 0)]
+AudioEnd: TypeAlias = Annotated[int, whole(0, MAX_AUDIO_MS)]
 # Of OpenAI's, and of connections by WebRTC alone.
 WEBRTC_EVENTS = ("output_audio_buffer.clear",)
-MAX_ID_CHARACTERS = 512
 
 
-@dataclass(frozen=True)
-class ClientEvent:
-    """One event; `audio` is what an append carries."""
+def _event_id(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_ID_CHARACTERS:
+        raise BadOption(name, f"{name} must be a text of at most {MAX_ID_CHARACTERS} characters")
+    return value
 
-    kind: str
-    event_id: str | None
-    options: Options
-    audio: bytes = b""
+
+EventId: TypeAlias = Annotated[
+    str, made_of(_event_id, {"type": "string", "maxLength": MAX_ID_CHARACTERS})
+]
+_EVENT_ID = TypeAdapter(EventId)
+
+
+class ClientEvent(Parameters):
+    """Abstract: one event. Errors about it come with its id."""
+
+    event_id: EventId | None = None
+
+
+class SessionUpdate(ClientEvent):
+    """Changes options of the session: all of them or, if one is bad, none."""
+
+    type: Literal["session.update"]
+    session: Annotated[object, Later(SessionOptions)]
+
+
+class InputAudioBufferAppend(ClientEvent):
+    """The next piece of the user's audio, in the format of the session."""
+
+    type: Literal["input_audio_buffer.append"]
+    audio: Base64
+
+
+class InputAudioBufferCommit(ClientEvent):
+    """Ends the user's turn."""
+
+    type: Literal["input_audio_buffer.commit"]
+
+
+class InputAudioBufferClear(ClientEvent):
+    """Discards the audio of the open turn."""
+
+    type: Literal["input_audio_buffer.clear"]
+
+
+class ConversationItemCreate(ClientEvent):
+    """Adds an item at the end of the conversation."""
+
+    type: Literal["conversation.item.create"]
+    item: Annotated[object, Later(AnyItem)]
+    previous_item_id: ItemId = None
+
+
+class ConversationItemRetrieve(ClientEvent):
+    """Asks for an item."""
+
+    type: Literal["conversation.item.retrieve"]
+    item_id: ItemId
+
+
+class ConversationItemDelete(ClientEvent):
+    """Deletes an item that was not answered yet."""
+
+    type: Literal["conversation.item.delete"]
+    item_id: ItemId
+
+
+class ConversationItemTruncate(ClientEvent):
+    """Says how much of a spoken answer was played; the rest will not be."""
+
+    type: Literal["conversation.item.truncate"]
+    item_id: ItemId
+    # These are read once it is known that the item can be truncated.
+    content_index: Annotated[object, Later(ContentIndex)] = 0
+    audio_end_ms: Annotated[object, Later(AudioEnd)]
+
+
+class ResponseCreate(ClientEvent):
+    """Asks for a response."""
+
+    type: Literal["response.create"]
+    response: Annotated[object, Later(ResponseOptions)] = None
+
+
+class ResponseCancel(ClientEvent):
+    """Stops the response in progress."""
+
+    type: Literal["response.cancel"]
+    response_id: Annotated[object, anything({"type": "string"})] = None
+
+
+AnyEvent: TypeAlias = (
+    SessionUpdate
+    | InputAudioBufferAppend
+    | InputAudioBufferCommit
+    | InputAudioBufferClear
+    | ConversationItemCreate
+    | ConversationItemRetrieve
+    | ConversationItemDelete
+    | ConversationItemTruncate
+    | ResponseCreate
+    | ResponseCancel
+)
+
+
+def _no_event(_: str) -> PydanticCustomError:
+    def tell(param: str, kind: object) -> BadOption:
+        if kind in WEBRTC_EVENTS:
+            why = "over a WebSocket the client itself holds the audio"
+            return unsupported(param, f"{kind}: {why}")
+        return BadOption(param, f"there is no event {shown(kind)}", "invalid_event")
+
+    return told(tell)
+
+
+EVENTS: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, By("type", refuse=_no_event)])
 
 
 def event_id_of(text: str) -> tuple[object, str | None]:
@@ -42,38 +150,9 @@ def event_id_of(text: str) -> tuple[object, str | None]:
     if not isinstance(value, dict):
         raise BadInput("the event must be an object with a type")
     event_id = value.get("event_id")
-    is_id = isinstance(event_id, str) and len(event_id) <= MAX_ID_CHARACTERS
-    return value, event_id if is_id else None
+    return value, event_id if is_good(_EVENT_ID, event_id) else None
 
 
-def read_event(value: object, event_id: str | None) -> ClientEvent:
-    """The event of a frame's JSON. Raises BadOption that names what is wrong."""
-    options = Options.of(value, "")
-    if options.get("event_id") != event_id:
-        raise BadOption(
-            "event_id", f"event_id must be a text of at most {MAX_ID_CHARACTERS} characters"
-        )
-    kind = options.get("type")
-    if kind in WEBRTC_EVENTS:
-        raise unsupported("type", f"{kind}: over a WebSocket the client itself holds the audio")
-    if not isinstance(kind, str) or kind not in EVENTS:
-        raise BadOption("type", f"there is no event {shown(kind)}", "invalid_event")
-    options.only(("type", "event_id", *EVENTS[kind]))
-    audio = b""
-    # An empty piece of audio says nothing; null and missing ones are no piece.
-    if kind == "input_audio_buffer.append" and options.get("audio") != "":
-        audio = read_audio(options, "audio")
-    return ClientEvent(kind, event_id, options, audio)
-
-
-def read_audio(options: Options, key: str) -> bytes:
-    """Bytes of base64 under a key. Raises BadOption."""
-    value = options.get(key)
-    if not isinstance(value, str) or not value:
-        raise wrong(options.name(key), value, "base64")
-    try:
-        return from_base64(value)
-    except BadInput as error:
-        raise BadOption(
-            options.name(key), f"{options.name(key)}: {error.message}", "invalid_base64"
-        ) from None
+def read_event(value: object) -> AnyEvent:
+    """The event of a frame's JSON. Raises BadOption that names all that is wrong."""
+    return read_parameters(EVENTS, value)

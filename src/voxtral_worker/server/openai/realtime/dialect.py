@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import assert_never
 
 from voxtral_worker.errors import BadInput, TooLarge, about
 from voxtral_worker.server.channels import AUDIO
@@ -11,12 +12,8 @@ from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.gate.session_limits import SessionLimits
 from voxtral_worker.server.openai.errors import BadOption, told_of
 from voxtral_worker.server.openai.models import ModelNames
-from voxtral_worker.server.openai.options import gathered
-from voxtral_worker.server.openai.realtime.client_event import (
-    ClientEvent,
-    event_id_of,
-    read_event,
-)
+from voxtral_worker.server.openai.realtime import client_event
+from voxtral_worker.server.openai.realtime.client_event import AnyEvent
 from voxtral_worker.server.openai.realtime.input_audio import InputAudio
 from voxtral_worker.server.openai.realtime.item_requests import ItemRequests
 from voxtral_worker.server.openai.realtime.reporter import Reporter
@@ -72,7 +69,7 @@ class RealtimeDialect:
 
     # What comes in.
 
-    def read(self, _: str, data: str | bytes, size: int, limits: SessionLimits) -> ClientEvent:
+    def read(self, _: str, data: str | bytes, size: int, limits: SessionLimits) -> AnyEvent:
         """See Dialect. Raises BadInput, BadOption, TooLarge or RateLimited."""
         if isinstance(data, bytes):
             raise BadInput("events are texts of JSON; audio goes into input_audio_buffer.append")
@@ -85,45 +82,46 @@ class RealtimeDialect:
         may_hold_audio = any(kind in data for kind in AUDIO_EVENTS)
         if not may_hold_audio:
             limits.check_message(size)
-        value, event_id = event_id_of(data)
+        value, event_id = client_event.event_id_of(data)
         with about(event_id):
-            event = read_event(value, event_id)
-            if may_hold_audio and event.kind not in AUDIO_EVENTS:
+            event = client_event.read_event(value)
+            if may_hold_audio and event.type not in AUDIO_EVENTS:
                 limits.check_message(size)
             _count(event, size, limits)
         self._session.last_activity_s = time.monotonic()
         return event
 
-    async def take(self, _: str, event: ClientEvent) -> None:
+    async def take(self, _: str, event: AnyEvent) -> None:
         """See Dialect."""
-        options = event.options
         with about(event.event_id):
-            match event.kind:
-                case "session.update":
-                    await self._update(options.get("session"))
-                case "input_audio_buffer.append":
+            match event:
+                case client_event.SessionUpdate():
+                    await self._update(event.session)
+                case client_event.InputAudioBufferAppend():
                     await self._audio.append(event.audio, event.event_id)
-                case "input_audio_buffer.commit":
+                case client_event.InputAudioBufferCommit():
                     self._audio.commit()
-                case "input_audio_buffer.clear":
+                case client_event.InputAudioBufferClear():
                     self._audio.clear()
-                case "conversation.item.create":
-                    self._items.create(options)
-                case "conversation.item.retrieve":
-                    self._items.retrieve(options.get("item_id"))
-                case "conversation.item.delete":
-                    self._items.delete(options.get("item_id"))
-                case "conversation.item.truncate":
-                    self._items.truncate(options)
-                case "response.create":
-                    await self._responses.create(options.get("response"))
-                case "response.cancel":
-                    self._responses.cancel(options.get("response_id"))
+                case client_event.ConversationItemCreate():
+                    self._items.create(event)
+                case client_event.ConversationItemRetrieve():
+                    self._items.retrieve(event.item_id)
+                case client_event.ConversationItemDelete():
+                    self._items.delete(event.item_id)
+                case client_event.ConversationItemTruncate():
+                    self._items.truncate(event)
+                case client_event.ResponseCreate():
+                    await self._responses.create(event.response)
+                case client_event.ResponseCancel():
+                    self._responses.cancel(event.response_id)
+                case _:
+                    assert_never(event)
 
     async def _update(self, session: object) -> None:
         before = self._options
-        updated = gathered(session, "session", lambda new: before.updated(new, self._names))
-        await require_callable(self._driver.engine, updated.tools)
+        updated = before.updated(session, self._names)
+        await require_callable(self._driver.engine, updated.toolbox)
         config = updated.config()
         if config.turn_detection == "semantic" and not self._session.has_scorer:
             raise BadOption(
@@ -135,8 +133,10 @@ class RealtimeDialect:
             self._driver.require_voice(config.voice)
         self._driver.perform(self._session.use_config(config))
         self._options = updated
-        has_turns, had_turns = (each.turn_detection is not None for each in (updated, before))
-        if (before.format, had_turns) != (updated.format, has_turns):
+        # Audio in another format, or for another way to end turns, cannot be continued.
+        if updated.audio.input.format.type != before.audio.input.format.type or (
+            updated.turn_detection is None
+        ) != (before.turn_detection is None):
             self._audio.begin_anew()
         self._reporter.emit("session.updated", session=self._session_object())
 
@@ -147,13 +147,13 @@ class RealtimeDialect:
         return self._options.as_object(self._session.session_id, self._names.served)
 
 
-def _count(event: ClientEvent, size: int, limits: SessionLimits) -> None:
-    match event.kind:
-        case "input_audio_buffer.append":
+def _count(event: AnyEvent, size: int, limits: SessionLimits) -> None:
+    match event:
+        case client_event.InputAudioBufferAppend():
             limits.check_audio(len(event.audio))
-        case "conversation.item.create":
+        case client_event.ConversationItemCreate():
             # It may hold audio as well.
             limits.check_message_count()
             limits.check_audio(size)
-        case "response.create":
+        case client_event.ResponseCreate():
             limits.check_text()

@@ -91,4 +91,4 @@ class InputAudio:
         self._driver.refuse(AUDIO, error)
 
     def _new_buffer(self) -> AudioBuffer:
-        return AudioBuffer(*FORMATS[self._options().format], self._max_turn_s)
+        return AudioBuffer(*FORMATS[self._options().audio.input.format.type], self._max_turn_s)

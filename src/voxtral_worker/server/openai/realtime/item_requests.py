@@ -1,45 +1,46 @@
 """What client events do with the items of a conversation: create, retrieve, delete, truncate."""
 
 import time
-from collections.abc import Callable
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.engine.dialogue import Said
 from voxtral_worker.errors import BadInput
 from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.options import Options, gathered, wrong
+from voxtral_worker.server.openai.parameters import read_parameters
+from voxtral_worker.server.openai.realtime.client_event import (
+    AudioEnd,
+    ContentIndex,
+    ConversationItemCreate,
+    ConversationItemTruncate,
+)
+from voxtral_worker.server.openai.realtime.item_options import AnyItem, Decode
 from voxtral_worker.server.openai.realtime.items import Item, require_room
-from voxtral_worker.server.openai.realtime.messages import read_item
 from voxtral_worker.server.openai.realtime.reporter import Reporter
 from voxtral_worker.sessions.effects import Effect
 
-# An hour, which no answer is as long as.
-MAX_AUDIO_MS = 3_600_000
+_ITEM: TypeAdapter[AnyItem] = TypeAdapter(AnyItem)
+_INDEX, _END = TypeAdapter(ContentIndex), TypeAdapter(AudioEnd)
 
 
 class ItemRequests:
     """Changes the session's conversation and the items that the client sees alike."""
 
-    def __init__(
-        self, driver: Driver[Any], reporter: Reporter, decode: Callable[[bytes], Audio]
-    ) -> None:
-        """`decode` makes audio of an item's bytes."""
+    def __init__(self, driver: Driver[Any], reporter: Reporter, decode: Decode) -> None:
         self._driver = driver
         self._session = driver.session
         self._reporter = reporter
         self._items = reporter.items
         self._decode = decode
 
-    def create(self, options: Options) -> None:
-        """Add an item at the end."""
-        previous = options.get("previous_item_id")
-        if previous not in (None, self._items.last_id or "root"):
+    def create(self, event: ConversationItemCreate) -> None:
+        """Add an item at the end. Raises BadInput for one that cannot be read or added."""
+        if event.previous_item_id not in (None, self._items.last_id or "root"):
             raise unsupported("previous_item_id", "items can only be added at the end")
-        item, said = gathered(
-            options.get("item"), "item", lambda item: read_item(item, self._decode)
-        )
+        item, said = read_parameters(_ITEM, event.item, ("item",)).made(self._decode)
         if self._items.find(item.item_id) is not None:
             raise BadOption("item.id", f"there is an item {item.item_id!r} already")
         self._driver.perform(self._said(item, said))
@@ -60,16 +61,14 @@ class ItemRequests:
         self._items.remove(item)
         self._reporter.emit("conversation.item.deleted", item_id=item.item_id)
 
-    def truncate(self, options: Options) -> None:
+    def truncate(self, event: ConversationItemTruncate) -> None:
         """The client has played so much of an answer, and plays no more."""
-        item = self._items.get(options.get("item_id"))
+        item = self._items.get(event.item_id)
         turn_id = self._reporter.responses.spoken_turn(item.item_id)
         if turn_id is None:
             raise BadOption("item_id", f"the item {item.item_id!r} is no answer that was spoken")
-        index = options.whole("content_index", 0, 0) or 0
-        end_ms = options.whole("audio_end_ms", 0, MAX_AUDIO_MS)
-        if end_ms is None:
-            raise wrong("audio_end_ms", None, f"a whole number from 0 to {MAX_AUDIO_MS}")
+        index = read_parameters(_INDEX, event.content_index, ("content_index",))
+        end_ms = read_parameters(_END, event.audio_end_ms, ("audio_end_ms",))
         try:
             speaking, now_s = self._session.answers.speaking, time.monotonic()
             text = speaking.played(turn_id, end_ms, now_s, is_all=True)

@@ -12,7 +12,7 @@ from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.openai.errors import SessionExpired, error_object
 from voxtral_worker.server.openai.realtime.audio_buffer import nothing_heard
 from voxtral_worker.server.openai.realtime.items import Item, Items, new_id
-from voxtral_worker.server.openai.realtime.messages import Wishes
+from voxtral_worker.server.openai.realtime.response_options import ResponseOptions
 from voxtral_worker.server.openai.realtime.responses import Responses
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.server.openai.realtime.transcriber import Transcriber
@@ -153,8 +153,8 @@ class Reporter:
         await self._transcriber.stop()
 
     def _begin_response(self, turn_id: str, tag: events.Tag) -> None:
-        # A spoken turn is answered without a wish.
-        asked = tag if isinstance(tag, Wishes) else Wishes()
+        # A spoken turn is answered without a client's event.
+        asked = tag if isinstance(tag, ResponseOptions) else ResponseOptions()
         most = asked.max_output_tokens or self._options().max_output_tokens
         speaks = self._options().speaks if asked.speaks is None else asked.speaks
         self.responses.begin(turn_id, most, asked.metadata, joins=asked.joins, speaks=speaks)

@@ -1,6 +1,7 @@
 """The realtime socket from its upgrade to its close."""
 
 from functools import partial
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 
@@ -11,24 +12,38 @@ from voxtral_worker.server.connection import Connection
 from voxtral_worker.server.gate.access import Caller
 from voxtral_worker.server.middleware import CALLER, SERVICE
 from voxtral_worker.server.openai.models import ModelNames, check_model, model_names
-from voxtral_worker.server.openai.options import Options
+from voxtral_worker.server.openai.parameters import (
+    Parameters,
+    anything,
+    ignored,
+    read_parameters,
+    unsupported_key,
+)
 from voxtral_worker.server.openai.realtime.dialect import RealtimeDialect
 from voxtral_worker.server.openai.realtime.refusal import PROTOCOL, refuse
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.server.service import Service
 from voxtral_worker.server.sockets import read, serve_socket
+from voxtral_worker.values import CHOICE
+
+
+class _Query(Parameters):
+    """The query of the socket's address."""
+
+    extras = {"token": ignored, "call_id": unsupported_key()}
+    model: Annotated[Any, anything({"type": "string"})] = None
+    intent: Annotated[Literal["conversation", "transcription"], CHOICE] = "conversation"
 
 
 async def realtime_socket(request: web.Request) -> web.WebSocketResponse:
     """A session of its own, which ends with the connection."""
     service = request.app[SERVICE]
-    Options(request.query).only(("model", "token", "intent"), unsupported_keys=("call_id",))
+    query = read_parameters(_Query, dict(request.query))
     options = SessionOptions()
-    if Options(request.query).one_of("intent", "conversation", "transcription") == "transcription":
+    if query.intent == "transcription":
         options = options.transcribing()
-    asked = request.query.get("model")
-    if asked is not None:
-        check_model(service, asked)
+    if query.model is not None:
+        check_model(service, query.model)
     names = model_names(service)
     service.require_room(request[CALLER])
 
