@@ -14,7 +14,7 @@ A model is strict: "5" and true are not numbers. The settings, which are read fr
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
@@ -234,11 +234,6 @@ def told(tell: Callable[[str, Any], WorkerError]) -> PydanticCustomError:
     return PydanticCustomError(_TOLD, _TOLD, {"tell": tell})
 
 
-def refused(error: WorkerError) -> PydanticCustomError:
-    """For validators: an error of the worker's, whose sentence stays as it is."""
-    return told(lambda _, __: error)
-
-
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
     """For validators: the name of the field and these words are the sentence."""
     return told(lambda field, _: kind(f"{field} {words}".lstrip()))
@@ -306,9 +301,10 @@ class Later:
 
 @dataclass(frozen=True)
 class By:
-    """Beside a union of models: an object is to be the one that has its text under this key.
+    """Beside a union: an object is to be the model that has its text under this key.
 
-    `words` say what the text may be, and `refuse` makes the error of them.
+    A union of models within has a key of its own. `words` say what the text may be, and `refuse`
+    makes the error of them.
     """
 
     key: str
@@ -318,13 +314,9 @@ class By:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        kinds: dict[str, type[Values]] = {
-            name: model
-            for model in get_args(source) or (source,)
-            for name in get_args(model.model_fields[self.key].annotation)
-        }
+        kinds = dict(self._kinds(source))
 
-        def pick(value: object) -> type[Values]:
+        def pick(value: object) -> Any:
             if not isinstance(value, dict):
                 raise may_be("an object")
             name = value.get(self.key)
@@ -333,6 +325,15 @@ class By:
             return kinds[name]
 
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
+
+    def _kinds(self, source: Any) -> Iterator[tuple[str, Any]]:
+        for member in get_args(source) or (source,):
+            if isinstance(member, type) and issubclass(member, Values):
+                for name in get_args(member.model_fields[self.key].annotation):
+                    yield name, member
+            else:
+                kind: TypeAdapter[Any] = TypeAdapter(member)
+                yield from ((name, kind) for name, _ in self._kinds(get_args(member)[0]))
 
 
 class Values(BaseModel):
@@ -507,20 +508,18 @@ def read(
     before: str = "",
     *,
     at: Place = (),
-    tags: int = 0,
     known: Any = None,
     refuse: Callable[[list[Problem]], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
-    The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
-    union that a field decides, so many `tags` stand before the name of a field. `known` is what its
+    The error's sentence begins with `before`. `at` is where the value stands. `known` is what its
     validators may ask. `refuse` makes another error of the problems.
     """
     try:
         return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
-        found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
+        found = [_problem(each, at) for each in error.errors(include_url=False)]
     if refuse is not None:
         raise refuse(found)
     if isinstance(value, dict):
@@ -542,27 +541,17 @@ def is_good(kind: TypeAdapter[Any], value: object) -> bool:
     return True
 
 
-def _problem(wrong: Any, at: Place, tags: int) -> Problem:
-    field, context = _path((*at, *wrong["loc"][tags:])), wrong.get("ctx", {})
+def _problem(wrong: Any, at: Place) -> Problem:
+    field, value = _path((*at, *wrong["loc"])), wrong["input"]
     match wrong["type"]:
         case kind if kind == _TOLD:
-            return Problem(field, context["tell"](field, wrong["input"]))
+            return Problem(field, wrong["ctx"]["tell"](field, value))
         case kind if kind == _MAY_BE:
-            return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
-        case "union_tag_invalid":
-            name = context["discriminator"].strip("'")
-            field = _path((*at, name))
-            may_be = "one of " + context["expected_tags"].replace("'", "")
-            return Problem(field, _wrong(field, wrong["input"].get(name), may_be), is_value=True)
-        case "union_tag_not_found":
-            field = _path((*at, context["discriminator"].strip("'")))
-            return Problem(field, BadInput(f"{field} is missing"))
-        case "model_attributes_type":
-            return Problem(field, _wrong(field, wrong["input"], "an object"), is_value=True)
+            return Problem(field, _wrong(field, value, wrong["ctx"]["words"]), is_value=True)
         case "missing":
             return Problem(field, BadInput(f"{field} is missing"))
     # No model should let it come to this: its fields have words of their own.
-    return Problem(field, BadInput(f"{field} is {shown(wrong['input'])}, which cannot be used"))
+    return Problem(field, BadInput(f"{field} is {shown(value)}, which cannot be used"))
 
 
 def _wrong(field: str, value: object, words: str) -> BadInput:
