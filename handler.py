@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Without an installed package, run from the source beside this file.
+    # If the package is not installed, use the source next to this file.
     if importlib.util.find_spec("voxtral_worker") is None:
         sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
     from voxtral_worker.worker import main

@@ -1,28 +1,49 @@
-"""Finds words in the docs that are hard to read: `python -m builder.prose`, part of `make check`.
+"""Finds words that are hard to read: `python -m builder.prose`, part of `make check`.
 
-Each rule is a pattern, and what to write instead. Code in blocks and in backticks is ignored.
+It reads the docs, and the comments and docstrings of the sources. Each rule is a pattern, and what
+to write instead. Code in blocks and in backticks is ignored.
 """
 
+import ast
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/*.md", "docs/*.md")
+SOURCES = (
+    "handler.py",
+    "builder/**/*.py",
+    "examples/*.py",
+    "src/voxtral_worker/*.py",
+    "src/voxtral_worker/audio/**/*.py",
+    "src/voxtral_worker/client/**/*.py",
+    "src/voxtral_worker/engine/**/*.py",
+    "src/voxtral_worker/jobs/**/*.py",
+    "src/voxtral_worker/server/*.py",
+    "src/voxtral_worker/server/gate/**/*.py",
+    "src/voxtral_worker/server/native/**/*.py",
+    "src/voxtral_worker/server/shared/**/*.py",
+    "src/voxtral_worker/sessions/**/*.py",
+    "src/voxtral_worker/speech/**/*.py",
+    "src/voxtral_worker/turns/**/*.py",
+)
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 
 
 class Rule(NamedTuple):
-    """A pattern of what not to write, and what to write instead."""
+    """A pattern of what to avoid, and what to write instead."""
 
     pattern: str
     instead: str
 
 
 RULES = (
-    Rule(r"\b(?<!there.)(?:is|are|was|were) none\b", "'is not one', or name what it is not"),
+    Rule(r"\b(?<!there.)(?:is|are|was|were) (?-i:none)\b", "'is not one', or name what it is not"),
     Rule(r"\b(?<!there.)(?:is|are|was|were) no (?!longer|more)\w+", "'is not a ...'"),
     Rule(r"\btold\b|\btells?\b", "returns, sends, reports, shows, logs"),
     Rule(r"\b(?:some|no|every)body\b|\bwhoever\b", "the caller, the client, no client, anyone"),
@@ -43,7 +64,7 @@ RULES = (
 
 
 class Finding(NamedTuple):
-    """A place in a page."""
+    """A place in a page or source."""
 
     page: str
     line: int
@@ -64,15 +85,36 @@ def findings(page: str, text: str) -> Iterator[Finding]:
             yield Finding(page, line, " ".join(found[0].split()), rule.instead)
 
 
+def comments_of(source: str) -> str:
+    """The comments and docstrings of Python code, each in its own line; other lines are empty."""
+    lines = [""] * (source.count("\n") + 1)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = token.string.lstrip("#")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            # Also the texts below the fields of a class.
+            first = node.lineno - 1
+            for number, line in enumerate(str(node.value.value).split("\n"), first):
+                lines[number] = line
+    return "\n".join(lines)
+
+
 def main() -> int:
-    """Print the findings of all pages. Returns 1 if there are any."""
-    pages = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
+    """Print the findings of all pages and sources. Returns 1 if there are any."""
+    texts = {
+        path: path.read_text("utf-8")
+        for pattern in (*PAGES, *SOURCES)
+        for path in sorted(ROOT.glob(pattern))
+    }
     found = [
         finding
-        for path in pages
-        for finding in findings(str(path.relative_to(ROOT)), path.read_text("utf-8"))
+        for path, text in texts.items()
+        for finding in findings(
+            str(path.relative_to(ROOT)), comments_of(text) if path.suffix == ".py" else text
+        )
     ]
-    print("\n".join(map(str, found)) if found else f"prose: {len(pages)} pages, nothing found")
+    print("\n".join(map(str, found)) if found else f"prose: {len(texts)} files, nothing found")
     return 1 if found else 0
 
 

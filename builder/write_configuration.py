@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+from pydantic import BaseModel
+
 from tests.support.words import words_of
 from voxtral_worker.settings import REPOSITORY, VARIABLES, Settings
 
@@ -73,7 +75,7 @@ def rows() -> list[Row]:
     """All settings that users may set, in the order of settings.py."""
     found = []
     schemas = Settings.model_json_schema()["properties"]
-    texts = texts_of_fields()
+    texts = texts_below(Settings)
     for name, field in VARIABLES.items():
         # RunPod sets these variables itself. Users should not.
         if name.startswith("RUNPOD_"):
@@ -84,19 +86,21 @@ def rows() -> list[Row]:
         # The sentence of an error begins with the type, which has a column of its own here.
         words = re.sub("^(a (whole )?number from|one of|a text( of|$)) ?", "", words_of(field))
         default = default_of(field.default)
-        found.append(Row(name, TYPES.get(type_, type_), words or "any", default, texts[name]))
+        found.append(
+            Row(name, TYPES.get(type_, type_), words or "any", default, texts[name.lower()])
+        )
         if name == "MODEL_ID":
             found.append(HF_TOKEN)
     return found
 
 
-def texts_of_fields() -> dict[str, str]:
-    """What settings.py says below each field, by variable."""
+def texts_below(kind: type[BaseModel]) -> dict[str, str]:
+    """What the source of a model says below its fields."""
     # The library would do this at every start of the worker, and take 0.05 s for it.
-    (model,) = ast.parse(inspect.getsource(Settings)).body
+    (model,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(model, ast.ClassDef)
     return {
-        field.target.id.upper(): " ".join(ast.literal_eval(below.value).split())
+        field.target.id: " ".join(ast.literal_eval(below.value).split())
         for field, below in itertools.pairwise(model.body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
@@ -123,13 +127,18 @@ def page() -> str:
 def readme(text: str) -> str:
     """README.md with a new table. Raises ValueError if one of the two markers is missing."""
     offered = {entry["key"] for entry in json.loads(HUB.read_text("utf-8"))["config"]["env"]}
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if BEGIN not in text or END not in rest:
-        raise ValueError(f"README.md lacks {BEGIN.strip()} or {END.strip()}")
     table = "| variable | default | what it does |\n|---|---|---|\n"
     table += "".join(row.short() for row in rows() if row.name in offered)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    return with_table(text, BEGIN, table, END)
+
+
+def with_table(text: str, begin: str, table: str, end: str) -> str:
+    """A page with a new table between two markers. Raises ValueError if one of them is missing."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if begin not in text or end not in rest:
+        raise ValueError(f"the page lacks {begin.strip()} or {end.strip()}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ The worker takes mu-law as it comes, so the bridge converts nothing. Let TwiML s
     <Response><Start><Stream url="wss://your.host/" /></Start><Pause length="600"/></Response>
 
 Answers are texts: `tell` is where you would log them, or speak them by a text-to-speech service.
-Whoever knows the bridge's address can use your worker: check Twilio's signature in front of it.
+Anyone who knows the bridge's address can use your worker: check Twilio's signature in front of it.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Tell = Callable[[str, str], None]
 
 
 class BadCall(Exception):
-    """What came is no call that can be served; the message says why."""
+    """The call cannot be served; the message says why."""
 
 
 async def read(socket: ServerConnection) -> dict[str, Any]:

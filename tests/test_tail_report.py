@@ -6,9 +6,9 @@ import json
 import pytest
 
 from voxtral_worker.tail_report import (
-    Beside,
     Compared,
     Errors,
+    MeasuredAnswer,
     as_record,
     by_length,
     figures_of,
@@ -18,8 +18,10 @@ from voxtral_worker.tail_report import (
 )
 
 
-def side(text: str, *, is_same: bool = True, loops: bool = False, kl: float = 0.0) -> Beside:
-    return Beside(tuple(text.split()), is_same, loops, (kl,), 0.1, 56)
+def side(
+    text: str, *, is_same: bool = True, loops: bool = False, kl: float = 0.0
+) -> MeasuredAnswer:
+    return MeasuredAnswer(tuple(text.split()), is_same, loops, (kl,), 0.1, 56)
 
 
 def compared(

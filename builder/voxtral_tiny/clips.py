@@ -9,7 +9,7 @@ import soundfile
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE
 
-# Sentences that the model gets right; how often it does not is told in docs/embedded-model.md.
+# Sentences that the model gets right; docs/embedded-model.md shows how often it does not.
 # Two are of voices that the model was trained on; all others are of the held-out voice.
 CLIPS = {
     "turn on the kitchen light": HELD_OUT,

@@ -1,6 +1,6 @@
 """The synthesized speech that the model is trained on: clips with their words.
 
-Kept in batches of one voice, 16-bit samples beside an index, in a work folder outside of git.
+Kept in batches of one voice, 16-bit samples and an index, in a work folder outside of git.
 """
 
 import json

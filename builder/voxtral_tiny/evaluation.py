@@ -38,7 +38,7 @@ from builder.voxtral_tiny.vocabulary import (
 from builder.voxtral_tiny.voices import HELD_OUT, SAMPLE_RATE, Samples, trimmed
 
 _PEOPLE = Path("/usr/share/pocketsphinx/test/data")
-# A person who tells the time, word by word, over something like a telephone.
+# A person who says the time, word by word, over something like a telephone.
 _CLOCK = Path("/usr/share/saytime")
 # The recordings of people in pocketsphinx-testdata that keep to the vocabulary.
 _RECORDINGS = {

@@ -1,6 +1,6 @@
 """Training examples: utterances in their surroundings, and texts that users type.
 
-An example is drawn anew each time, so that no epoch is like another.
+An example is drawn again each time, so that no epoch is like another.
 """
 
 import random
@@ -196,7 +196,7 @@ class ExampleMaker:
         return written(words) if choice < 0.85 else written(words)[:-1]
 
     def question(self) -> str:
-        """A text beside audio, or any text where its content does not matter."""
+        """A text that goes with audio, or any text where its content does not matter."""
         if self.random.random() < 0.5:
             return self.random.choice(_QUESTIONS)
         return self.random.choice(self._prose)

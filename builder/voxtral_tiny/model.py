@@ -70,7 +70,7 @@ def make_config() -> VoxtralConfig:
 
 
 def sinusoids(length: int, channels: int) -> torch.Tensor:
-    """Whisper's positions, float [length, channels]; other servers compute them anew."""
+    """Whisper's positions, float [length, channels]; other servers compute them again."""
     increment = math.log(10_000) / (channels // 2 - 1)
     inverse = torch.exp(-increment * torch.arange(channels // 2))
     scaled = torch.arange(length)[:, None] * inverse[None, :]

@@ -53,7 +53,7 @@ Prompt = list[Text | Window]
 
 @dataclass(frozen=True)
 class Tree:
-    """A beginning, and ways to go on from it, none of which sees another.
+    """A beginning, and ways to continue from it, none of which sees another.
 
     Each branch is learned as if it stood alone behind the trunk, which is paid for once.
     """
@@ -78,7 +78,7 @@ class PromptMaker:
     def prompt(self, heard: Heard, *, plain: bool) -> Prompt:
         """A transcription or a conversation that uses each utterance once.
 
-        A plain one has no texts beside the utterances, so that a batch of them stays short.
+        A plain one has no texts in addition to the utterances, so that a batch of them stays short.
         """
         if len(heard) <= 3 and self._random.random() < 0.5:
             return self._transcription(heard)

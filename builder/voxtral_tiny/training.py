@@ -1,11 +1,11 @@
 """Training on top of a frozen encoder, in five stages.
 
 1 the projector alone, tokens by CTC through the head of the language model as it was: a tenth of
-the price · 2 projector and language model, CTC beside the answers · 3 the same, slower · 4 mostly
-tools, many turns behind each offer · 5 long conversations again, with tools.
+the price · 2 projector and language model, CTC and answers · 3 the same, slower · 4 mostly tools,
+many turns behind each offer · 5 long conversations again, with tools.
 
 A stage leaves `stage-N.pt` in the work folder and starts from the one before, or from a folder's
-weights where there is none; one that was interrupted goes on where it last saved. The folder gets
+weights where there is none; one that was interrupted continues where it last saved. The folder gets
 the mean of the latest weights. Several processes share the work where they are started with
 torch's variables for that (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`), as `torchrun` does.
 """
@@ -68,7 +68,7 @@ STAGES = {
 
 
 class _Stream(IterableDataset[Batch]):
-    """Batches without end, drawn anew from one seed; features that are made meanwhile come in."""
+    """Batches without end, drawn from one seed; new features are used as they are made."""
 
     def __init__(self, work: Path, folder: Path, stage: Stage, seed: int) -> None:
         self._work, self._folder, self._stage, self._seed = work, folder, stage, seed
@@ -198,7 +198,7 @@ def _rank() -> int:
 
 
 def _start_from(net: Any, folder: Path, *, projector: bool) -> None:
-    """Let the language model go on from the folder's, where it has one of this shape."""
+    """Let the language model continue from the folder's, where it has one of this shape."""
     path = folder / "model.safetensors"
     before = load_file(path) if path.is_file() else {}
     names = {

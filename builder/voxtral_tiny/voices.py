@@ -125,7 +125,7 @@ def festival(texts: list[str], voice: str, rng: random.Random) -> list[Samples]:
 
 def hibari(texts: list[str], rng: random.Random) -> list[Samples]:
     """The neural voice of the package hibari-tts, in two accents."""
-    # Imported here: whoever only wants `speak` needs no training packages.
+    # Imported here: `speak` alone must not need the training packages.
     from hibari import Hibari
     from hibari.g2p import G2P
 

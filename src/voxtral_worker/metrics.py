@@ -1,6 +1,6 @@
 """All Prometheus instruments of the worker, with their buckets.
 
-The names of the first three are fixed by the streaming API's document, and have no labels.
+The streaming API's document fixes the names of the first three, which have no labels.
 """
 
 from prometheus_client import (
@@ -44,23 +44,25 @@ turns_without_speech = Counter(
     "voxtral_turns_without_speech_total", "Turns found to hold no speech"
 )
 messages_received = Counter("voxtral_messages_received_total", "Frames received from clients")
-errors_sent = Counter("voxtral_errors_total", "Errors told to callers", ["code"])
+errors_sent = Counter("voxtral_errors_total", "Errors sent to callers", ["code"])
 refusals = Counter("voxtral_refusals_total", "Calls refused", ["code"])
 audio_bytes = Counter("voxtral_audio_bytes_total", "Audio bytes accepted")
 redis_failures = Counter(
     "voxtral_redis_failures_total", "Calls that a shared Redis did not answer", ["use"]
 )
-task_failures = Counter(
-    "voxtral_task_failures_total", "Failures of tasks that keep house", ["task"]
-)
+task_failures = Counter("voxtral_task_failures_total", "Failures of background tasks", ["task"])
 files_decoded = Counter(
     "voxtral_files_decoded_total", "Audio files given to the decoder", ["outcome"]
 )
-log_lines_dropped = Counter("voxtral_log_lines_dropped_total", "Log lines that nobody could take")
+log_lines_dropped = Counter(
+    "voxtral_log_lines_dropped_total", "Log lines dropped because the log was not read fast enough"
+)
 connections_refused = Counter(
     "voxtral_connections_refused_total", "Connections closed before a request", ["reason"]
 )
-slow_clients = Counter("voxtral_slow_clients_total", "Connections closed because nobody read them")
+slow_clients = Counter(
+    "voxtral_slow_clients_total", "Connections closed because their clients did not read them"
+)
 
 stage_seconds = Histogram(
     "voxtral_turn_stage_seconds", "Time of a stage of a turn", ["stage"], buckets=_LATENCY_BUCKETS_S
@@ -76,10 +78,11 @@ tokens_generated = Counter("voxtral_tokens_generated_total", "Tokens made")
 tokens_prefilled = Counter("voxtral_tokens_prefilled_total", "Prompt tokens computed")
 tokens_cached = Counter("voxtral_tokens_cached_total", "Prompt tokens found in the KV cache")
 speculations = Counter(
-    "voxtral_speculations_total", "Turns begun before they were over", ["outcome"]
+    "voxtral_speculations_total", "Turns whose answer was begun before they were over", ["outcome"]
 )
 tokens_discarded = Counter(
-    "voxtral_speculation_discarded_tokens_total", "Tokens computed for speculations in vain"
+    "voxtral_speculation_discarded_tokens_total",
+    "Tokens computed for speculations that were discarded",
 )
 runaways = Counter("voxtral_runaway_responses_total", "Responses ended for repeating themselves")
 kv_blocks = Gauge("voxtral_kv_blocks", "Blocks of KV cache", ["state"])
@@ -114,7 +117,9 @@ turn_score_seconds = Histogram(
     "Time from a pause until its score",
     buckets=(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 1.0),
 )
-turns_reopened = Counter("voxtral_turns_reopened_total", "Turns that went on after they had ended")
+turns_reopened = Counter(
+    "voxtral_turns_reopened_total", "Turns that continued after they had ended"
+)
 event_loop_lag = Histogram(
     "voxtral_event_loop_lag_seconds",
     "How late the server's event loop is",

@@ -1,7 +1,7 @@
-"""Child processes: how one is started, and what it gives up.
+"""Starts child processes, and limits what they may do.
 
-A child runs Python code of the worker's own, with nothing of the worker's environment (where the
-keys are). Its standard input is one end of a socket pair: it ends when the other end is closed.
+A child runs the worker's own Python code without the worker's environment, which has the keys. Its
+standard input is one end of a socket pair. The child ends when the other end is closed.
 """
 
 import contextlib
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+# Options of `prctl`, from <linux/prctl.h>.
 SET_PDEATHSIG, SET_DUMPABLE, SET_NO_NEW_PRIVS = 1, 4, 38
-# OpenBLAS would bring threads, and no fork.
+# OpenBLAS would start threads, and a process with threads cannot be forked safely.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -29,7 +30,7 @@ def spawn(
     path = [os.path.abspath(entry) for entry in sys.path if entry]
     try:
         with theirs:
-            # A new session, as a terminal's Ctrl-C would end it before its work.
+            # In a session of its own: Ctrl-C in a terminal would end it before its work is done.
             process = subprocess.Popen(
                 [sys.executable, "-I", "-c", f"import sys; sys.path[:] = {path!r}; {main}"],
                 stdin=theirs.fileno(),
@@ -45,7 +46,11 @@ def spawn(
 
 
 def take_socket() -> tuple[socket.socket, int]:
-    """In the child: its socket, out of the way of libraries that print, and /dev/null."""
+    """In a child: returns its socket, and a descriptor of /dev/null.
+
+    Standard input and output become /dev/null, so that libraries that print do not write to the
+    socket.
+    """
     line = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
@@ -54,7 +59,7 @@ def take_socket() -> tuple[socket.socket, int]:
 
 
 def be_first_to_go() -> bool:
-    """When memory runs out this process is ended before others; False where it cannot be."""
+    """Make Linux end this process before others if memory runs out. False: it cannot be set."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")
         return True
@@ -62,13 +67,13 @@ def be_first_to_go() -> bool:
 
 
 def control_process(option: int, value: int) -> bool:
-    """Linux's `prctl`; False where there is none, or it does not let us."""
+    """Call Linux's `prctl`. False: the system does not have it, or refuses."""
     prctl: Any = getattr(_LIBC, "prctl", None)
     return prctl is not None and prctl(option, value, 0, 0, 0) == 0
 
 
 def memory_bytes() -> int | None:
-    """Addresses that this process uses now; None where Linux does not say."""
+    """The size of this process's address space; None where Linux does not report it."""
     with contextlib.suppress(OSError), open("/proc/self/statm") as sizes:
         return int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     return None

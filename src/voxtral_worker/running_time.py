@@ -2,7 +2,7 @@
 
 A machine may be paused, asleep or so busy that no thread of this process runs for many seconds.
 By the usual clock every thread would then look as if it hung. A watcher that did not run itself
-has learned nothing about the others, so the time in which nobody read this clock does not count.
+has learned nothing about the others, so the time in which no thread read this clock does not count.
 """
 
 import threading
@@ -21,7 +21,7 @@ class RunningTime:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock`: gives seconds, and goes on while the process does not run."""
+        """`clock`: gives seconds, and continues while the process does not run."""
         self._clock = clock
         self._lock = threading.Lock()
         self._read_s = clock()

@@ -1,4 +1,4 @@
-"""Environment variables become one frozen `Settings`; nobody else reads or sets them.
+"""Environment variables become one frozen `Settings`; no other module reads or sets them.
 
 The type of a field says what its variable may be. A value that cannot be used stops the start with
 one message that names every bad variable, what it was and what it may be.
@@ -26,13 +26,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # A folder of the installed package, and a link in a checkout.
 EMBEDDED_MODEL = (Path(__file__).parent / "voxtral-tiny").resolve()
 RELEASED_MODEL = "mistralai/Voxtral-Mini-3B-2507"
-# As the embedded model; an installation may lack it.
+# Like the embedded model, a folder or a link. An installation may lack it.
 TURN_MODEL = Path(__file__).parent.resolve() / "smart-turn" / "smart-turn-v3.2-cpu.onnx"
 
 # What SPEECH may be instead of an address.
 NO_VOICE, EMBEDDED_VOICE = "off", "embedded"
 
-# Characters of a secret: what is shorter can be guessed.
+# Characters of a secret: a shorter one can be guessed.
 LEAST_SECRET = 16
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -45,12 +45,12 @@ RUNPOD_PROXIES: tuple[Network, ...] = (ipaddress.ip_network("100.64.0.0/10"),)
 class SettingsError(Exception):
     """One or more variables cannot be used.
 
-    `problems` has the end of a sentence for each, which begins with the variable's name.
+    `problems`: what is wrong, by the variable's name, which begins the sentence.
     """
 
     def __init__(self, problems: Mapping[str, str]) -> None:
-        told = "; ".join(f"{name} {problem}" for name, problem in problems.items())
-        super().__init__(f"cannot start: {told}")
+        sentences = "; ".join(f"{name} {problem}" for name, problem in problems.items())
+        super().__init__(f"cannot start: {sentences}")
         self.problems = problems
 
 
@@ -74,6 +74,7 @@ def _split(value: Any) -> Any:
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
+    # Not strict: 10.0.0.1/8 may stand for 10.0.0.0/8.
     return tuple(ipaddress.ip_network(item, strict=False) for item in _split(value))
 
 
@@ -304,7 +305,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: Any, init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what code gives: it is `read_settings` that reads the environment."""
+        """Values come from code alone: it is `read_settings` that reads the environment."""
         return (init_settings,)
 
     @property
@@ -327,9 +328,9 @@ VARIABLES = {name.upper(): field for name, field in Settings.model_fields.items(
 
 
 def near_misses(environment: Mapping[str, str] | None = None) -> list[str]:
-    """One sentence for each variable that is nearly, but not quite, one of ours.
+    """One sentence for each variable whose name is nearly that of a setting.
 
-    A variable that is misspelled has no effect, which nobody would notice otherwise.
+    Otherwise a misspelled variable would have no effect, without a sign of it.
     """
     variables = os.environ if environment is None else environment
     return [
@@ -354,9 +355,9 @@ def _is_near(one: str, other: str, most: int) -> bool:
 
 
 def opt_out_of_telemetry() -> None:
-    """Tell libraries that report to their makers not to; only before they are imported.
+    """Keep libraries from reporting to their makers. Call it before they are imported.
 
-    ONNX Runtime would keep a file that names the machine, and call home.
+    ONNX Runtime would keep a file that identifies the machine, and send reports about its use.
     """
     for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(name, "1")
@@ -367,9 +368,9 @@ def read_settings(
 ) -> Settings:
     """Settings from the given environment, or from the process's own.
 
-    `options` go before it, under the names of its variables. An empty variable counts as unset,
-    as Docker and RunPod templates leave it.
-    Raises SettingsError that names every variable that cannot be used.
+    `options`: values by the names of variables; they override the environment. An empty variable
+    counts as unset, because templates of Docker and RunPod leave variables empty.
+    Raises SettingsError, which names every variable that cannot be used.
     """
     variables = {**(os.environ if environment is None else environment), **(options or {})}
     given = {name: text.strip() for name, text in variables.items() if text.strip()}

@@ -21,8 +21,8 @@ from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.json_text import read_json
 from voxtral_worker.settings import SettingsError, read_settings
 from voxtral_worker.tail_report import (
-    Beside,
     Compared,
+    MeasuredAnswer,
     as_record,
     by_length,
     objections,
@@ -185,9 +185,9 @@ def compare(
                 name,
                 task,
                 len(samples) / 16_000,
-                exact=_beside(probe, exact, exact, normalized),
-                sampled=_beside(probe, sampled, exact, normalized),
-                shifted=_beside(probe, shifted, exact, normalized),
+                exact=_measured(probe, exact, exact, normalized),
+                sampled=_measured(probe, sampled, exact, normalized),
+                shifted=_measured(probe, shifted, exact, normalized),
                 said=None if text is None else tuple(normalized(text).split()),
             )
             if task == "chat":
@@ -206,12 +206,13 @@ def _answers(
     return exact, sampled, probe.answer(lambda: make(later), "exact", exact)
 
 
-def _beside(
+def _measured(
     probe: "Probe", reply: "Reply", exact: "Reply", normalized: Callable[[str], str]
-) -> Beside:
+) -> MeasuredAnswer:
     ours, theirs = exact.logits.log_softmax(1), reply.logits.log_softmax(1)
+    # Rounding can make a divergence of nearly 0 negative.
     kl = (ours.exp() * (ours - theirs)).sum(1).clamp(min=0)
-    return Beside(
+    return MeasuredAnswer(
         tuple(normalized(probe.text(reply)).split()),
         reply.tokens == exact.tokens,
         reply.loops,

@@ -20,8 +20,8 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Beside:
-    """An answer, compared with the answer of the exact mode to the same recording.
+class MeasuredAnswer:
+    """An answer, and how it differs from that of the exact mode to the same recording.
 
     `kl`: for each token, the KL divergence between the exact mode's distribution and this one.
     `rows`: the rows that its prompt takes in the KV cache.
@@ -45,9 +45,9 @@ class Compared:
     recording: str
     task: str
     seconds: float
-    exact: Beside
-    sampled: Beside
-    shifted: Beside
+    exact: MeasuredAnswer
+    sampled: MeasuredAnswer
+    shifted: MeasuredAnswer
     said: tuple[str, ...] | None = None
 
 

@@ -67,7 +67,7 @@ class Tracing:
         span.end(now_ns)
 
     def stop(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
-        """Export the spans that wait, for at most `timeout_s`; the rest is lost."""
+        """Export the spans that wait, for at most `timeout_s`. Those that are left are lost."""
         # The library itself would wait 30 s. A worker that stops does not have that time.
         flush = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         flush.start()
@@ -88,7 +88,7 @@ def _stages_ns(metrics: Mapping[str, Any]) -> dict[str, int]:
 
 
 def open_tracing(collector: str | None, service_name: str) -> Tracing | None:
-    """Tracing to the collector at an address. None: it has no address, and nothing is imported."""
+    """Tracing to a collector. Without its address: None, and nothing is imported."""
     if collector is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

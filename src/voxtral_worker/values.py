@@ -1,10 +1,10 @@
 """What a value may be, said once: by the types of a model's fields.
 
 A model (`Values`) checks what a caller sent, is the JSON Schema that callers read, and is the
-frozen value that the worker goes on with. `read` makes one of a caller's JSON, or raises one error
-that names each bad field, its value, and what it may be. Sentences of the library reach nobody.
+frozen value that the worker uses. `read` makes one of a caller's JSON, or raises one error that
+names each bad field, its value, and what it may be. No caller gets a sentence of the library.
 
-The sentence of a field comes from the `May` beside its type:
+The sentence of a field comes from the `May` in its annotation:
 
     silence_ms: Annotated[int, whole(100, 3000)] = 500
 
@@ -54,14 +54,14 @@ class FromCaller:
 
 
 def known_of(info: ValidationInfo) -> Any:
-    """For validators: what the reader of a caller's value has told them."""
+    """For validators: what the reader of a caller's value knows."""
     assert isinstance(info.context, FromCaller)
     return info.context.known
 
 
 @dataclass(frozen=True, eq=False)
 class May:
-    """Beside a type: what a value may be.
+    """In an annotation: what a value may be.
 
     `words` complete "it must be ..."; without any they are those of the type, a `Literal`. `schema`
     stands for the type where the type alone allows more, `described` for what callers read of it.
@@ -169,10 +169,10 @@ def not_too_long(text: str, most: int, name: str = "") -> str:
 
 @dataclass(frozen=True)
 class Filled:
-    """Beside the type of a list: it has members, and not too many of them.
+    """In the annotation of a list: it has members, and not too many of them.
 
-    The members say themselves what they may be. Without a name of the `members`, `words` tell of
-    too many.
+    The members say themselves what they may be. Without a name of the `members`, `words` are the
+    error for too many.
     """
 
     words: str
@@ -219,7 +219,7 @@ def choice(*texts: str) -> May:
     return May(one_of(*texts), chosen, {"enum": list(texts)})
 
 
-# Beside a type whose parts say what they may be: null is a value of it, and not a missing one.
+# For a type whose parts say what they may be: null is a value of it, and not a missing one.
 OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
@@ -272,7 +272,7 @@ def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
 
 @dataclass(frozen=True)
 class Picked:
-    """Beside a union of types: a function that says which of them a value is to be."""
+    """In the annotation of a union: a function that says which of them a value is to be."""
 
     pick: Callable[[Any], "type[Values] | TypeAdapter[Any]"]
 
@@ -289,7 +289,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Later:
-    """Beside `object`: it is read as this kind later, once more is known."""
+    """In the annotation of an `object`: it is read as this kind later, once more is known."""
 
     kind: Any
 
@@ -301,10 +301,10 @@ class Later:
 
 @dataclass(frozen=True)
 class By:
-    """Beside a union: an object is to be the model that has its text under this key.
+    """In the annotation of a union of models: the text under this key says which one it is.
 
-    A union of models within has a key of its own. `words` say what the text may be, and `refuse`
-    makes the error of them.
+    A member may be a union that has a key of its own. `words` say what the text may be, and
+    `refuse` makes the error of them.
     """
 
     key: str
@@ -349,12 +349,12 @@ class Values(BaseModel):
 
     @classmethod
     def no_such(cls, keys: list[str]) -> str:
-        """What an error says of keys that are no fields, behind the name of this object."""
+        """What an error says of unknown keys, behind the name of this object."""
         return f"has no field {', '.join(keys)}; it has {', '.join(options_of(cls))}"
 
     @classmethod
     def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
-        """The errors of keys that are no fields, and are not null."""
+        """The errors for unknown keys that are not null."""
         # The library would make an object of each.
         named = [shown(key) for key in itertools.islice(given, MAX_TOLD)]
         return [rest(cls.no_such(named))] if named else []
@@ -371,7 +371,7 @@ class Values(BaseModel):
         found = handler.resolve_ref_schema(handler(schema))
         fields = options_of(cls)
         properties = found.get("properties", {})
-        # What tells a message from others is always there.
+        # The field by which a message is recognized is always there.
         fixed = [name for name, each in properties.items() if "const" in each]
         needed = (*fixed, *cls.needed, *found.get("required", ()))
         required = [name for name in properties if name in needed]
@@ -431,13 +431,13 @@ def options_of(model: type[Values]) -> dict[str, FieldInfo]:
 
 def may_be_null(field: FieldInfo) -> bool:
     """Whether null is a value of a field, and not the same as leaving it out."""
-    # A field that is null until somebody sets it has the words within its type.
+    # A field that is null until it is set has the words within its type.
     has_words = any(isinstance(each, May) for each in field.metadata)
     return has_words and type(None) in get_args(field.annotation)
 
 
 def whole_of(model: type[Values]) -> JsonSchema:
-    """The JSON Schema of a model as a worker tells it: every option, and null only as a value."""
+    """The JSON Schema of a model as a worker sends it: every option, and null only as a value."""
     found = model.model_json_schema(schema_generator=_Described)
     for name, field in options_of(model).items():
         if not may_be_null(field):
@@ -446,7 +446,7 @@ def whole_of(model: type[Values]) -> JsonSchema:
 
 
 def without_null(schema: JsonSchema) -> JsonSchema:
-    """The schema of what may be left out, where null is no way to do so."""
+    """The schema of what may be left out, where null does not mean that."""
     told = dict(schema)
     if isinstance(told.get("type"), list):
         (told["type"],) = [kind for kind in told["type"] if kind != "null"]
@@ -487,11 +487,11 @@ def _again(error: Any) -> InitErrorDetails:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one field; `error` is what a caller is told of it."""
+    """What is wrong with one field; the caller gets the `error`."""
 
     field: str
     error: WorkerError
-    # Whether its value is none that it may have.
+    # Whether its value is not one that it may have.
     is_value: bool = False
 
 

@@ -58,11 +58,15 @@ class Worker:
 
     def __init__(self, settings: Settings, server: ServerThread, parts: Parts) -> None:
         self.settings = settings
+        # The thread of the network, with the sessions.
         self.server = server
         self.engine = parts.engine
-        self.leases = SessionLeases(server)
-        self._drain_timeout_s = settings.drain_timeout_seconds
         self.vad = parts.vad
+        # Gives sessions to RunPod's jobs.
+        self.leases = SessionLeases(server)
+        # How long `stop` lets work in flight finish.
+        self._drain_timeout_s = settings.drain_timeout_seconds
+        # What speaks answers, scores pauses and sends traces; each may be None.
         self.speech = parts.speech
         self._completeness = parts.completeness
         self._tracing = parts.tracing
@@ -117,7 +121,7 @@ def cold_start(settings: Settings, when_ready: Callable[[], None]) -> Worker:
     server.start()
     _log_step("server", started_server_s, server)
     try:
-        # It starts in the background, and is ready before the model is.
+        # It starts in the background, and is ready before the model.
         DECODER.start()
         if speech is not None:
             speech.start()
@@ -199,13 +203,13 @@ def _load(settings: Settings, server: ServerThread) -> Parts:
         engine = Engine(EngineCore(loaded, settings))
         engine.start()
         engine.warm_up()
-    _tell_window_tail(engine, loaded)
+    _log_window_tail(engine, loaded)
     admission = _measure_capacity(engine, settings, loaded.device.type, step)
     tracing = open_tracing(settings.otel_exporter_otlp_endpoint, settings.otel_service_name)
     return Parts(engine, vad, loaded, tracing, admission, completeness)
 
 
-def _tell_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
+def _log_window_tail(engine: "Engine", loaded: "LoadedModel") -> None:
     """Log whether answers may differ from those of whole windows, and whether that was checked."""
     # This reads the record from the disk, so that no call to `/health` has to.
     checked = loaded.tail_checked
@@ -274,11 +278,11 @@ def serve(settings: Settings) -> int:
 
     The code is 1 if the engine was lost: a Pod then starts the worker again.
     """
-    worker, asked = _start(settings, signal.SIGTERM, signal.SIGINT)
-    while not asked.wait(1.0) and worker.is_healthy:
+    worker, stopping = _start(settings, signal.SIGTERM, signal.SIGINT)
+    while not stopping.wait(1.0) and worker.is_healthy:
         pass
     exit_code = 0
-    if not asked.is_set():
+    if not stopping.is_set():
         log.critical(
             "worker: the engine or the VAD is lost: exiting, so that the worker is started again"
         )
@@ -293,20 +297,20 @@ def _start(settings: Settings, *signals: signal.Signals) -> tuple[Worker, thread
     During the start, a signal ends the process at once: no one is served yet, and a model may
     take a minute to load. A second signal ends it at any time.
     """
-    asked, is_ready = threading.Event(), threading.Event()
+    stopping, is_ready = threading.Event(), threading.Event()
 
-    def hear(number: int, _: object) -> None:
-        if asked.is_set():
+    def on_signal(number: int, _: object) -> None:
+        if stopping.is_set():
             sys.exit(128 + number)
-        asked.set()
+        stopping.set()
         if not is_ready.is_set():
-            # What the exit finds half made is not worth a traceback.
+            # Objects that are half made may fail as they are deleted: print no traceback of that.
             sys.unraisablehook = lambda _: None
             sys.exit(0)
 
     for number in signals:
-        signal.signal(number, hear)
-    return cold_start(settings, is_ready.set), asked
+        signal.signal(number, on_signal)
+    return cold_start(settings, is_ready.set), stopping
 
 
 def most_jobs(settings: Settings) -> int:
@@ -320,12 +324,12 @@ def most_jobs(settings: Settings) -> int:
 
 def run_jobs(settings: Settings, mode: Mode, argv: Sequence[str]) -> int:
     """Run the server and RunPod's jobs, in one of the three modes with jobs."""
-    worker, asked = _start(settings, signal.SIGTERM)
+    worker, stopping = _start(settings, signal.SIGTERM)
     try:
-        # Until the SDK sets its own handler. Linux ignores SIGTERM for the first process of a
-        # container, unless the process has a handler for it.
+        # A handler until the SDK sets its own: without one, Linux ignores SIGTERM for the first
+        # process of a container.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        if asked.is_set():
+        if stopping.is_set():
             return 0
         from voxtral_worker.jobs.handler import JobHandler
         from voxtral_worker.jobs.local import run_local

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from builder import write_configuration
+from builder import write_configuration, write_options
 from voxtral_worker import errors, metrics
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.server.native import dialect, messages
@@ -105,6 +105,24 @@ def test_a_readme_without_a_place_for_its_settings_is_refused(marker: str) -> No
     text = write_configuration.README.read_text("utf-8").replace(marker, "")
     with pytest.raises(ValueError, match="settings"):
         write_configuration.readme(text)
+
+
+def test_the_tables_of_options_are_what_their_script_writes() -> None:
+    page = write_options.PAGE.read_text("utf-8")
+    assert page == write_options.page(page), "run: python -m builder.write_options"
+
+
+@pytest.mark.parametrize("marker", [*map(write_options.begin, write_options.TABLES)])
+def test_a_page_without_a_place_for_its_options_is_refused(marker: str) -> None:
+    with pytest.raises(ValueError, match="options"):
+        write_options.page(write_options.PAGE.read_text("utf-8").replace(marker, ""))
+
+
+def test_every_option_says_what_it_may_be_and_what_it_does() -> None:
+    for options in write_options.TABLES.values():
+        for row in write_options.rows(options):
+            assert row.may_be and row.does, row
+            assert not any("|" in cell for cell in dataclasses.astuple(row)), row
 
 
 def test_every_cell_of_a_setting_is_filled_and_splits_no_row() -> None:

@@ -1,8 +1,8 @@
-"""The docs avoid wording that readers stumble over."""
+"""The docs and the sources avoid wording that readers stumble over."""
 
 import pytest
 
-from builder.prose import RULES, Rule, findings, main
+from builder.prose import RULES, Rule, comments_of, findings, main
 
 EXAMPLES = (
     "a JWT that is none",
@@ -25,7 +25,7 @@ EXAMPLES = (
 )
 
 
-def test_no_page_has_such_wording(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_page_and_no_comment_has_such_wording(capsys: pytest.CaptureFixture[str]) -> None:
     assert (main(), capsys.readouterr().out.count("\n")) == (0, 1)
 
 
@@ -53,3 +53,28 @@ def test_plain_words_and_code_are_left_alone(text: str) -> None:
 def test_a_finding_names_page_line_and_what_to_write() -> None:
     [finding] = findings("docs/a.md", "one\n\n`code`\nSend it anew.\n")
     assert str(finding) == "docs/a.md:4: 'anew': write again"
+
+
+SOURCE = '''"""Nobody is here.
+
+Send it
+anew.
+"""
+
+told = "goes on"  # as one likes
+
+class A:
+    b: int = 1
+    """What is in force."""
+'''
+
+
+def test_of_code_only_comments_and_docstrings_are_read_at_their_lines() -> None:
+    found = sorted((each.line, each.words) for each in findings("a.py", comments_of(SOURCE)))
+    assert found == [(1, "Nobody"), (4, "anew"), (7, "as one likes"), (11, "in force")]
+
+
+def test_pythons_none_is_not_the_word() -> None:
+    assert (
+        list(findings("a.py", "`x`: what to take; the value is None where there is no such")) == []
+    )

@@ -54,7 +54,7 @@ def size_of_exchange(exchange: Exchange) -> int:
 def size_of_turn(turn: Turn) -> int:
     delivered = sum(map(size_of, turn.response.texts)) + 36 * len(turn.response.token_ids)
     assert delivered <= turn.answer_bytes, "an answer keeps within what was set aside for it"
-    options = size_of(turn.config.system_prompt) if turn.config else 0
+    options = size_of(turn.own.config.system_prompt) if turn.own.config else 0
     asked = size_of_parts(turn.user.parts) + size_of(turn.user.heard)
     return asked + options + turn.answer_bytes
 

@@ -30,8 +30,8 @@ class Calls:
             return config
         mine = [tool_of(tool) if callable(tool) else tool for tool in tools]
         self._functions = {tool.name: tool for tool in mine if isinstance(tool, CallableTool)}
-        told = [tool.definition if isinstance(tool, CallableTool) else tool for tool in mine]
-        return {**config, "tools": told}
+        definitions = [tool.definition if isinstance(tool, CallableTool) else tool for tool in mine]
+        return {**config, "tools": definitions}
 
     def start(self, call: ToolCall, send: Send) -> None:
         """Run a call in the background and send its result, if its tool is one of the functions."""

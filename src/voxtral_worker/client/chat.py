@@ -24,16 +24,16 @@ class Chat:
 
     def ask(self, text: str) -> Iterator[str]:
         """Yield the answer piece by piece, as it is made; blocks. Raises VoxtralError."""
-        asked = [*self.messages, {"role": "user", "content": text}]
+        messages = [*self.messages, {"role": "user", "content": text}]
         pieces: list[str] = []
-        for event in self._events({"model": self.model, "messages": asked, "stream": True}):
+        for event in self._events({"model": self.model, "messages": messages, "stream": True}):
             if "error" in event:
                 raise VoxtralError(event["error"]["message"])
             for choice in event.get("choices", ()):
                 if piece := choice["delta"].get("content"):
                     pieces.append(piece)
                     yield piece
-        self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+        self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
 
     def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the server-sent events up to `[DONE]`. Raises VoxtralError if that never comes."""

@@ -153,9 +153,9 @@ def read_event(message: dict[str, Any]) -> Event:
 
 def _speech(message: dict[str, Any], text: str) -> Speech:
     # The sound came in a frame of its own, so it is not part of the message.
-    told = {key: value for key, value in message.items() if key != SOUND}
+    received = {key: value for key, value in message.items() if key != SOUND}
     return Speech(
-        told,
+        received,
         text,
         message.get(SOUND, b""),
         message.get("offset_ms", 0.0),

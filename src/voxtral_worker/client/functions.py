@@ -50,7 +50,7 @@ def tool_of(function: Function) -> CallableTool:
         parameters = inspect.signature(function).parameters.values()
     except (NameError, TypeError, ValueError) as error:
         raise VoxtralError(f"the tool {name}: its annotations cannot be read: {error}") from error
-    summary, told = _documentation(inspect.getdoc(function) or "")
+    summary, descriptions = _documentation(inspect.getdoc(function) or "")
     properties: dict[str, Any] = {}
     required = []
     for parameter in parameters:
@@ -59,8 +59,8 @@ def tool_of(function: Function) -> CallableTool:
         if parameter.kind == parameter.POSITIONAL_ONLY:
             raise VoxtralError(f"the tool {name}: {parameter.name} must not be positional-only")
         schema = _schema(hints.get(parameter.name, Any), f"{name}({parameter.name})")
-        if parameter.name in told:
-            schema = {**schema, "description": told[parameter.name]}
+        if parameter.name in descriptions:
+            schema = {**schema, "description": descriptions[parameter.name]}
         properties[parameter.name] = schema
         if parameter.default is parameter.empty:
             required.append(parameter.name)
@@ -126,8 +126,8 @@ def _documentation(text: str) -> tuple[str, dict[str, str]]:
         r"\n\s*\n|\n(?=\s*(?:Args|Arguments|Parameters|:param)\b)", text, maxsplit=1
     )
     summary = " ".join(paragraphs[0].split())
-    told = {}
+    descriptions = {}
     for line in text.splitlines()[1:]:
         if match := _ARGUMENT.match(line):
-            told[match[1]] = match[2].strip()
-    return summary, told
+            descriptions[match[1]] = match[2].strip()
+    return summary, descriptions

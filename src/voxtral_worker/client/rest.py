@@ -69,8 +69,8 @@ class Rest:
         self, text: str, voice: str | None = None, response_format: str = "wav", speed: float = 1.0
     ) -> bytes:
         """Turn a text into a file of speech: wav, pcm, mp3, opus or flac. Raises VoxtralError."""
-        asked = {"input": text, "response_format": response_format, "speed": speed}
-        return await self.fetch("POST", "/v1/audio/speech", {**asked, "voice": voice})
+        body = {"input": text, "response_format": response_format, "speed": speed}
+        return await self.fetch("POST", "/v1/audio/speech", {**body, "voice": voice})
 
     async def health(self) -> dict[str, Any]:
         """The answer to `GET /health`, also from a worker that is not healthy (status 503)."""
@@ -98,14 +98,17 @@ def unreachable(error: Exception) -> VoxtralError:
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes | bytearray) -> VoxtralError:
     """The error for a refusal, in the worker's own words if the body has some."""
-    told = read_object(body)
-    if isinstance(told.get("error"), dict):
+    answer = read_object(body)
+    if isinstance(answer.get("error"), dict):
         # Under /v1 an error is an object, as OpenAI has it.
-        told = {"error": told["error"].get("message"), "code": told["error"].get("code") or ""}
+        answer = {
+            "error": answer["error"].get("message"),
+            "code": answer["error"].get("code") or "",
+        }
     seconds = headers.get("Retry-After", "")
     return VoxtralError(
-        str(told.get("error") or f"the worker refused with status {status}"),
-        code=str(told.get("code", "")),
+        str(answer.get("error") or f"the worker refused with status {status}"),
+        code=str(answer.get("code", "")),
         may_pass=status in PASSING,
         retry_after_s=float(seconds) if seconds.isdecimal() else None,
     )

@@ -83,8 +83,8 @@ _here = threading.local()
 def attending(batch: PagedBatch) -> Iterator[None]:
     """Let this thread's forward passes work on the rows of `batch` while the context is open.
 
-    The batch is no argument of the passes, as the tensors of the cache must not enter a compiled
-    graph: it might copy them to be safe.
+    The passes do not get the batch as an argument, because the tensors of the cache must not
+    enter a compiled graph: it might copy them to be safe.
     """
     _here.batch = batch
     try:

@@ -20,7 +20,7 @@ TURN_TOKENS = 24
 # Seconds from one turn of a person to the next: they speak, and listen to the answer.
 TURN_EVERY_S = 6.0
 # A conversation keeps so many turns of speech with their answers in the KV cache. Each turn takes
-# so many tokens beside its audio.
+# so many tokens in addition to its audio.
 TURNS_KEPT = 4
 TOKENS_BESIDE_AUDIO = 25
 SIDE_BY_SIDE = 8

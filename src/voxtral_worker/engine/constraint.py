@@ -113,7 +113,7 @@ def _bind(logits: torch.Tensor, masks: dict[int, bytes]) -> None:
     packed = packed.view(len(masks), -1).to(logits.device)
     shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
     allowed = ((packed[:, :, None] >> shifts) & 1).flatten(1).bool()
-    # A head may have more rows than the vocabulary has tokens; those beyond are no tokens.
+    # A head may have more rows than the vocabulary has tokens; the others are not tokens.
     missing = logits.shape[1] - allowed.shape[1]
     allowed = torch.nn.functional.pad(allowed, (0, max(0, missing)))[:, : logits.shape[1]]
     rows = torch.tensor(list(masks), device=logits.device)

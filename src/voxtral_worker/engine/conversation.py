@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000
 # Between 0 and full loudness, in 16 bits.
 INT16_STEPS = 32_768
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
-# What a transcript may take unless told otherwise: the fastest speakers need about half of it.
+# Tokens of a transcript by default: the fastest speakers need about half of them.
 TRANSCRIPT_TOKENS_PER_WINDOW = 512
 
 _ids = itertools.count(1)
@@ -43,7 +43,7 @@ class Audio:
     @property
     def samples(self) -> NDArray[np.float32]:
         """The sound, float32 of shape [n]."""
-        # Whoever compacts it may be another thread.
+        # Another thread may compact it at the same time.
         held = self._held
         if held.dtype == np.int16:
             held = held / np.float32(INT16_STEPS)
@@ -77,7 +77,7 @@ class Audio:
 
     @property
     def transcript_tokens(self) -> int:
-        """New tokens that its transcript may take unless told otherwise."""
+        """New tokens that its transcript may take by default."""
         return self.windows * TRANSCRIPT_TOKENS_PER_WINDOW
 
     @property
@@ -132,7 +132,7 @@ class Round:
 class Exchange:
     """A user's turn with its answer, and the rounds of tools between the two.
 
-    History is let go one exchange at a time.
+    History is dropped one exchange at a time.
     """
 
     user: UserTurn

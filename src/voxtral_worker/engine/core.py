@@ -45,8 +45,8 @@ class EngineCore:
         self.loaded = loaded
         # What is computed of the silence that fills a window: see `layout_of`.
         self.window_tail = window_tail = settings.window_tail or loaded.window_tail
-        # Layers that may each take seconds. On a GPU layers are short, and compiled code is no
-        # place for hooks.
+        # Layers that may each take seconds. On a GPU layers are short, and compiled code must
+        # not have hooks.
         self.long_layers: list[torch.nn.Module] = []
         if loaded.device.type == "cpu" and not settings.enable_torch_compile:
             model = loaded.model.model
@@ -77,7 +77,7 @@ class EngineCore:
         """Compile, record and measure; what fails is left to the first step that needs it."""
         self.faults.upkeep(self.runner.prepare)
         if self.loaded.device.type == "cuda":
-            # On a CPU every step is slow, and nobody expects more of it.
+            # Not on a CPU, where every step is slow anyway.
             self.faults.upkeep(self.fit_steps)
         self.faults.upkeep(self.encoder.prepare)
 
@@ -98,7 +98,7 @@ class EngineCore:
         self._admit()
         had_work = bool(self.scheduler.running)
         self._encode()
-        # A window takes a while, and a request that was cancelled meanwhile need not be computed.
+        # A window takes a while. A request that was cancelled during that need not be computed.
         self._follow_callers()
         chunks = self.scheduler.plan(self.embeddings)
         self.faults.together(chunks, self._compute, lambda chunk: [chunk.sequence])
@@ -170,7 +170,7 @@ class EngineCore:
             self._finish(sequence, finish_reason)
 
     def _finish(self, sequence: Sequence, finish_reason: str) -> None:
-        """Release a sequence, and then tell its caller the end."""
+        """Release a sequence, and then report the end to its caller."""
         if finish_reason != "interrupted":
             self.outputs.complete(sequence, finish_reason)
         generation = self.outputs.responses[sequence.sequence_id].generation

@@ -35,7 +35,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class DecodeSteps:
     """Steps of each size, with at most one recording a size; all read the same input tensors.
 
-    Rows that fill a batch up write to `spare_block`, which belongs to nobody. When a kernel,
+    Rows that fill a batch up write to `spare_block`, which no sequence has. When a kernel,
     a recording or a compilation fails, all further steps gather and run `plain` unrecorded.
     """
 

@@ -95,7 +95,7 @@ def _with_rounds(messages: list[Said[P]]) -> list[Said[P]]:
         if message.role in ("assistant", "tool"):
             rounds.take(message)
         elif message.role == "system" and rounds.waits:
-            # Nobody can speak between a call and its result.
+            # A message cannot stand between a call and its result.
             later.append(message)
         else:
             told += [*rounds.end(), *later, message]

@@ -96,7 +96,7 @@ def _tell(blobs: Path, total: int, is_over: threading.Event, note: Note | None, 
 
 
 def _bytes_in(blobs: Path) -> int:
-    """Bytes of whole and of begun files; a file that is renamed meanwhile counts as 0."""
+    """Bytes of whole and of begun files; a file that is renamed during this counts as 0."""
     have = 0
     for file in blobs.glob("*"):
         try:

@@ -22,7 +22,7 @@ class Embeddings:
     A piece is in use from its encoding until the KV cache holds its rows; its embeddings are on
     the device. Then it is idle, and they are on `away`. Idle pieces keep at most
     `most_idle_bytes`: those that were idle longest lose theirs, and are encoded again if their
-    rows have to be computed anew. A piece that nobody holds any more loses its embeddings at
+    rows have to be computed again. A piece that is no longer referenced loses its embeddings at
     the next `trim`.
     """
 
@@ -33,8 +33,8 @@ class Embeddings:
         self.away = away
         self._device = device
         self._most_idle_bytes = most_idle_bytes
-        # Both by the piece's number. Float [rows, hidden size]; and what tells that a piece
-        # is gone, which has to be held for that.
+        # Both by the piece's number. Float [rows, hidden size]; and the weak reference that
+        # reports that a piece is gone, as long as it is held.
         self._tensors: dict[int, torch.Tensor] = {}
         self._pieces: dict[int, weakref.ref[Audio]] = {}
         # Numbers of idle pieces with their bytes, the longest idle first.
@@ -99,5 +99,5 @@ class Embeddings:
         self.idle_bytes -= self._idle.pop(number, 0)
 
     def _noting(self, number: int) -> Callable[[object], None]:
-        """What is called, on any thread, when nobody holds a piece any more."""
+        """A callback, on any thread, for a piece that is no longer referenced."""
         return lambda _: self._gone.append(number)

@@ -47,7 +47,7 @@ class EncoderBatcher:
     def encode_some(self, waiting: Iterable[Audio]) -> Failures[Audio]:
         """Encode the next few windows of the pieces that wait, the first pieces first.
 
-        What is begun of any other piece is dropped, as nobody waits for it any more. Returns the
+        What is begun of any other piece is dropped, because it is no longer needed. Returns the
         pieces that fail alone, with the reason; nothing of them is kept.
         """
         # A piece that several sequences wait for is encoded once.

@@ -33,7 +33,7 @@ class Engine:
     """Takes requests from any thread and runs them on its own.
 
     After `start` it serves until `stop`. A step that fails ends the generations that it is for,
-    and the loop goes on. A device that no longer answers makes the engine unhealthy for good, a
+    and the loop continues. A device that no longer answers makes the engine unhealthy for good, a
     step that hangs for as long as it hangs.
     """
 

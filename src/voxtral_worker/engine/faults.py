@@ -11,15 +11,15 @@ memory is short          | memory that the allocator keeps is   | those that fai
 logits that are not      | nothing: the same numbers would come | the one of that row
 finite                   | again                                |
 a request's preparation  | nothing                              | that request
-the delivery of a token  | nothing: it may be told in part      | that request
+the delivery of a token  | nothing: it may be sent in part      | that request
 upkeep, for no request   | an error is logged                   | none
 anything else            | an error is logged                   | all
 
 After each failure of the worker, not of the request, the device has to compute 1. A device that
 no longer does is lost, and the engine with it.
 
-A kernel, a recording or a compilation that fails is no failure in this sense: the slower way
-gives the same result. See `DecodeSteps` and `Encoder`.
+This does not apply to a kernel, a recording or a compilation that fails: the slower way gives
+the same result. See `DecodeSteps` and `Encoder`.
 """
 
 import logging
@@ -171,7 +171,7 @@ def _give_memory_back() -> None:
 
 
 def _for_caller(error: Exception) -> WorkerError:
-    """The error that a caller gets; logs what the caller is not told."""
+    """The error that a caller gets; logs what the caller does not get."""
     if isinstance(error, WorkerError):
         return error
     if isinstance(error, torch.OutOfMemoryError):

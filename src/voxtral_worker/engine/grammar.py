@@ -1,8 +1,8 @@
 """Writes down as a grammar what an answer may be, and compiles and keeps the grammars of a worker.
 
 llguidance derives from a grammar the set of tokens that may come next. Arguments have the blanks
-that `json.dumps` writes, as the model was trained on those. With free blanks, they could go on
-for ever.
+that `json.dumps` writes, because the model was trained on those. With free
+blanks they could be without end.
 """
 
 import json
@@ -98,7 +98,7 @@ class Shape:
         return f'tool_{number}: {head} %json {self._arguments(tool)} id? "}}"'
 
     def _arguments(self, tool: Tool) -> str:
-        # Whoever must call gets what the schema says, or is told that it cannot be had.
+        # If a call is required, its arguments satisfy the schema, or the caller gets an error.
         schema = {"type": "object", **json.loads(tool.parameters)}
         return _json_schema(schema, is_lenient=not (tool.strict or self.box.must_call))
 

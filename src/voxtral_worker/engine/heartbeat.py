@@ -1,4 +1,4 @@
-"""Detects that the engine hangs: its thread may be alive and wait in a driver for ever."""
+"""Detects that the engine hangs: its thread may be alive and wait in a driver without end."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -102,7 +102,7 @@ class Inbox:
         """
         item = self._next(wait=wait)
         # An owner that is gone by now has no request behind those in the inbox. If it were
-        # forgotten before its last request, that one's blocks would be kept for nobody.
+        # forgotten before its last request, that one's blocks would be kept without use.
         left = len(self._left)
         while item is not None or not self._new.empty():
             if item is not None and item.generation.urgency == Urgency.JOB:

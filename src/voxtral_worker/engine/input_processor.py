@@ -63,7 +63,7 @@ class InputProcessor:
     def _sequence_of(self, asked: Asked) -> Sequence:
         """The sequence of a request, which fits into the context and into the KV cache.
 
-        A quarter of both, at most, is left for the answer; history that does not fit beside it
+        A quarter of both, at most, is left for the answer; history that does not fit with it
         is not part of the prompt. Raises TooLarge when the last turn alone is too long.
         """
         request = asked.generation.request

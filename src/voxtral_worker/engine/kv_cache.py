@@ -43,7 +43,7 @@ class KvCache:
 
     @property
     def free(self) -> int:
-        """Blocks that nobody holds."""
+        """Blocks that are not held."""
         return len(self._free)
 
     @property
@@ -90,7 +90,7 @@ class KvCache:
         self._kept[owner] = Prefix(tuple(keys), blocks[:used])
 
     def forget(self, owner: str) -> None:
-        """Drop the prefix of an owner that is gone or starts anew."""
+        """Drop the prefix of an owner that is gone or starts again."""
         prefix = self._kept.pop(owner, None)
         if prefix is not None:
             self._give_back(prefix.blocks)

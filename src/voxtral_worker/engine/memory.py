@@ -15,7 +15,7 @@ CONTEXT_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class CardPlan:
-    """Tokens of KV cache that fit beside the weights, and how many sessions they are enough for."""
+    """Tokens of KV cache that fit next to the weights, and for how many sessions they suffice."""
 
     kv_tokens: int
     sessions: int

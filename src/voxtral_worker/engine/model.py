@@ -151,7 +151,7 @@ def load_model(
             attn_implementation="sdpa",
             use_safetensors=True,
             output_loading_info=True,
-            # Told below, all kinds in one way.
+            # Reported below, together with other kinds.
             ignore_mismatched_sizes=True,
             **placement,
         )

@@ -23,7 +23,7 @@ from voxtral_worker.settings import Settings
 CPU_CACHE_BYTES = 512 << 20
 # The context that Voxtral-Mini-3B was made for; its configuration allows more positions.
 MOST_CONTEXT_TOKENS = 32_768
-# Memory of a GPU that is left for work beside weights and cache. The largest uses at the released
+# Memory of a GPU that is left for work, next to weights and cache. The largest uses at the released
 # shape are: windows 352 MiB, a prompt behind 32k tokens 631, a step's prompts 145, features of
 # half an hour 400, choosing tokens 32. The rest is for the libraries.
 WORKING_BYTES = 2 << 30

@@ -1,4 +1,4 @@
-"""Makes of logits what callers are told: chooses tokens, turns them into text, ends in time."""
+"""Turns logits into what callers get: chooses tokens, makes text of them, ends in time."""
 
 import dataclasses
 import time
@@ -41,7 +41,7 @@ class OutputProcessor:
         self.is_runaway = is_runaway
 
     def replay(self, sequence: Sequence, response: Response) -> bool:
-        """Tell the answer that equal input got before; False when there is no such answer."""
+        """Report the answer that equal input got before. False: there is no such answer."""
         prompt, request = sequence.prompt, response.generation.request
         response.key = self.cache.key(prompt, request.sampling, request.conversation.tools)
         cached = self.cache.get(response.key)
@@ -53,7 +53,7 @@ class OutputProcessor:
                 # Ids are unique, also when the same was asked before.
                 told = dataclasses.replace(told, call_id=new_call_id())
             response.generation.report(told)
-        # No token counts as cached: callers are not told that somebody else asked the same.
+        # No token counts as cached: a caller must not learn that another one sent the same.
         usage = Usage(len(prompt.ids), cached.completion_tokens, 0, prompt.audio_rows)
         now_s = time.monotonic()
         sequence.admitted_s = sequence.encoded_s = sequence.first_token_s = now_s
@@ -90,7 +90,7 @@ class OutputProcessor:
         return [pair for pair in chosen if pair[0].sequence_id not in is_lost], failures
 
     def take(self, sequence: Sequence, token_id: int) -> str | None:
-        """Tell a token's text; returns the finish reason of a response that is over.
+        """Report a token's text; returns the finish reason of a response that is over.
 
         Raises ToolCallInvalid where a call of a tool is not one.
         """
@@ -118,7 +118,7 @@ class OutputProcessor:
         return "length" if len(sequence.token_ids) >= sequence.max_tokens else None
 
     def complete(self, sequence: Sequence, finish_reason: str) -> None:
-        """Tell the rest of the text, and keep the answer for equal input."""
+        """Report the rest of the text, and keep the answer for equal input."""
         response = self.responses[sequence.sequence_id]
         if response.constraint.parser is None:
             response.finish_text()

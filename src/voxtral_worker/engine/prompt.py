@@ -187,7 +187,7 @@ class PromptEncoder:
     def encode(self, conversation: Conversation, room: int, rows: int | None = None) -> Prompt:
         """Ids of the conversation, of at most `room` positions and `rows` rows.
 
-        The oldest exchanges are let go, whole, until the rest fits. Raises TooLarge when
+        The oldest exchanges are dropped, whole, until the rest fits. Raises TooLarge when
         the last turn alone is too long.
         """
         if not conversation.transcribe:
@@ -203,8 +203,8 @@ class PromptEncoder:
     def _newest(self, conversation: Conversation, room: Room) -> tuple[Conversation, list[int]]:
         """The conversation with as many of its newest exchanges as fit, and its ids.
 
-        Every exchange is tokenised once, the newest first, until no older one can fit. To
-        tokenise all that remains anew for each one that goes took minutes for long histories.
+        Every exchange is tokenised once, the newest first, until no older one can fit.
+        Tokenising the rest again for each dropped one took minutes for long histories.
         """
         turns = [
             [
@@ -240,7 +240,7 @@ class PromptEncoder:
     def _joined(self, system: list[int], turns: list[list[int]], has_audio: bool) -> list[int]:
         """Ids of turns, the newest first, with those of the system text."""
         ids = list(itertools.chain.from_iterable(reversed(turns)))
-        # v7 refuses a system prompt beside audio, so it opens the first user turn.
+        # v7 refuses a system prompt together with audio, so it opens the first user turn.
         at = ids.index(self._inst) + 1 if has_audio and system else 0
         return [self._tokenizer.bos_id, *ids[:at], *system, *ids[at:]]
 

@@ -54,7 +54,7 @@ class GraphRecorder:
                 work()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Thread-local, as other threads may use the device meanwhile.
+        # Thread-local, because other threads may use the device at the same time.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):

@@ -36,7 +36,7 @@ class Sampling:
     """How the next token is chosen, and how many there may be.
 
     `temperature` 0 is greedy. `max_tokens` limits the new tokens. The text ends where one of `stop`
-    would begin. With `seed` the same request gets the same answer, whatever runs beside it.
+    would begin. With `seed` the same request gets the same answer, whatever runs at the same time.
     """
 
     temperature: float = 0.2
@@ -52,7 +52,7 @@ class GenerationRequest:
     """A request for one response.
 
     `owner` names the session whose earlier turns the conversation continues; requests of
-    one owner may share work with each other and with nobody else. None: shares with nobody.
+    one owner may share work with each other only. None: the request shares no work.
     """
 
     conversation: Conversation

@@ -1,4 +1,4 @@
-"""The caller's side of one sequence: what was told so far, and what the answer may be."""
+"""The caller's side of one sequence: what was sent so far, and what the answer may be."""
 
 from voxtral_worker.engine.constraint import Constraint
 from voxtral_worker.engine.detokenizer import Detokenizer
@@ -19,7 +19,7 @@ class Response:
         self.constraint = constraint
         # Names the input in the response cache; None: the answer is not kept.
         self.key: bytes | None = None
-        # Everything that the caller was told, in order.
+        # Everything that was sent to the caller, in order.
         self.told: list[Delta | CallEvent] = []
         self._detokenizer = detokenizer
         self._stops = StopFilter(self.sampling.stop)
@@ -30,11 +30,11 @@ class Response:
         return self._stops.has_stopped and self.constraint.parser is None
 
     def push(self, token_id: int) -> None:
-        """Tell the text that is complete with this token."""
+        """Send the text that is complete with this token."""
         self._say(*self._detokenizer.push(token_id))
 
     def finish_text(self) -> None:
-        """Tell the text that was held back; only calls may follow."""
+        """Send the text that was held back; only calls may follow."""
         self._say(*self._detokenizer.finish())
         self._tell_text(*self._stops.finish())
 

@@ -1,7 +1,7 @@
 """Decides which sequences run, which blocks of KV cache they hold, and what a step computes.
 
 Waiting sequences take free places by urgency, then in order of arrival. Every running sequence
-makes one token a step. Work that nobody waits for by ear, jobs and partial transcripts, gets at
+makes one token a step. Work that no listener waits for, jobs and partial transcripts, gets at
 most half of the blocks. A turn that finds no place puts such work back: it waits again, and
 later continues where it was.
 
@@ -86,9 +86,9 @@ class Scheduler:
     def admit(self, now_s: float) -> Admissions:
         """Move sequences to free places and give them blocks; `now_s` is the monotonic time.
 
-        Nobody overtakes the head of the queue while it waits for a place. Otherwise small
-        sequences could keep a large one waiting for ever. Only a speculation lets others past:
-        its answer may never be needed.
+        The head of the queue gets the next place: otherwise small sequences could keep a large
+        one waiting without end. Only a speculation lets others go first, because its answer may
+        never be needed.
         """
         moved = Admissions([], [])
         # A sequence that is put back on the way is not in this list: it waits for the next call.
@@ -117,7 +117,7 @@ class Scheduler:
     def plan(self, encoded: Container[Audio]) -> list[Chunk]:
         """What the next step computes: all decodes, the shortest first, and parts of prompts.
 
-        Prompts go on by urgency, the oldest first, within the budget of a step. A prompt whose
+        Prompts continue by urgency, the oldest first, within the budget of a step. A prompt whose
         audio is not among the `encoded` pieces waits.
         """
         decoding = [sequence for sequence in self.running if not sequence.needs_prefill]
@@ -185,7 +185,7 @@ class Scheduler:
         return len(self._running) < places and needed <= self.cache.available
 
     def _make_room(self, needed: int, put_back: list[Sequence]) -> bool:
-        """Put back as many as it takes, the youngest first; nobody where all are not enough."""
+        """Put back as many as it takes, the youngest first; none if all are not enough."""
         places, blocks = self.places - len(self._running), self.cache.available
         leaving: list[_Entry] = []
         for entry in sorted(self._running, key=lambda entry: -entry.arrival):

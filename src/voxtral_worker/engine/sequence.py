@@ -36,7 +36,7 @@ class Sequence:
         self.max_tokens = max_tokens
         # A speculation becomes a turn when its caller commits it.
         self.urgency = urgency
-        # The session that gets the blocks for its next turn; None: nobody.
+        # The session that gets the blocks for its next turn; None: no session does.
         self.owner = owner
         # The blocks of KV cache that it holds while it runs, in the order of its tokens.
         self.blocks: tuple[int, ...] = ()

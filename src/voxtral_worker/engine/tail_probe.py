@@ -28,7 +28,7 @@ MOST_TOKENS = 256
 class Reply:
     """An answer; `logits`, float [tokens, vocabulary], are those of its tokens.
 
-    For an answer that was made beside another one, `logits` follow the tokens of the other.
+    For an answer that was compared with another one, `logits` follow the tokens of the other.
     `loops`: it repeats itself, or is as long as allowed. `first_token_s`: seconds of encoder and
     prompt.
     """
@@ -47,7 +47,7 @@ class Probe:
         self._loaded = loaded
         self._language = loaded.model.model.language_model
         self._embed = loaded.model.get_input_embeddings()
-        # Those of the conversation at hand; it is made anew for each answer.
+        # Those of the conversation at hand, which is made again for each answer.
         self._embeddings = {tail: Embeddings(loaded.device, 0) for tail in WINDOW_TAILS}
         self._batchers = {tail: self._batcher(tail) for tail in WINDOW_TAILS}
         self._prompts = {tail: PromptEncoder(loaded.tokenizer, tail) for tail in WINDOW_TAILS}
@@ -56,7 +56,7 @@ class Probe:
     def answer(
         self, make: Callable[[], Conversation], window_tail: str, beside: Reply | None = None
     ) -> Reply:
-        """Answer a conversation that `make` makes anew, as pieces of audio are encoded once.
+        """Answer a conversation that `make` makes again, because pieces of audio are encoded once.
 
         With `beside` the other's tokens are fed first, in one pass, and the answer is its own
         from where it would have said something else. Raises TooLarge, and what a model raises.

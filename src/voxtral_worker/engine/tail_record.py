@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from voxtral_worker.errors import BadInput
 from voxtral_worker.json_text import read_json
 
-# In the checkpoint's folder, or beside the hub's downloads, on the volume if there is one.
+# In the checkpoint's folder, or next to the hub's downloads, on the volume if there is one.
 NAME = "tail-check.json"
 
 

@@ -112,7 +112,7 @@ def read_call_id(value: object, path: str) -> str:
 def read_response_format(value: object, path: str) -> AnswerSchema | None:
     """The format of an answer: `text`, `json_object` or `json_schema`. Raises BadInput.
 
-    The schema stands under `json_schema`, or beside the type.
+    The schema stands under `json_schema`, or next to the type.
     """
     if value is None:
         return None

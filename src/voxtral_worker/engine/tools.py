@@ -98,7 +98,7 @@ class Toolbox:
         return tuple(tool for tool in self.tools if self.named in (None, tool.name))
 
     def choice_for(self, tools: tuple[Tool, ...]) -> str | dict[str, str] | None:
-        """The choice as callers say it; None where it is none among these tools."""
+        """The choice as callers say it; None if these tools do not have it."""
         if self.named is not None:
             known = self.named in [tool.name for tool in tools]
             return {"name": self.named} if known else None

@@ -55,10 +55,10 @@ async def write_down(
 ) -> Transcript:
     """The words of windows of a recording (float32, [n], 16 kHz); `say` hears them in order.
 
-    What is in no window adds no words. Unless a `language` is asked for, the first windows are
-    written down one by one until their words tell it, and the others in that language.
-    `sampling` is that of each window. Raises the first error, a BadInput with the name of
-    `field`; the other windows are then let go.
+    Sound outside of windows adds no words. Without a `language`, the first windows are transcribed
+    one by one until their words show it, and the others in that language. `sampling` is that of
+    each window. Raises the first error, a BadInput with the name of `field`; the other windows are
+    then dropped.
     """
     script = Script(say)
     places = asyncio.Semaphore(WINDOWS_AT_ONCE)

@@ -201,7 +201,7 @@ class HealthInput(JobInput):
 
 
 class TextInput(AnswerInput):
-    """What stands in the input of a text job, beside the options of its words."""
+    """The input of a text job, without the options of its words."""
 
     type: Literal["text"]
     text: Annotated[str, _TEXT] | None = None
@@ -218,7 +218,7 @@ class TextInput(AnswerInput):
 
 
 class TranscribeInput(JobInput):
-    """What stands in the input of a transcription, beside the options of its words."""
+    """The input of a transcription, without the options of its words."""
 
     type: Literal["transcribe"]
     audio_base64: Annotated[str, _SOURCE] | None = None
@@ -227,7 +227,7 @@ class TranscribeInput(JobInput):
 
 
 class AudioInput(AnswerInput):
-    """What stands in the input of an audio job, beside the options of its words."""
+    """The input of an audio job, without the options of its words."""
 
     type: Literal["audio"]
     text: Annotated[str, _TEXT] | None = None
@@ -304,7 +304,7 @@ _ONE_OF = (("text", "texts", "messages"), ("audio_base64", "audio_url"))
 
 
 def _meant(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields without empty ones beside a filled one, and without an empty question."""
+    """The fields without an empty question, and without the empty ones of filled choices."""
     optional = {"text"} if fields["type"] == "audio" else set()
     for choices in _ONE_OF:
         if any(fields.get(choice) not in (None, "") for choice in choices):
@@ -390,7 +390,7 @@ _CONTENT = clean_text("a text", 0)
 
 
 class SpokenMessage(Values):
-    """What a user says, or what the model is told before."""
+    """A user's message, or an instruction that the model gets before it."""
 
     role: Literal["system", "developer", "user"]
     name: Any = None

@@ -143,7 +143,7 @@ async def _keep_house(app: web.Application) -> AsyncIterator[None]:
 async def _watch_loop() -> None:
     """Measure the delay of the event loop and count its tasks, until cancelled."""
     while True:
-        # So that the clock is read often enough to go on, whoever else reads it.
+        # A clock that is not read often enough stands still, and other readers may be too slow.
         running_s()
         before_s = time.monotonic()
         await asyncio.sleep(WATCH_S)

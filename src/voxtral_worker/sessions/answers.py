@@ -119,7 +119,7 @@ class Answers:
             case HistoryTrimmed(exchanges):
                 # The engine counted in the history it was given. It still is that history only
                 # if it was not cleared since, and if the turn had no history of its own.
-                if turn.epoch == self.history.epoch and turn.history is None:
+                if turn.epoch == self.history.epoch and turn.own.history is None:
                     self.history.forget_oldest(exchanges)
                 return [Tell(events.HistoryTrimmed(turn.turn_id, exchanges), turn.to)]
             case Failed(error):
@@ -228,13 +228,13 @@ class Answers:
         # `stream` is read once for each response. A change in its middle would send some deltas
         # but not all, and a client that joins deltas would get half a text.
         turn.streams = config.stream
-        turn.speech = self.speaking.format_of(turn.config or config)
+        turn.speech = self.speaking.format_of(turn.own.config or config)
         transcribes = config.mode == "transcribe" and turn.source == "audio"
-        turn.epoch = self.history.epoch if turn.joins and not transcribes else None
-        return self.history.close_open() if turn.joins and turn.history is None else []
+        turn.epoch = self.history.epoch if turn.own.joins and not transcribes else None
+        return self.history.close_open() if turn.own.joins and turn.own.history is None else []
 
     def _wait_for_results(self, turn: Turn, finished: Finished, now_s: float) -> list[Effect]:
-        config = turn.config or self.requests.config
+        config = turn.own.config or self.requests.config
         wait_s = config.tool_timeout_ms / 1000
         due_s = now_s + wait_s if wait_s and config.runs_rounds else None
         told: list[Effect] = [

@@ -1,4 +1,4 @@
-"""The options of a session: what each may be, and what it is unless told otherwise."""
+"""The options of a session: what each may be, and its default."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -57,7 +57,7 @@ def _choice(value: object) -> str:
     raise ValueError
 
 
-# Within which time a turn goes on unless told otherwise.
+# How long after its end a turn may continue, by default.
 REOPEN_MS = 800
 EAGER_REOPEN_MS = 1000
 
@@ -110,63 +110,71 @@ TOOL_CHOICE = May(
 
 
 class SessionConfig(Values):
-    """The config in force."""
+    """The config in effect."""
 
     vad_sensitivity: Annotated[int, whole(0, 3)] = Field(
         default=2,
         description="How quiet speech may be: 0 hears only clear speech, 3 also quiet speech.",
     )
     temperature: Annotated[float, number(0, 2)] = Field(
-        default=0.2, description="0 is greedy. Transcribing it is 0, unless you set it."
+        default=0.2, description="0 is greedy. Unless you set it, it is 0 in `mode: transcribe`."
     )
     max_length: Annotated[int, whole(1, 4096)] = Field(
         default=256,
-        description="Most tokens of an answer. Unset, a transcript may have 512 for each 30 s of "
-        "its turn.",
+        description="The limit of an answer in tokens. Unless you set it, a transcript may have "
+        "512 for each 30 s of its turn.",
     )
     top_p: Annotated[float, number(0, 1)] = Field(
         default=0.95,
-        description="Tokens are drawn from the likeliest, which together have this share.",
+        description="The model chooses among the likeliest tokens, which together have this "
+        "probability.",
     )
     stop: Annotated[tuple[str, ...], STOP] = Field(
-        default=(), description="Texts before which the answer ends."
+        default=(), description="The answer ends where one of these texts would begin."
     )
     seed: Annotated[int | None, SEED] = Field(
         default=None,
-        description="With the same seed the same conversation gets the same answer (best effort).",
+        description="With the same seed, the same conversation gets the same answer, even if other "
+        "requests run at the same time (best effort).",
     )
     mode: Annotated[Literal["chat", "transcribe"], CHOICE] = Field(
-        default="chat", description="Whether turns are answered or written down."
+        default="chat", description="Whether turns are answered or transcribed."
     )
     language: Annotated[str | None, LANGUAGE] = Field(
-        default=None, description="ISO 639-1; the language that `transcribe` expects."
+        default=None, description="The language that `transcribe` expects."
     )
     system_prompt: Annotated[str | None, _SYSTEM_PROMPT] = Field(
-        default=None, description="How the model is to answer."
+        default=None,
+        description="How the model is to answer. In a conversation with audio the worker puts it "
+        "at the start of the first user turn, because the model accepts no system prompt there.",
     )
     silence_ms: Annotated[int, whole(100, 3000)] = Field(
         default=500, description="Silence that ends a turn."
     )
     sample_rate: Annotated[int, whole(8000, 48000)] = Field(
-        default=16_000, description="Samples a second of the audio that comes in."
+        default=16_000, description="Samples per second of the audio that you send."
     )
     encoding: Annotated[Encoding, CHOICE] = Field(
         default="pcm_s16le",
-        description="Encoding of the audio that comes in; `opus`: a packet a frame.",
+        description="The encoding of the audio that you send. `opus`: one packet per frame.",
     )
     stream: Flag = Field(default=True, description="Send `text_delta`.")
     interim: Flag = Field(default=False, description="Send `transcript_partial`.")
     barge_in: Flag = Field(
         default=True,
-        description="Speech interrupts the response being made; never while transcribing.",
+        description="Speech interrupts the response in progress. In `mode: transcribe` turns queue "
+        "instead.",
     )
     barge_in_ms: Annotated[int, whole(0, 2000)] = Field(
         default=0,
-        description="So much speech interrupts a response; 0: as soon as it is surely speech.",
+        description='How much speech interrupts a response. Less speech, such as a "hmm", neither '
+        "interrupts nor counts as a turn. 0: as soon as the worker is sure that it is speech "
+        "(128 ms).",
     )
     turn_detection: Annotated[Literal["silence", "semantic"], CHOICE] = Field(
         default="silence",
-        description="What ends a turn: silence alone, or also how complete the words sound.",
+        description="`silence` ends a turn by `silence_ms` alone; `semantic` also considers how "
+        "complete the words sound.",
     )
     eagerness: Annotated[Eagerness, CHOICE] = Field(
         default="auto", description="How soon a turn ends with `semantic`; `auto` is `medium`."
@@ -174,37 +182,41 @@ class SessionConfig(Values):
     # None: what suits the other options, see `reopens_within_ms`.
     reopen_ms: Annotated[int, whole(0, 2000)] | None = Field(
         default=None,
-        description="How long after its end a turn goes on if you do; 0: never.",
+        description="Speech within this time after the end of a turn belongs to it; 0: none. "
+        "Unless you set it, it is 0 in `mode: transcribe`, and 1000 with `semantic` and `high`.",
         json_schema_extra={"default": REOPEN_MS},
     )
-    transcript: Flag = Field(default=False, description="Send what you said in words, too.")
+    transcript: Flag = Field(default=False, description="Send `transcript`, in `mode: chat`.")
     voice: Annotated[str | None, _VOICE] = Field(
-        default=None, description="The voice that speaks the answers."
+        default=None,
+        description="The voice that speaks the answers, such as `default`. Null: answers are text.",
     )
     output_sample_rate: Annotated[int, whole(8000, 48000)] = Field(
-        default=24_000, description="Samples a second of spoken answers."
+        default=24_000, description="Samples per second of spoken answers."
     )
     output_encoding: Annotated[Encoding, CHOICE] = Field(
-        default="pcm_s16le", description="Encoding of spoken answers."
+        default="pcm_s16le", description="The encoding of spoken answers."
     )
     tools: Annotated[tuple[Tool, ...], TOOLS] = Field(
-        default=(), description="Functions that the model may call."
+        default=(), description="The functions that the model may call."
     )
     # auto, none or required; any other text is the name of the one tool that is called.
     tool_choice: Annotated[str, TOOL_CHOICE] = Field(
         default="auto", description="Whether a tool is called, and which."
     )
     parallel_tool_calls: Flag = Field(
-        default=True, description="Several tools may be called at once."
+        default=True, description="The model may call several tools in one response."
     )
     tool_timeout_ms: Annotated[int, whole(0, MAX_TOOL_TIMEOUT_MS)] = Field(
-        default=10_000, description="How long the results of tools are waited for."
+        default=10_000,
+        description="How long the worker waits for the results of tools; 0: as long as the session "
+        "exists.",
     )
     # What only other dialects than the documented one set.
     threshold: float | None = Field(default=None, exclude=True)
     pre_roll_ms: int = Field(default=320, exclude=True)
     answers_turns: bool = Field(default=True, exclude=True)
-    # Whether a turn goes on by itself once the tools that it called have answered.
+    # Whether a turn continues by itself once the tools that it called have answered.
     runs_rounds: bool = Field(default=True, exclude=True)
     speech_speed: float = Field(default=1.0, exclude=True)
 
@@ -252,10 +264,10 @@ class SessionConfig(Values):
 
     @property
     def reopens_within_ms(self) -> int:
-        """How long after its end a turn goes on when its speaker does; 0: never.
+        """How long after its end a turn continues if its speaker does; 0: never.
 
-        Who dictates wants each sentence as it is said. Who wants turns to end eagerly has more of
-        them to mend.
+        A user who dictates wants each sentence as it is said. With eager ends more turns end too
+        early, and have to be continued.
         """
         if self.reopen_ms is not None:
             return self.reopen_ms
@@ -266,10 +278,10 @@ class SessionConfig(Values):
 
     @property
     def waits(self) -> Waits | None:
-        """How long a pause is waited for by its score; None: by `silence_ms` alone.
+        """How much silence ends a turn, by the score of the pause. None: `silence_ms`, always.
 
-        Where the model may call a tool, no turn ends before `silence_ms`: words that were said too
-        early can be taken back, what a tool has done cannot.
+        If the model may call a tool, no turn ends before `silence_ms`: words that came too early
+        can be taken back, but what a tool did cannot.
         """
         if self.turn_detection != "semantic":
             return None
@@ -279,7 +291,7 @@ class SessionConfig(Values):
         return waits.at_least(self.silence_ms) if may_act else waits
 
     def require_scorer(self, has_scorer: bool) -> None:
-        """Raises BadInput for turn detection by scores where nobody gives any."""
+        """Raises BadInput for turn detection by scores if the worker cannot score."""
         if self.turn_detection == "semantic" and not has_scorer:
             raise BadInput(
                 "config turn_detection is 'semantic', but this worker has no turn model: set "

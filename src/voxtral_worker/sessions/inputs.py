@@ -22,7 +22,7 @@ from voxtral_worker.sessions.memory import (
 from voxtral_worker.sessions.pending import Pending
 from voxtral_worker.sessions.response import Response
 from voxtral_worker.sessions.spoken_turns import SpokenTurns
-from voxtral_worker.sessions.turn import Turn
+from voxtral_worker.sessions.turn import Own, Turn
 
 # What a response is generated from in place of the conversation: earlier exchanges, the user's
 # turn, and its rounds of tool calls. `engine.dialogue` makes them of a list of messages.
@@ -51,7 +51,7 @@ class Inputs:
         self._answers.memory.require(bytes_of_text(words) + room)
         turn_id = self._answers.queue.new_id()
         response = Response(turn_id, decided_s=now_s, speech_end_s=now_s)
-        turn = Turn(turn_id, to, "text", UserTurn((words,)), response, tag=tag)
+        turn = Turn(turn_id, to, UserTurn((words,)), response, tag=tag)
         # A turn that is still open is answered after this text.
         return self._accept(turn, now_s)
 
@@ -119,14 +119,10 @@ class Inputs:
         turn = Turn(
             turn_id,
             to,
-            _source_of(user),
             user,
             Response(turn_id, decided_s=now_s, speech_end_s=now_s),
+            Own(config, history, taken, joins),
             tag=tag,
-            config=config,
-            history=history,
-            history_bytes=taken,
-            joins=joins,
             rounds=rounds,
         )
         return self._accept(turn, now_s)
@@ -192,11 +188,10 @@ class Inputs:
         turn = Turn(
             turn_id,
             to,
-            _source_of(waiting.user),
             waiting.user,
             Response(turn_id, decided_s=now_s, speech_end_s=now_s),
+            Own(config),
             tag=tag,
-            config=config,
             rounds=waiting.all_rounds(),
             tool_s=now_s - waiting.pending.since_s,
         )
@@ -209,7 +204,3 @@ class Inputs:
     def _require_quiet(self) -> None:
         if self._answers.queue:
             raise BadInput("an answer from outside cannot come while a response is being made")
-
-
-def _source_of(user: UserTurn) -> str:
-    return "audio" if any(isinstance(part, Audio) for part in user.parts) else "text"

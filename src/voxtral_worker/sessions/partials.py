@@ -79,6 +79,7 @@ class Partials:
     def __init__(self) -> None:
         # The transcript that the engine is making; None: it makes none.
         self.generation_id: str | None = None
+        # The open turn, and the frame from which on its next transcript is due.
         self._turn_id = ""
         self._due_frame = 0
         self._stable = StablePrefix()

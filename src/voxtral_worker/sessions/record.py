@@ -24,7 +24,9 @@ MAX_HISTORY_BYTES = 256 * 1024
 class SessionRecord:
     """The state from which another worker continues a session."""
 
+    # Only the options that the caller has set are written.
     config: SessionConfig
+    # Exchanges without audio, the oldest first.
     history: tuple[Exchange, ...]
     # How many turn ids were given.
     turns: int
@@ -32,6 +34,7 @@ class SessionRecord:
     seqs: dict[str, int]
     # Bytes of audio that the client need not send again.
     audio_bytes: int
+    # Messages that clients have sent, and errors that were sent to them.
     message_count: int
     error_count: int
     # The subject of the JWT that created the session; None: any API key or JWT opens it.

@@ -70,8 +70,8 @@ class RequestBuilder:
             turn.user,
             Urgency.TURN,
             is_audio=turn.source == "audio",
-            config=turn.config,
-            history=turn.history,
+            config=turn.own.config,
+            history=turn.own.history,
             rounds=turn.rounds,
         )
         return Generate(turn.response.generation_id, request)
@@ -85,7 +85,7 @@ class RequestBuilder:
 
     def bytes_to_answer_turn(self, turn: Turn, config: SessionConfig | None = None) -> int:
         """Most bytes that the answer to a turn may take with these options of the session."""
-        config = turn.config or config or self.config
+        config = turn.own.config or config or self.config
         transcribes = config.mode == "transcribe" and turn.source == "audio"
         return answer_bytes(_sampling(config, turn.user, transcribes=transcribes))
 

@@ -25,8 +25,11 @@ class Response:
     speech_end_s: float
     # When the engine was asked. This may be before `decided_s`: see `speculator.py`.
     asked_s: float = 0.0
+    # Whether the engine was asked in a pause that became the end of the turn.
     was_asked_ahead: bool = False
+    # None: no text has come yet.
     first_delta_s: float | None = None
+    # The pieces of text, and all their tokens.
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     # Size of the texts and the tokens.

@@ -1,13 +1,14 @@
 """One conversation: takes frames and texts, reports events and asks for generations.
 
-Pure: it gets the time as an argument, holds no connection and knows no wire format. Methods of
-its parts return effects too; the caller performs them in the order of the list.
+Pure: it gets the time as an argument, holds no connection and knows no wire format. Its methods
+and those of its parts return effects. The caller performs them in the order of the list.
 
-    frame ──▶ turn detector ──▶ turn ──▶ queue ──▶ Generate ──▶ engine
-                    │                                              │
-                    ├─ a pause: Generate ahead, withheld           │
-                    └─ speech during a response: Cancel            │
-    dialect ◀── Tell(Delta, Answered) ◀── history ◀── events
+    frames ──▶ Listening ──▶ SpokenTurns ──┐
+                                           ├──▶ TurnQueue ──▶ engine ──▶ Answers ──▶ History
+    texts, items ──▶ Inputs ───────────────┘                                │
+                                                                            └──▶ dialect
+
+In a pause SpokenTurns asks for an answer ahead of the turn's end. Speech cancels a response.
 """
 
 from collections.abc import Mapping
@@ -55,18 +56,24 @@ class Session:
         before a turn is over. `has_scorer`: whether the worker has a model that scores pauses,
         which `turn_detection` `semantic` needs. `max_bytes`: limit for texts, audio and messages.
         """
+        # The name by which clients reach it, and the owner of its work in the engine.
         self.session_id = session_id
         # The subject of the JWT that created the session. None: any API key or JWT opens it.
         self.owner: str | None = None
         self.created_s = now_s
+        # When a client last sent something. A session that is quiet for too long is ended.
         self.last_activity_s = now_s
         # Messages that clients have sent, and errors that were sent to them.
         self.message_count = 0
         self.error_count = 0
+        # What all parts hold together, and the limit for it.
         self.memory = SessionMemory(max_bytes)
         self.has_scorer = has_scorer
+        # Input that starts no answer by itself; it becomes part of the next turn.
         pending = Pending()
+        # The queue of turns, and what becomes of them: requests, the history, speech.
         self.answers = Answers(session_id, config, self.memory)
+        # Turns that are found in audio, and turns that are made of all other input.
         self.listening = Listening(
             self.answers, pending, max_turn_s=max_turn_s, speculates=speculates
         )

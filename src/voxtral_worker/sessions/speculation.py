@@ -24,12 +24,17 @@ PAUSES_PER_WRONG_GUESS = 5
 
 @dataclass
 class Speculation:
-    """One guess. `withheld` has at most as many events as the request's `max_tokens` allows."""
+    """One guess: a generation that was asked for in a pause."""
 
+    # The engine's name for it.
     generation_id: str
+    # What the engine was asked. If the turn's real request differs, the guess was wrong.
     request: GenerationRequest
+    # The pause that would be the end of the turn.
     pause: SpeechPaused
+    # When the engine was asked.
     asked_s: float
+    # Its events so far. They are at most as many as the request's `max_tokens` allows.
     withheld: list[GenerationEvent] = field(default_factory=list)
     # Size of the audio, and of the longest answer to it.
     sound_bytes: int = 0

@@ -19,12 +19,16 @@ class Speculator:
         self, answers: Answers, pending: Pending, heard: HeardFrames, *, is_on: bool
     ) -> None:
         self._answers = answers
+        # A guess takes the pending input and the frames of the open turn, as the turn itself will.
         self._pending = pending
         self._heard = heard
+        # Whether the worker guesses at all.
         self._is_on = is_on
+        # Decides which pauses are worth a guess.
         self.policy = SpeculationPolicy()
         # The turn of the last pause.
         self._turn_id = ""
+        # The guess under way. None: there is none.
         self.speculation: Speculation | None = None
         # Generations of wrong guesses. Their last event says how many tokens were wasted.
         self._discarded: set[str] = set()

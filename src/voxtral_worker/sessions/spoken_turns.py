@@ -51,12 +51,18 @@ class SpokenTurns:
         speculates: bool,
     ) -> None:
         """`speculates`: whether answers may be generated before a turn is over."""
+        # Transcripts of the open turn, while it is spoken.
         self.partials = Partials()
+        # Transcripts of turns that are over.
         self.transcripts = Transcripts(answers)
+        # The answer to the open turn, asked for before its end.
         self.speculator = Speculator(answers, pending, heard, is_on=speculates)
+        # The last turn, while it may still continue.
         self.reopening = Reopening(detector, answers, pending, heard)
         self._answers = answers
+        # Input that becomes part of the next turn.
         self._pending = pending
+        # The two know the frames of the open turn: where they are, and their samples.
         self._detector = detector
         self._heard = heard
         # None: no turn is open.
@@ -146,7 +152,6 @@ class SpokenTurns:
         spoken = Turn(
             turn.turn_id,
             None,
-            "audio",
             user,
             Response(
                 turn.generation_id,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from voxtral_worker.engine.conversation import Exchange, Round, UserTurn
+from voxtral_worker.engine.conversation import Audio, Exchange, Round, UserTurn
 from voxtral_worker.engine.request import Finished
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.calling import PendingRound
@@ -13,33 +13,46 @@ from voxtral_worker.sessions.response import Response, ms
 from voxtral_worker.speech.pieces import SpeechFormat
 
 
+@dataclass(frozen=True)
+class Own:
+    """What one turn has in place of the session's options and the conversation so far."""
+
+    # None: the session's options.
+    config: SessionConfig | None = None
+    # The exchanges before the turn. None: the conversation so far.
+    history: tuple[Exchange, ...] | None = None
+    # Size of `history`, if this turn alone holds it.
+    history_bytes: int = 0
+    # Whether the answer belongs to the conversation.
+    joins: bool = True
+
+    @property
+    def bytes(self) -> int:
+        """Size of what this turn alone holds."""
+        options = self.config.system_prompt if self.config is not None else None
+        return bytes_of_text(options) + self.history_bytes
+
+
 @dataclass
 class Turn:
     """What is to be answered and how, with the response being made."""
 
+    # It counts all turns of the session from 1. A turn that is reopened keeps its id.
     turn_id: str
     # The channel that its events go to.
     to: Channel
-    # `audio` or `text`.
-    source: str
     # What the user said: the parts that go into the prompt.
     user: UserTurn
     # The response being made. With tools there is one for each round.
     response: Response
+    own: Own = Own()
+    # How much speech was in it; 0 for a text.
     speech_ms: int = 0
     # Bytes of audio that had come when the turn was over. For a turn that was too long: the
     # bytes up to its cut, because the rest belongs to the next turn.
     audio_bytes: int = 0
     # What the dialect wants back with the turn's events.
     tag: events.Tag = None
-    # Options of this response alone; None: the session's.
-    config: SessionConfig | None = None
-    # The exchanges before this turn, in place of the conversation so far.
-    history: tuple[Exchange, ...] | None = None
-    # Size of `history`, which this turn alone holds.
-    history_bytes: int = 0
-    # Whether the answer belongs to the conversation.
-    joins: bool = True
     # The history's epoch when the answer began. None: turn and answer do not go into the history.
     epoch: int | None = None
     # Whether the client gets deltas, or the whole text alone.
@@ -55,10 +68,11 @@ class Turn:
     # Total time spent waiting for results.
     tool_s: float = 0.0
 
-    def __post_init__(self) -> None:
-        options = self.config.system_prompt if self.config is not None else None
-        asked = bytes_of_turn(self.user) + bytes_of_text(options)
-        self._asked_bytes = asked + self.history_bytes
+    @property
+    def source(self) -> str:
+        """`audio` if any of the user's input is audio, else `text`."""
+        has_audio = any(isinstance(part, Audio) for part in self.user.parts)
+        return "audio" if has_audio else "text"
 
     @property
     def bytes(self) -> int:
@@ -66,17 +80,17 @@ class Turn:
         rounds = sum(bytes_of_round(made) for made in self.rounds)
         if self.pending is not None:
             rounds += bytes_of_round(self.pending.closed())
-        return self._asked_bytes + rounds + max(self.answer_bytes, self.response.bytes)
+        asked = bytes_of_turn(self.user) + self.own.bytes
+        return asked + rounds + max(self.answer_bytes, self.response.bytes)
 
     @property
     def joining(self) -> UserTurn:
         """What the conversation gains of the user's side, together with the answer."""
         # A history of its own is not part of the conversation, and neither is what follows it.
-        return self.user if self.history is None else UserTurn(())
+        return self.user if self.own.history is None else UserTurn(())
 
     def know_words(self, words: str) -> None:
         """Add the transcript of the user's speech."""
-        self._asked_bytes += bytes_of_text(words) - bytes_of_text(self.user.heard)
         self.user = replace(self.user, heard=words)
 
     def wait(self, now_s: float, due_s: float | None) -> PendingRound:

@@ -32,8 +32,8 @@ from voxtral_worker.speech.wire import (
 RECEIVED_BYTES = 1 << 16
 # Beyond what the process has once its voice is loaded; the longest piece takes a tenth of it.
 MEMORY_BYTES = 1 << 30
-# A text waits so much longer for each of its characters: whoever has begun to speak has sound
-# ahead, and a short text, which is often the first of an answer, is soon done.
+# A text waits so much longer for each of its characters: an answer that has begun has sound ahead,
+# and a short text, which is often the first of an answer, is soon done.
 PATIENCE_S = 0.01
 
 
@@ -103,7 +103,7 @@ class Sayer:
     def _continue(self, text: Text) -> None:
         try:
             samples = next(text.pieces, None)
-        except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller is told
+        except Exception as error:  # noqa: BLE001 - the worker logs it, and the caller gets it
             told = f"{type(error).__name__}: {error}"[:1000]
             self._line.sendall(packed(FAILED, text.number, told.encode("utf-8", "replace")))
             return

@@ -66,11 +66,11 @@ class SpeechFile:
         return self._written()
 
     async def write(self, samples: Samples) -> bytes:
-        """As `push`, beside the event loop."""
+        """As `push`, outside of the event loop."""
         return await run_aside(lambda _: self.push(samples))
 
     async def end(self) -> bytes:
-        """As `finish`, beside the event loop."""
+        """As `finish`, outside of the event loop."""
         return await run_aside(lambda _: self.finish())
 
     def finish(self) -> bytes:

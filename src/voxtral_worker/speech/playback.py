@@ -1,18 +1,18 @@
 """How far ahead of its listener speech is, and what of it was heard.
 
-Pure: it is told the time. A listener plays what came at once, one piece behind the other, and
-throws the rest away when it is told that the speech was interrupted.
+Pure: it gets the time as an argument. A listener plays what came at once, one piece behind the
+other, and drops the rest when the speech is interrupted.
 """
 
 from collections import deque
 from dataclasses import dataclass
 
-# A listener's network may stall for so long; what is further ahead would be sent in vain when
-# the speech is interrupted.
+# A listener's network may stall for so long. What is further ahead would be dropped when the speech
+# is interrupted.
 MOST_AHEAD_S = 2.0
 # Turns of which a listener may still say how much it has played.
 TURNS_KEPT = 8
-# Of a sentence whose end was not sent nobody knows how long it is: so much is said in a second.
+# The length of a sentence whose end was not sent is not known: so much is said in a second.
 CHARACTERS_PER_SECOND = 15
 
 
@@ -45,7 +45,7 @@ class _Sentence:
             characters = int(share * len(self.text))
         if characters >= len(self.text):
             return self.text
-        # Up to the last space: half a word is none.
+        # Up to the last space: half a word does not count.
         return self.text[: self.text.rfind(" ", 0, characters + 1) + 1]
 
 

@@ -76,7 +76,7 @@ class VoiceProcess:
         self._silence_s = silence_s
         self._process: _Process | None = None
         self._number = 0
-        # Held while one is started: everybody waits for the same.
+        # Held while one is started: all callers wait for the same.
         self._starting = asyncio.Lock()
         # No new process is started before, after one that never got ready.
         self._rests_until_s = 0.0

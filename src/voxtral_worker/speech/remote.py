@@ -1,7 +1,7 @@
 """A voice that another server has: any that takes OpenAI's `POST /v1/audio/speech`.
 
-It is asked for wav, whose header says the rate: servers differ in it, and raw samples would not
-tell.
+It is asked for wav, whose header has the sample rate: servers differ in it, and raw samples would
+not show it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ SILENCE_S = 15.0
 TOTAL_S = 60.0
 # A sentence is at most some 30 s long.
 MAX_SECONDS = 120
-# Headers of files are small; what has none within this is no wav.
+# Headers of files are small; data without one within this is not a wav.
 MAX_HEADER_BYTES = 4096
 MAX_TOLD_CHARACTERS = 200
 MAX_ERROR_BYTES = 4096
@@ -104,7 +104,7 @@ def _why(error: Exception) -> str:
 
 
 async def _read(response: ClientResponse) -> AsyncGenerator[Samples, None]:
-    """Speech at VOICE_RATE out of a wav. Raises SpeechFailed for what is none, or too long."""
+    """Speech at VOICE_RATE out of a wav. Raises SpeechFailed for other or too long data."""
     data = bytearray()
     header: WavFormat | None = None
     resampler: soxr.ResampleStream | None = None
@@ -148,7 +148,7 @@ def read_header(data: bytes) -> WavFormat | None:
     """The format of a wav that begins with `data`, or None while more is needed.
 
     The length that it says is not looked at: one that is streamed does not know its own.
-    Raises SpeechFailed for what is no wav of 16-bit samples.
+    Raises SpeechFailed for anything but a wav of 16-bit samples.
     """
     if not b"RIFF".startswith(data[:4]) or (len(data) >= 12 and data[8:12] != b"WAVE"):
         raise SpeechFailed("the speech server's answer is no wav")

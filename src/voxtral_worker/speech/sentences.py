@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 
 import sentencex
 
-# A longer one is cut where a reader would breathe: whoever waits for its sound waits for all of it.
+# A longer one is cut where a reader would breathe: its sound comes only when all of it is made.
 MAX_CHARACTERS = 240
-# Of a text whose language nobody has named, sentences end as in English.
+# Without a language, sentences end as in English.
 DEFAULT_LANGUAGE = "en"
 # The first words of an answer are said as soon as a reader would breathe behind so many characters,
-# some seconds of speech: the rest is written meanwhile.
+# some seconds of speech: the rest is written at the same time.
 EARLY_CHARACTERS = 24
 _EARLY = re.compile(r"[;:,—–][ \t]+(?=\S)")
 _LINES = re.compile(r"(?<=\n)(?!$)")
@@ -44,7 +44,7 @@ class SentenceSplitter:
 
     def _first_part(self) -> list[str]:
         if self._text.lstrip()[:1] in ("[", "{"):
-            # JSON, whose commas are no breaths.
+            # JSON: its commas are not pauses.
             return []
         found = _EARLY.search(self._text, EARLY_CHARACTERS)
         if found is None:

@@ -21,7 +21,7 @@ LEAST_AHEAD_S = 0.15
 
 
 class Listener(Protocol):
-    """Whoever gets the speech; what it is told, it is told on the loop of the speaker."""
+    """Gets the speech; its methods are called on the loop of the speaker."""
 
     def spoke(self, piece: SpokenPiece) -> None:
         """Send a piece, and note it in the playback."""
@@ -56,7 +56,7 @@ class _Words:
 
 
 class Speaker:
-    """Turns are spoken in the order in which they began; after `hush` nothing more is told.
+    """Turns are spoken in the order in which they began; after `hush` nothing more is sent.
 
     It belongs to one event loop. What waits is bounded by the length of the answers.
     """
@@ -82,7 +82,7 @@ class Speaker:
 
     @property
     def is_speaking(self) -> bool:
-        """Whether something is still to be told."""
+        """Whether something is still to be sent."""
         return bool(self._turns)
 
     def say(self, turn_id: str, text: str, format_: SpeechFormat) -> None:
@@ -100,7 +100,7 @@ class Speaker:
                 words.end()
 
     def hush(self) -> None:
-        """Forget what was to be said. Nothing is told after this, until more is said."""
+        """Forget what was to be said. Nothing is sent after this, until more is said."""
         self._turns.clear()
         if self._task is not None:
             self._task.cancel()
@@ -116,7 +116,7 @@ class Speaker:
     async def _work(self) -> None:
         while self._turns:
             await self._speak(self._turns[0])
-            # Nobody else takes a turn out but who hushes, and that ends this task.
+            # Only `hush` takes a turn out elsewhere, and it ends this task.
             self._turns.popleft()
         self._task = None
 
@@ -158,14 +158,14 @@ class Speaker:
         self._is_failing = False
 
     async def _offer(self, words: _Words, piece: Piece) -> None:
-        """Tell a piece, or hold it back, as it may be the last."""
+        """Send a piece, or hold it back, because it may be the last."""
         text, self._unsaid = self._unsaid, ""
         await self._pass_on(SpokenPiece(words.turn_id, text, piece.data, piece.duration_ms))
         if self._playback.ahead_s(self._now_s()) < LEAST_AHEAD_S:
             await self._pass_on(None)
 
     async def _pass_on(self, piece: SpokenPiece | None) -> None:
-        """Tell what is held, and hold something else."""
+        """Send what is held, and hold something else."""
         held, self._held = self._held, piece
         if held is None:
             return

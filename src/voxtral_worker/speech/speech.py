@@ -41,7 +41,7 @@ IS_OFF = "this worker has no voice (SPEECH is off)"
 
 
 class Speech:
-    """Every text is said once, or its failure is told once; its methods suit any thread."""
+    """Every text is said once, or its failure is reported once. Its methods suit any thread."""
 
     def __init__(self, voice: Voice, default_name: str) -> None:
         """`default_name` is the voice that `default` means."""
@@ -54,7 +54,7 @@ class Speech:
         self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve; the voice is loaded meanwhile."""
+        """Begin to serve; the voice is loaded in the background."""
         self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._begin(self._load())
@@ -91,7 +91,7 @@ class Speech:
         said: asyncio.Queue[Samples | WorkerError | None] = asyncio.Queue()
 
         def tell(item: Samples | WorkerError | None) -> None:
-            # The loop may be gone by now, and then nobody listens.
+            # The loop may be gone by now, and its listener with it.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(said.put_nowait, item)
 
@@ -133,7 +133,7 @@ class Speech:
     async def _load(self) -> None:
         try:
             await self._voice.load()
-        except Exception:  # what a voice's package raises nobody knows; it is asked again later
+        except Exception:  # a voice's package may raise anything; it is asked again later
             log.exception("speech: the voice cannot be loaded")
 
     async def _end(self) -> None:
@@ -207,7 +207,7 @@ def open_speech(settings: Settings) -> Speech | None:
 
 
 def require_voice(speech: Speech | None, voice: str | None) -> None:
-    """Raises BadInput unless answers can be spoken with a voice; None is no speech."""
+    """Raises BadInput unless answers can be spoken with a voice; None asks for no speech."""
     if voice is None:
         return
     if speech is None:

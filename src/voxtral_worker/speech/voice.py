@@ -1,4 +1,4 @@
-"""The seam between whoever wants something said and whatever says it."""
+"""The seam between the callers that want a text said and the voice that says it."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
@@ -12,7 +12,7 @@ Samples: TypeAlias = NDArray[np.float32]
 VOICE_RATE = 24_000
 # Whatever voice the worker has.
 DEFAULT_VOICE = "default"
-# OpenAI's clients ask for one of these whoever answers.
+# OpenAI's clients ask for one of these, whichever server answers.
 OPENAI_VOICES = frozenset(
     "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
 )

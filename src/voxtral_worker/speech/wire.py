@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 # One of the kinds below, the number of the text that it is about, the bytes that follow.
 HEAD = struct.Struct("<BIQ")
-# To the process: a text to say, one that nobody waits for any more.
+# To the process: a text to say, and one that is no longer wanted.
 SAY, CANCEL = range(2)
 # From it: it has started; more of a text's speech, the end of it, what prevented it.
 READY, SOUND, END, FAILED = range(4)
@@ -21,7 +21,7 @@ def packed(kind: int, number: int, body: bytes = b"") -> bytes:
 
 def asked(text: str, voice: str, speed: float) -> bytes:
     """The body of SAY."""
-    # Half of a surrogate pair is no text that a voice could read.
+    # A voice cannot read half of a surrogate pair.
     words = text.encode("utf-8", "replace")
     return SPEED.pack(speed) + voice.encode() + b"\0" + words
 

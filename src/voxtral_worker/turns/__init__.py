@@ -1,6 +1,6 @@
-"""The listening floor: where speech is, when a turn ends."""
+"""The listening floor: finds speech in a stream, and decides when a turn ends."""
 
 from voxtral_worker.settings import opt_out_of_telemetry
 
-# Before `vad.py` brings ONNX Runtime in.
+# Before another module of this folder imports ONNX Runtime.
 opt_out_of_telemetry()

@@ -1,9 +1,9 @@
-"""Says how complete the words before a pause sound.
+"""Scores how complete the words before a pause sound.
 
-The network is Smart Turn v3.2, or another of the same shape: it hears the last 8 s of a turn and
-gives the probability that the speaker has said all. One thread owns it; a score takes most of a
-tenth of a second of one core, and rows of a batch cost as much as calls, so pauses are scored one
-by one.
+The network is Smart Turn v3.2, or another of the same shape. It hears the last 8 s of a turn and
+returns the probability that the speaker has finished. One thread owns it. A score takes nearly
+a tenth of a second of one core. A batch of pauses would take as long as one call for each, so
+pauses are scored one by one.
 """
 
 import asyncio
@@ -31,26 +31,27 @@ from voxtral_worker.errors import LoadFailure
 log = logging.getLogger(__name__)
 
 Samples: TypeAlias = NDArray[np.float32]
-# The probability that the speaker has said all, of features, float32 [1, 80, 800].
+# The probability that the speaker has finished, for features, float32 [1, 80, 800].
 Network: TypeAlias = Callable[[Samples], float]
-# A score, or None: nobody can say.
+# A score, from 0 to 1; None: there is no score of this pause.
 Score: TypeAlias = "asyncio.Future[float | None]"
 
-# What the network hears: sound of another length is cut or filled up in front.
+# What the network hears. Longer sound is cut at its beginning, and shorter sound is filled up
+# there.
 HEARD_SAMPLES = 8 * SAMPLE_RATE
 MEL_BINS = 80
 MEL_FRAMES = 800
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
-# Whisper's: the quietest that is told apart, and how far below the loudest that may be; in powers
-# of ten.
+# As Whisper has them: the quietest sound that is distinguished from silence, and how far below the
+# loudest it may be, in powers of ten.
 FLOOR = 1e-10
 RANGE = 8.0
-# Added to the variance, so that silence is not divided by nothing.
+# Added to the variance, so that silence is not divided by zero.
 LEAST_VARIANCE = 1e-7
 
 MAX_WAITING = 64
-# A score that is not there by then is of no use: the pause goes on meanwhile.
+# A score that comes later than this is of no use: the silence alone has decided by then.
 PATIENCE_S = 0.4
 
 _WINDOW = np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
@@ -61,10 +62,10 @@ _FILTERS = mel_filter_bank(
 
 
 def features(samples: Samples) -> Samples:
-    """What transformers' WhisperFeatureExtractor makes, float32 [80, 800], of sound, float32 [n].
+    """Features, float32 [80, 800], of sound, float32 [n], 16 kHz.
 
-    The last 8 s count; what is missing is silence in front of them. Its frames are all alike
-    and computed once.
+    They are those of transformers' WhisperFeatureExtractor for the last 8 s. Shorter sound has
+    silence before it; the frames of that silence are all the same, and are computed once.
     """
     heard = samples[-HEARD_SAMPLES:]
     missing = HEARD_SAMPLES - len(heard)
@@ -86,18 +87,20 @@ def features(samples: Samples) -> Samples:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The end of a turn, float32 [n], at most 8 s; `asked_s` on the monotonic clock."""
+    """A pause that waits for its score."""
 
+    # The sound before it, float32 [n], at most 8 s.
     samples: Samples
     answer: Score
+    # When the score was asked for, on the monotonic clock.
     asked_s: float
 
 
 class Completeness:
-    """Every question is answered, in order of arrival: with a score, or that there is none."""
+    """Every call of `ask` gets a result, in order of arrival: a score, or None."""
 
     def __init__(self, network: Network) -> None:
-        """`network`: see `load_network`; it is called on the thread alone."""
+        """`network`: see `load_network`. It is called on this class's own thread only."""
         self._network = network
         self._asked: queue.Queue[_Asked | None] = queue.Queue(MAX_WAITING)
         self._has_failed = False
@@ -109,9 +112,10 @@ class Completeness:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; who waits for a score gets none."""
+        """End the thread. Pauses that still wait get None."""
         self._is_stopping.set()
-        # A full queue is read anyway, and then its reader sees that it is to stop.
+        # If the queue is full, the thread does not wait for an entry, and sees by itself that it
+        # is to stop.
         with suppress(queue.Full):
             self._asked.put_nowait(None)
         if self._thread.is_alive():
@@ -119,14 +123,14 @@ class Completeness:
 
     @property
     def is_running(self) -> bool:
-        """Whether questions are taken: between `start` and `stop`."""
+        """Whether pauses are scored: between `start` and `stop`."""
         return self._thread.is_alive() and not self._is_stopping.is_set()
 
     def ask(self, samples: Samples) -> Score:
-        """Have the end of a turn, float32 [n], 16 kHz, scored; from an event loop.
+        """Score the sound before a pause, float32 [n], 16 kHz. Call it on an event loop.
 
-        The result is None where the network fails, is asked too much, takes too long or does
-        not run.
+        The result is None if the network fails, if too many pauses wait, if the score takes too
+        long, or if the thread does not run.
         """
         answer: Score = asyncio.get_running_loop().create_future()
         asked = _Asked(samples[-HEARD_SAMPLES:].copy(), answer, time.monotonic())
@@ -152,7 +156,7 @@ class Completeness:
                 self._answer(left, None)
 
     def _score_in_time(self, asked: _Asked) -> float | None:
-        # Nobody waits any more for those behind a long queue, so they do not make it longer.
+        # Its session no longer waits for this score. To compute it would make the others late too.
         if time.monotonic() - asked.asked_s > PATIENCE_S:
             metrics.turn_scores.labels("late").inc()
             return None
@@ -180,13 +184,13 @@ class Completeness:
 
 
 def _sums_exactly() -> bool:
-    """Whether the CPU sums products of 8-bit numbers in 32 bits: the same scores in less time."""
+    """Whether the CPU adds products of 8-bit numbers in 32 bits, which is exact and faster."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
 
 
 def load_network(path: Path) -> Network:
-    """Load a turn model. Raises LoadFailure for a file that is none of this shape."""
+    """Load a turn model. Raises LoadFailure for a file of another shape."""
     try:
         network = _load(path)
         network(features(np.zeros(SAMPLE_RATE, np.float32))[None])

@@ -72,7 +72,9 @@ class TurnDetector:
         # interrupt it.
         self.least_speech_frames = MIN_SPEECH_FRAMES
         self._max_turn_frames = max_turn_frames
+        # Counts the frames, and the speech in them.
         self._meter = SpeechMeter(max_turn_frames)
+        # Decides how much silence ends a turn.
         self._endpoint = Endpoint(silence_ms)
         self._state = _State.QUIET
         # Where the audio of the open turn, or of the onset, begins.
@@ -98,8 +100,11 @@ class TurnDetector:
         `threshold`, a probability, replaces the one that `sensitivity` stands for. A pre-roll is
         at most half of the longest turn. Without `waits` no pause is scored.
         """
+        # Speech must be this likely for a turn to start.
         self._threshold = THRESHOLDS[sensitivity] if threshold is None else threshold
+        # A turn's audio begins this long before its first speech.
         self._pre_roll_frames = min(-(-pre_roll_ms // FRAME_MS), self._max_turn_frames // 2)
+        # For this long after its end a turn may open again.
         self._reopen_frames = -(-reopen_ms // FRAME_MS)
         self._endpoint.configure(silence_ms, waits)
 

@@ -6,8 +6,8 @@ from voxtral_worker.audio.frames import FRAME_MS
 from voxtral_worker.turns.events import SpeechPaused
 from voxtral_worker.turns.speech_meter import SpeechMeter
 
-# A turn's audio goes on this long after its last speech, so that its end does not depend on how
-# long the silence was waited for.
+# A turn's audio ends this long after its last speech, so that its end does not depend on how much
+# silence was needed.
 TAIL_FRAMES = 5
 # The silence, in ms, that a pause needs at `silence_ms` 500: where the words before it are surely
 # complete, where they seem to be, where they do not, and where there is no score.
@@ -20,9 +20,9 @@ SURELY_COMPLETE = 0.85
 SEEMS_COMPLETE = 0.5
 # No pause that is scored ends a turn earlier, so that there is time for the score.
 SCORE_DUE_FRAMES = 7
-# Scores of less than a second of speech are no better than chance.
+# With less than a second of speech, a score is as good as chance.
 SCORED_SPEECH_FRAMES = 32
-# In noise they are not much better: the pause must be 20 dB quieter than the speech.
+# In noise it is hardly better: the pause must be 20 dB quieter than the speech.
 SCORED_ENERGY_RATIO = 100.0
 
 
@@ -46,7 +46,7 @@ class Waits:
         return cls(max(due, surely), max(due, seemingly), max(due, hardly), unknown)
 
     def at_least(self, silence_ms: int) -> "Waits":
-        """The same, but none of them shorter than `silence_ms`."""
+        """The same waits, but each at least `silence_ms`."""
         least = -(-silence_ms // FRAME_MS)
         return Waits(
             *(max(least, n) for n in (self.surely, self.seemingly, self.hardly, self.unknown))

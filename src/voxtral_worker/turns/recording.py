@@ -1,8 +1,8 @@
-"""Finds where a whole recording holds speech, and cuts it where it does not.
+"""Finds where a whole recording holds speech, and cuts it in the pauses.
 
-The network is asked about several places of the recording at once, which costs less than half
-of asking frame by frame. At each place it listens a little ahead, since it remembers what
-it has heard.
+The network hears several places of the recording at once, which takes less than half of the time
+of frame by frame. What it computes depends on what it heard before, so at each place it starts to
+listen a little earlier.
 """
 
 import threading
@@ -19,46 +19,47 @@ from voxtral_worker.turns.detector import TurnDetector
 from voxtral_worker.turns.events import TurnEnded
 
 Samples: TypeAlias = NDArray[np.float32]
-# Probabilities [n, k] and new states [2, n, 128], of sound [n, 64 + 512 * k] and states.
+# From sound [n, 64 + 512 * k] and states [2, n, 128] to probabilities [n, k] and new states.
 Network: TypeAlias = Callable[[Samples, Samples], tuple[Samples, Samples]]
-# Speech probabilities, float32 [k], of a recording, float32 [n]; blocks.
+# From a recording, float32 [n], to the speech probabilities of its frames, float32 [k]. It blocks.
 Survey: TypeAlias = Callable[[Samples, threading.Event], Samples]
 FindSpeech: TypeAlias = Callable[[Samples], Awaitable[tuple[Stretch, ...]]]
 
 # What the network remembers of a stream: the samples before a frame, and its own state.
 CONTEXT_SAMPLES = 64
 STATE_SHAPE = (2, 128)
-# More places at once cost nearly as much a frame, and a short recording has no room for them.
+# More places at once would hardly take less time for each frame.
 MOST_PLACES = 16
-# After two seconds what was heard before them hardly matters.
+# What the network heard more than two seconds ago hardly matters.
 LEAD_FRAMES = 2 * SAMPLE_RATE // FRAME_SAMPLES
+# Fewer frames are not worth a place of their own, because of the two seconds before it.
 LEAST_FRAMES = 4 * LEAD_FRAMES
-# Speech that is quieter than this at its loudest is made louder for the network's ears.
+# A recording whose loudest sample is below this is amplified for the network.
 LOUD = 0.1
 MOST_GAIN = 32.0
 # What the model hears at once: at most 30 s.
 WINDOW_FRAMES = 30 * SAMPLE_RATE // FRAME_SAMPLES
 PAUSE_MS = 500
-# In a longer pause a model may make up words, and every second of it costs.
+# In a longer pause a model may invent words, and every second of it takes time to encode.
 MOST_PAUSE_SAMPLES = 2 * SAMPLE_RATE
 
 
 async def find_speech(survey: Survey, samples: Samples) -> tuple[Stretch, ...]:
-    """Where a recording, float32 [n], 16 kHz, holds speech; found beside the event loop.
+    """Where a recording, float32 [n], 16 kHz, holds speech. Works on a thread of its own.
 
-    Each stretch lasts at most 30 s and lies between two pauses of half a second; where speech
-    goes on for longer, it is cut at a quiet place. Raises EngineFailure.
+    Each stretch lasts at most 30 s and lies between two pauses of half a second. Longer speech is
+    cut at a quiet place. Raises EngineFailure.
     """
     return await run_aside(lambda is_over: stretches_of(samples, survey(samples, is_over)))
 
 
 async def take_all_as_speech(samples: Samples) -> tuple[Stretch, ...]:
-    """What `find_speech` finds where nobody listens."""
+    """The stretches of a recording without a VAD: all of it counts as speech."""
     return stretches_of(samples, np.ones(_frames_in(samples), np.float32))
 
 
 def joined(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """Stretches that are close together as one, of at most 30 s."""
+    """Join stretches that are close together, up to 30 s."""
     windows: list[Stretch] = []
     for stretch in stretches:
         last = windows[-1] if windows else None
@@ -74,7 +75,7 @@ def joined(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
 
 
 def stretches_of(samples: Samples, probabilities: Samples) -> tuple[Stretch, ...]:
-    """Speech as a live session would find it, by one probability, float32 [k], a frame."""
+    """Speech as a live session would find it, from one probability for each frame, float32 [k]."""
     detector = TurnDetector(silence_ms=PAUSE_MS, max_turn_frames=WINDOW_FRAMES)
     events = [
         event
@@ -93,7 +94,8 @@ def stretches_of(samples: Samples, probabilities: Samples) -> tuple[Stretch, ...
 def probabilities_of(network: Network, samples: Samples, is_over: threading.Event) -> Samples:
     """Speech probabilities, float32 [k], of each frame of a recording, float32 [n].
 
-    The last frame is filled up with silence. Blocks; an answer after `is_over` means nothing.
+    The last frame is filled up with silence. It blocks, and gives up when `is_over` is set: what
+    it returns then has no meaning.
     """
     frames = _frames_in(samples)
     places = max(1, min(MOST_PLACES, frames // LEAST_FRAMES))
@@ -106,7 +108,7 @@ def probabilities_of(network: Network, samples: Samples, is_over: threading.Even
         if is_over.is_set():
             break
         if step == 0:
-            # Before the first frame there is nothing.
+            # The recording begins here: nothing was heard before it.
             state[:, 0] = 0.0
         rows = np.stack([_heard_with(samples, first + step) for first in firsts])
         probabilities, state = network(rows * gain, state)
@@ -120,7 +122,7 @@ def _frames_in(samples: Samples) -> int:
 
 
 def _heard_with(samples: Samples, frame: int) -> Samples:
-    """A frame behind the end of the one before it; beyond the recording all is silence."""
+    """A frame, after the end of the frame before it. Outside of the recording there is silence."""
     row = np.zeros(CONTEXT_SAMPLES + FRAME_SAMPLES, np.float32)
     start = frame * FRAME_SAMPLES - CONTEXT_SAMPLES
     piece = samples[max(0, start) : max(0, start + len(row))]
@@ -135,7 +137,7 @@ def _gain(samples: Samples) -> np.float32:
 
 
 def _energies(samples: Samples) -> list[float]:
-    """The energy of each frame; the last may be a part of one."""
+    """The energy of each frame. The last frame may be incomplete."""
     whole = len(samples) - len(samples) % FRAME_SAMPLES
     frames = samples[:whole].reshape(-1, FRAME_SAMPLES)
     energies: list[float] = np.einsum("ij,ij->i", frames, frames).tolist()

@@ -10,25 +10,29 @@ from voxtral_worker.turns.recording import CONTEXT_SAMPLES, STATE_SHAPE
 class StreamMemory:
     """Holds what the network remembers of each session, in one array with a row for each.
 
-    Rows are given by the VAD's thread alone. One that is let go is given again only between two
-    ticks, so that a tick under way never writes what one session said into another's row.
+    The VAD's thread alone gives rows to sessions. It gives a row again only between two ticks, so
+    that a tick under way never writes what one session said into another's row.
     """
 
     def __init__(self) -> None:
+        # The row of each session.
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
+        # Rows of sessions that were forgotten. They are free after the tick under way.
         self._let_go: list[int] = []
+        # The end of the frame before, float32 [rows, 64], and the network's own state, float32
+        # [2, rows, 128].
         self.contexts = np.zeros((0, CONTEXT_SAMPLES), np.float32)
         self.states = np.zeros((STATE_SHAPE[0], 0, STATE_SHAPE[1]), np.float32)
 
     def rows_of(self, keys: Iterable[str]) -> list[int]:
-        """The rows of some sessions, zeroed for new ones. Between two ticks."""
+        """The rows of some sessions; those of new ones are zeros. Call it between two ticks."""
         self._free += self._let_go
         self._let_go.clear()
         return [self._rows[key] if key in self._rows else self._new(key) for key in keys]
 
     def forget(self, key: str) -> None:
-        """A session is gone, or starts anew."""
+        """Forget a session. If it comes again, it starts with zeros."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._let_go.append(row)

@@ -1,7 +1,7 @@
-"""Says how likely each frame is speech, for all sessions in one batch.
+"""Computes how likely each frame is speech, for all sessions in one batch.
 
-One thread owns the model and every session's recurrent state. A tick takes as many frames of
-each session that has some waiting, so that many sessions cost little more than one.
+One thread owns the model and every session's recurrent state. A tick takes the same number of
+frames from each session that has some waiting, so many sessions cost little more than one.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 MAX_FRAMES = 4096
 IDLE_WAIT_S = 1.0
-# A tick takes milliseconds: one that takes so long will never come back. This is time in which
-# the process ran: after a pause of the machine, a tick is late but does not hang.
+# A tick takes milliseconds: one that takes this long will never end. Only time in which the
+# process ran counts: after a pause of the machine, a tick is late but does not hang.
 HUNG_S = 10.0
-# Frames of many sessions come one by one: those of so long share a tick.
+# Frames of many sessions come one by one. Those that come within this time share a tick.
 GATHER_S = 0.02
-# Of each session in one tick: those of a long chunk are no long wait for others.
+# Frames of each session in one tick, so that a long chunk does not make the others wait for long.
 MOST_AT_ONCE = 4
 
 Samples: TypeAlias = NDArray[np.float32]
@@ -42,38 +42,47 @@ Samples: TypeAlias = NDArray[np.float32]
 
 @dataclass
 class _Task:
-    """Frames of one session, float32 [k, 512], of which so many are done."""
+    """Frames of one session that are being heard."""
 
+    # The session.
     key: str
+    # Float32 [k, 512].
     frames: Samples
+    # Gets the probabilities, or the error, on the loop of the caller.
     answer: "asyncio.Future[Samples]"
-    # Float32 [k].
+    # Float32 [k]; the first `done` of them are known.
     probabilities: Samples
+    # How many frames were heard.
     done: int = 0
-    # When the last of those was done, or the task came, in running time.
+    # When the last of them was heard, or the task came, in running time.
     done_s: float = field(default_factory=running_s)
+    # The timer that gives up on the task if no frame is heard for too long.
     watch: asyncio.TimerHandle | None = None
 
     @property
     def left(self) -> int:
+        """How many frames were not heard yet."""
         return len(self.frames) - self.done
 
 
 class Vad:
-    """A session's probabilities are those of silero-VAD alone, to 1e-4, whoever is heard beside it.
+    """Each session gets the probabilities that silero-VAD computes for it alone, to 1e-4.
 
-    Products of another number of rows are summed up in another order.
+    The rest is rounding: products of another number of rows are summed up in another order.
     """
 
     def __init__(self, network: Network | None = None, memory: StreamMemory | None = None) -> None:
-        """`network`: silero-VAD's where it is None. `memory`: an empty one where it is None."""
+        """`network`: None stands for silero-VAD's. `memory`: None stands for an empty one."""
         self._network = network or SpeechNetwork()
         self._memory = memory or StreamMemory()
+        # What is being heard, by session. `_wake` guards it.
         self._tasks: dict[str, _Task] = {}
+        # Wakes the thread when the first task comes, or when it is to stop.
         self._wake = threading.Condition()
         self._is_stopping = False
+        # When the thread last waited for frames that could share a tick.
         self._gathered_s = 0.0
-        # When the tick under way began, in running time; None between two ticks.
+        # When the tick under way began, in running time. None: between two ticks.
         self._tick_began_s: float | None = None
         self._thread = threading.Thread(target=self._serve, name="vad", daemon=True)
 
@@ -82,7 +91,7 @@ class Vad:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; whoever waits gets an EngineFailure."""
+        """End the thread. Calls that still wait raise EngineFailure."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
@@ -91,7 +100,7 @@ class Vad:
 
     @property
     def is_alive(self) -> bool:
-        """Whether frames will be answered: the thread lives, and no tick hangs."""
+        """Whether frames will be heard: the thread lives, and no tick hangs."""
         began_s = self._tick_began_s
         hangs = began_s is not None and running_s() - began_s > HUNG_S
         return self._thread.is_alive() and not hangs
@@ -99,7 +108,7 @@ class Vad:
     async def listen(self, key: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Speech probabilities, float32 [k], of a session's next frames, float32 [k, 512].
 
-        One call at a time for each key. Raises EngineFailure when the model fails, or hears
+        A session may have one call at a time. Raises EngineFailure when the model fails, or hears
         no frame of these for `HUNG_S` seconds.
         """
         if len(frames) > MAX_FRAMES or frames.shape[1:] != (FRAME_SAMPLES,):
@@ -151,7 +160,7 @@ class Vad:
         return probabilities
 
     def forget(self, key: str) -> None:
-        """Wipe what is remembered of a session; heard again, it starts anew."""
+        """Wipe what is remembered of a session. If it is heard again, it starts from nothing."""
         with self._wake:
             self._memory.forget(key)
             task = self._tasks.pop(key, None)
@@ -166,11 +175,11 @@ class Vad:
         try:
             while not self._is_stopping:
                 self._hear_next_or_fail()
-        except BaseException:  # the thread ends, and whoever waits must hear of it
+        except BaseException:  # the thread ends, and the calls that wait must get an error
             log.exception("vad: lost")
             reason = "the VAD is lost"
         with self._wake:
-            # From here on nobody is let in who would wait for ever.
+            # From here on `listen` takes no call, because it would wait without end.
             self._is_stopping = True
             tasks = list(self._tasks.values())
         self._end(tasks, EngineFailure(reason))
@@ -185,13 +194,17 @@ class Vad:
             self._end(tasks, EngineFailure(f"the VAD failed: {type(error).__name__}"))
 
     def _hear_next(self) -> None:
-        """Wait for frames and hear some of each session; a return leaves no sound behind."""
+        """Wait for frames, and hear some of each session.
+
+        It is a function of its own, so that no variable keeps the sound of a session that has
+        ended while the thread waits for the next frames.
+        """
         with self._wake:
             if not self._tasks and not self._is_stopping:
                 self._wake.wait(IDLE_WAIT_S)
             if self._tasks:
                 self._gather()
-            if self._is_stopping or not self._tasks:  # forgotten while others were awaited
+            if self._is_stopping or not self._tasks:  # all were forgotten during the wait
                 return
             tasks = list(self._tasks.values())
             rows = self._memory.rows_of(task.key for task in tasks)
@@ -207,7 +220,10 @@ class Vad:
         self._end([task for task in tasks if not task.left or task.answer.cancelled()])
 
     def _gather(self) -> None:
-        """Let frames join that are about to come; a session alone is heard at once."""
+        """Wait for frames of other sessions that are about to come.
+
+        A frame that comes after a pause, as those of a session alone do, is heard at once.
+        """
         if any(task.done for task in self._tasks.values()):
             return
         ready_s = self._gathered_s + GATHER_S
@@ -216,7 +232,7 @@ class Vad:
 
     def _tick(self, tasks: list[_Task], rows: list[int]) -> None:
         memory = self._memory
-        # As many of each, so that they are one array.
+        # The same number of frames of each, so that they are one array.
         count = min(MOST_AT_ONCE, *(task.left for task in tasks))
         sound = np.empty((len(tasks), CONTEXT_SAMPLES + count * FRAME_SAMPLES), np.float32)
         sound[:, :CONTEXT_SAMPLES] = memory.contexts[rows]
@@ -239,18 +255,18 @@ class Vad:
         # One call for all tasks of a loop: each of them wakes it by writing to a socket.
         for loop in {task.answer.get_loop() for task in tasks}:
             own = [task for task in tasks if task.answer.get_loop() is loop]
-            # The loop is closed when the worker stops while frames are still heard.
-            # It may also be closed between the question and the call.
+            # The loop is closed when the worker stops while frames are still heard. It may also
+            # be closed between the check and the call.
             with suppress(RuntimeError):
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(_answer, own, error)
 
 
 def _use_one_thread() -> None:
-    """Products this small are faster on one thread, and other threads have work of their own.
+    """Let PyTorch use one thread here: products this small are faster on one.
 
-    PyTorch keeps that number by thread, and for threads that are yet to come: those are to have
-    what they would have had.
+    PyTorch keeps that number for each thread, and once for the threads that start later. Those
+    get the number back that they would have had.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -261,7 +277,7 @@ def _use_one_thread() -> None:
 
 def _answer(tasks: Iterable[_Task], error: EngineFailure | None) -> None:
     for task in tasks:
-        if task.answer.done():  # whoever asked is gone
+        if task.answer.done():  # the caller has gone
             continue
         if error is None:
             task.answer.set_result(task.probabilities)

@@ -35,7 +35,7 @@ MAX_SEQ = 2**53
 RequestId: TypeAlias = str | int
 
 
-# Client to server. What a message has beside its fields, as a timestamp, is ignored.
+# Client to server. Other keys of a message, such as a timestamp, are ignored.
 _MESSAGE = ConfigDict(extra="ignore")
 
 
@@ -165,9 +165,10 @@ def parse(text: str) -> ClientMessage:
 
 @dataclass(frozen=True)
 class Message:
-    """What stands beside timestamp and seq; one of the conversation is numbered.
+    """A message without its timestamp and seq. Messages of the conversation are numbered.
 
-    `sound` goes out as a frame of its own right behind it, once: it is not held for later.
+    `sound` is sent once, as a frame of its own right behind the message. It is not held for a
+    resume.
     """
 
     kind: str
@@ -212,7 +213,7 @@ def message_of(event: events.Event) -> Message | None:
             }
             return Message("tool_call", made, is_numbered=True)
         case events.CallBegun() | events.CallDelta():
-            # A call is told once it is whole: nobody acts on half of one.
+            # A call is sent once it is whole: a client cannot act on half of one.
             return None
         case events.HistoryTrimmed(turn_id, exchanges):
             return _status("history_trimmed", turn_id, {"exchanges": exchanges})

@@ -17,7 +17,7 @@ _CODES = (
     "INVALID_REQUEST AUDIO_FORMAT_ERROR PAYLOAD_TOO_LARGE RATE_LIMITED SESSION_NOT_FOUND "
     "PROCESSING_ERROR AT_CAPACITY NOT_READY GPU_OOM CALL_NOT_FOUND TOOL_CALL_INVALID SPEECH_FAILED"
 )
-# A field that is no text, by its name: it is the same in all messages.
+# The fields that are not texts, by name: each is the same in all messages.
 _FIELDS: dict[str, JsonSchema] = {
     **dict.fromkeys(("timestamp", "server_time", "connection_duration", "offset_ms"), _TIME),
     **dict.fromkeys(("duration_ms", "speech_ms", "endpoint_ms", "first_token_ms"), _TIME),

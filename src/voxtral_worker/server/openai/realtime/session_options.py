@@ -82,7 +82,9 @@ class AudioFormat(Parameters):
     """How audio is encoded; the rate follows from the type."""
 
     type: Annotated[Literal["audio/pcm", "audio/pcmu", "audio/pcma"], CHOICE]
+    """How a sample is encoded. `audio/pcm` has 16 bits, the others are G.711."""
     rate: Annotated[int, whole(8000, 24_000)] | None = None
+    """Samples per second: 24000 with `audio/pcm`, else 8000."""
 
     @model_validator(mode="after")
     def _has_its_rate(self) -> "AudioFormat":
@@ -103,14 +105,15 @@ class ServerVad(Parameters):
     extras = keys(unsupported_key(), "idle_timeout_ms")
     type: Literal["server_vad"] = "server_vad"
     threshold: Annotated[float, number(0, 1), AfterValidator(float)] = 0.5
+    """The probability of speech from which a frame is speech."""
     prefix_padding_ms: Annotated[int, whole(0, 5000)] = 300
+    """How much audio before the speech belongs to the turn."""
     silence_duration_ms: Annotated[int, whole(100, 3000)] = 500
+    """Silence that ends a turn."""
     create_response: Flag = True
+    """Answer each turn. A turn that is not answered does not continue once it has ended."""
     interrupt_response: Flag = True
-
-    def as_object(self) -> dict[str, Any]:
-        """As OpenAI shows it."""
-        return {**self.model_dump(), "idle_timeout_ms": None}
+    """Speech interrupts the response in progress."""
 
 
 class SemanticVad(Parameters):
@@ -118,12 +121,11 @@ class SemanticVad(Parameters):
 
     type: Literal["semantic_vad"] = "semantic_vad"
     eagerness: Annotated[Eagerness, CHOICE] = "auto"
+    """How soon a turn ends; `auto` is `medium`."""
     create_response: Flag = True
+    """Answer each turn. A turn that is not answered does not continue once it has ended."""
     interrupt_response: Flag = True
-
-    def as_object(self) -> dict[str, Any]:
-        """As OpenAI shows it."""
-        return self.model_dump()
+    """Speech interrupts the response in progress."""
 
 
 TurnDetection: TypeAlias = Annotated[
@@ -141,6 +143,7 @@ class Transcription(Parameters):
     }
     # An empty code is the same as none.
     language: Annotated[str | None, _LANGUAGE, AfterValidator(lambda code: code or None)] = None
+    """The language of the user."""
 
 
 PCM = AudioFormat(type="audio/pcm")
@@ -152,7 +155,9 @@ class AudioInput(Parameters):
     extras = keys(ignored, "noise_reduction")
     format: AudioFormat = PCM
     turn_detection: Annotated[TurnDetection | None, OR_NULL] = ServerVad()
+    """How turns end. Null: audio waits for `commit`, and the answer for `response.create`."""
     transcription: Annotated[Transcription | None, OR_NULL] = None
+    """Also transcribe the user's speech, with the served model whatever you name. Null: do not."""
 
 
 class AudioOutput(Parameters):
@@ -160,7 +165,9 @@ class AudioOutput(Parameters):
 
     format: AudioFormat = PCM
     voice: Annotated[str, text(MAX_VOICE_CHARACTERS)] = DEFAULT_VOICE
+    """The voice that speaks."""
     speed: Annotated[float, number(MIN_SPEED, MAX_SPEED), AfterValidator(float)] = 1.0
+    """How fast it speaks."""
 
 
 class Audio(Parameters):
@@ -204,23 +211,11 @@ def _served(name: object, info: ValidationInfo) -> object:
 
 
 MostTokens: TypeAlias = Annotated[
-    int | Literal["inf"],
-    May(
-        f'a whole number from 1 to {MAX_NEW_TOKENS}, or "inf"',
-        core_schema.union_schema(
-            [
-                core_schema.int_schema(ge=1, le=MAX_NEW_TOKENS, strict=True),
-                core_schema.literal_schema(["inf"]),
-            ]
-        ),
-    ),
+    Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | Literal["inf"],
+    May(f'a whole number from 1 to {MAX_NEW_TOKENS}, or "inf"'),
 ]
 Modalities: TypeAlias = Annotated[
-    list[str],
-    May(
-        '["text"] or ["audio"]',
-        core_schema.list_schema(core_schema.literal_schema(["text", "audio"]), min_length=1),
-    ),
+    list[Literal["text", "audio"]], Field(min_length=1), May('["text"] or ["audio"]')
 ]
 
 
@@ -239,13 +234,21 @@ class SessionOptions(Parameters):
     }
     needed = frozenset({"type"})
     type: Annotated[Literal["realtime", "transcription"], CHOICE] = "realtime"
+    """What the session does. `transcription`: it transcribes, and gives no responses."""
     model: Annotated[Any, anything({"type": "string"}), AfterValidator(_served)] = None
+    """A name of the served model."""
     instructions: Annotated[str, text(MAX_TEXT_CHARACTERS)] = ""
+    """How the model is to answer."""
     max_output_tokens: MostTokens = DEFAULT_NEW_TOKENS
+    """The limit of a response."""
     tools: Tools | None = None
+    """The functions that the model may call."""
     tool_choice: ToolChoice = None
+    """Whether a function is called, and which. You may send `required` before there are tools."""
     parallel_tool_calls: Parallel = None
-    output_modalities: Modalities = Field(default=["text"])
+    """The model may call several functions in one response."""
+    output_modalities: Modalities = ["text"]
+    """Whether responses are text or speech."""
     audio: Audio = Audio()
     # What all updates have said of tools.
     toolbox: Toolbox = Field(default=NO_TOOLS, exclude=True)
@@ -326,14 +329,15 @@ class SessionOptions(Parameters):
 
     def as_object(self, session_id: str, model: str) -> dict[str, Any]:
         """As OpenAI shows it."""
-        heard, spoken = self.audio.input, self.audio.output
+        heard, spoken, turns = self.audio.input, self.audio.output, self.turn_detection
+        without_timeout = {"idle_timeout_ms": None} if isinstance(turns, ServerVad) else {}
         audio: dict[str, Any] = {
             "input": {
                 "format": heard.format.as_object(),
                 "transcription": heard.transcription
                 and {"model": model, "language": heard.transcription.language},
                 "noise_reduction": None,
-                "turn_detection": heard.turn_detection and heard.turn_detection.as_object(),
+                "turn_detection": turns and turns.model_dump() | without_timeout,
             }
         }
         if self.only_transcribes:
