@@ -16,15 +16,6 @@ MAX_CONTAINERS = 1 << 16
 MAX_VALUES = 1 << 18
 
 
-def is_clean(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which JSON may hold, and can be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def read_json(text: str | bytes, what: str) -> Any:
     """The value of a JSON text. Raises BadInput whose sentence begins with `what`.
 

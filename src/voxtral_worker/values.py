@@ -34,7 +34,6 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, TooLarge, WorkerError, shown
-from voxtral_worker.json_text import is_clean
 
 T = TypeVar("T")
 JsonSchema: TypeAlias = dict[str, Any]
@@ -155,6 +154,15 @@ def filled_text(most: int) -> May:
 
     schema = core_schema.no_info_plain_validator_function(check)
     return May(words, schema, {"type": "string", "minLength": 1, "maxLength": most}, tells=True)
+
+
+def is_clean(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON may hold, and can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def not_too_long(text: str, most: int, name: str = "") -> str:

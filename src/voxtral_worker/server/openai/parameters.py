@@ -25,7 +25,6 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, shown
-from voxtral_worker.json_text import is_clean
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
 from voxtral_worker.values import (
     JsonSchema,
@@ -33,6 +32,7 @@ from voxtral_worker.values import (
     Place,
     Problem,
     Values,
+    is_clean,
     made_of,
     may_be,
     read,
