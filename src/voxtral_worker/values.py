@@ -248,7 +248,7 @@ def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
 
 
 def attempt(make: Callable[[str], T]) -> T:
-    """For validators: what a function makes, told its whole name for its BadInput."""
+    """For validators: what a function makes. It gets its whole name, for its BadInput."""
     try:
         return make("")
     except BadInput:
@@ -265,7 +265,7 @@ def _error_of(make: Callable[[str], object], name: str) -> BadInput:
 
 
 def made_of(make: Callable[[Any, str], object], described: JsonSchema, words: str = "") -> May:
-    """What a function makes of a value; it is told the name for its BadInput."""
+    """What a function makes of a value and its whole name, which its BadInput needs."""
     schema = core_schema.no_info_plain_validator_function(
         lambda value: attempt(lambda name: make(value, name))
     )
