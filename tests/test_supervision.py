@@ -38,6 +38,9 @@ OWNERS = {
     "logs.py BackgroundHandler.__init__": ["lives as long as the process"],
     "server/driver.py Driver.__init__": ["close, which cancels and awaits it"],
     "server/connection.py Connection.__init__": ["finished, which awaits and cancels it"],
+    "server/connection.py Connection._send_large": [
+        "the writer; without it, the end of the transport, which ends every send"
+    ],
     "read_ahead.py reading_ahead": ["ended and joined in the finally"],
     "server/native/socket.py _serve.converse": ["cancelled in the finally"],
     "server/thread.py ServerThread.__init__": ["stop, which ends its loop and joins it"],

@@ -9,6 +9,7 @@ import pytest
 
 from tests.client.test_client import audio
 from tests.support.cuttable_line import CuttableLine
+from tests.support.held_vad import HeldVad
 from tests.support.running_server import RunningServer
 from voxtral_worker.client import (
     Delta,
@@ -22,7 +23,10 @@ from voxtral_worker.client import (
     VoxtralClient,
     VoxtralError,
 )
+from voxtral_worker.client import line as lines
+from voxtral_worker.client.journal import MOST_UNTAKEN_BYTES
 from voxtral_worker.client.rest import Rest
+from voxtral_worker.turns.vad import Vad
 
 Start = Callable[..., RunningServer]
 WAIT_S = 60
@@ -341,3 +345,61 @@ async def test_a_name_that_the_worker_would_not_send_back_is_refused(
         [*_, refused] = await until(client, lambda event: isinstance(event, Failure))
         assert refused.request_id == "long"
         assert client._line._journal.unanswered_texts() == []
+
+
+async def test_audio_waits_until_the_worker_has_taken_what_is_on_its_way(
+    start_server: Start, vad: Vad
+) -> None:
+    """However fast a recording is sent, a cut connection loses no more than the client holds."""
+    server = start_server(ready=False)
+    held = HeldVad(vad)
+    server.become_ready(vad=held)
+    sent = 0
+
+    async def recording() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(400):
+            yield bytes(32_000)
+            sent += 32_000
+
+    async with on_a_line(server) as (line, client):
+        seen: list[Event] = []
+
+        async def stream() -> None:
+            seen.extend([event async for event in client.stream(recording())])
+
+        streaming = asyncio.create_task(stream())
+        await eventually(lambda: client._line._journal.untaken_bytes + 32_000 > MOST_UNTAKEN_BYTES)
+        # Held back: the lines between the two would take much more.
+        for _ in range(20):
+            await client.session()
+        assert sent <= MOST_UNTAKEN_BYTES
+        line.cut()
+        held.opened.set()
+        async with asyncio.timeout(WAIT_S):
+            await streaming
+        stats = (await client.session())["stats"]
+    assert stats["audio_bytes_received"] == sent == 400 * 32_000
+    assert not [event for event in seen if isinstance(event, Pong)]
+
+
+async def test_pings_of_the_client_itself_are_not_shown(start_server: Start) -> None:
+    async with VoxtralClient(start_server().url) as client:
+        for _ in range(10):
+            await client.send_audio(bytes(64_000))
+        await client.ping()
+        await client.send_audio(bytes(300_000))
+        await client.get_stats()
+        events = await until(client, lambda event: isinstance(event, Stats))
+    assert len([event for event in events if isinstance(event, Pong)]) == 1
+
+
+async def test_a_worker_that_takes_nothing_is_told_of_in_time(
+    start_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "ROOM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(lines, "LOOK_S", 0.1)
+    async with VoxtralClient(start_server().url) as client:
+        with pytest.raises(VoxtralError, match=r"taken no audio for 0.2 s: read the events"):
+            for _ in range(3):
+                await client.send_audio(bytes(1 << 20))

@@ -1,9 +1,18 @@
 """One WebSocket's way out: in order, bounded, never waited for."""
 
 import asyncio
+import gc
+import os
+from typing import Any
 
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.compression_utils import ZLibCompressor
+
+from tests.support.ports import free_port
 from voxtral_worker.close_codes import CloseCode
 from voxtral_worker.server.connection import (
+    LARGE_BYTES,
     OUTBOX_BYTES,
     OUTBOX_MESSAGES,
     Connection,
@@ -12,6 +21,8 @@ from voxtral_worker.server.connection import (
 
 class FakeSocket:
     """Takes messages, or does not read at all."""
+
+    compress = 0
 
     def __init__(self, *, reads: bool = True, breaks: bool = False) -> None:
         self.sent: list[str] = []
@@ -108,3 +119,52 @@ async def test_what_was_read_does_not_count_for_what_waits() -> None:
     connection.close(1000, "")
     await connection.finished()
     assert len(socket.sent) == 3 and not transport.was_aborted
+
+
+async def test_a_client_that_leaves_while_a_large_frame_is_compressed_leaves_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would read the error of the task in which aiohttp compresses it."""
+    compresses, has_gone, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    compress = ZLibCompressor.compress
+
+    async def compressed(self: ZLibCompressor, data: bytes) -> bytes:
+        compresses.set()
+        await has_gone.wait()
+        return await compress(self, data)
+
+    monkeypatch.setattr(ZLibCompressor, "compress", compressed)
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    async def converse(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        connection = Connection(socket, request.transport)
+        connection.send(os.urandom(LARGE_BYTES + 1))
+        async for _ in socket:
+            pass
+        await connection.finished()
+        # Without the connection: it would keep what is to be collected.
+        finished.set()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", converse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port := free_port())
+    await site.start()
+    try:
+        async with asyncio.timeout(30), ClientSession() as http:
+            await http.ws_connect(f"http://127.0.0.1:{port}/", compress=15)
+            await compresses.wait()
+        async with asyncio.timeout(30):
+            await finished.wait()
+            has_gone.set()
+            while [each for each in asyncio.all_tasks() if "_send_" in repr(each.get_coro())]:
+                await asyncio.sleep(0.01)
+        gc.collect()
+        assert not errors
+    finally:
+        await runner.cleanup()

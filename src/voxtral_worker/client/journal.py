@@ -7,8 +7,13 @@ from typing import Any
 
 from voxtral_worker.client.errors import VoxtralError
 
-# Four minutes of 16-bit audio at 16 kHz.
+# Four minutes of 16-bit audio at 16 kHz: what is held while there is no connection.
 MOST_HELD_BYTES = 8 << 20
+# The most audio that may be on its way. Systems and proxies between the client and the worker would
+# take much more. A lost connection would lose all of that, and pings would wait behind it.
+MOST_UNTAKEN_BYTES = 2 << 20
+# How often the worker is asked how much it has taken, in bytes of audio.
+ASK_EVERY_BYTES = 256 << 10
 # The worker takes 600 messages in 10 s. So when this many controls are held, the oldest has
 # arrived long ago, or the connection is known to be lost. Texts are held in any case.
 MOST_HELD_MESSAGES = 1024
@@ -56,17 +61,40 @@ class Journal:
         # The latest audio, oldest first, and its size.
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
-        # All audio since the session began.
-        self._sent_bytes = 0
+        # All audio since the session began, in bytes.
+        self.sent_bytes = 0
+        # How much of that the worker has taken, as far as it is known; when it was last asked.
+        self._taken_bytes = self._asked_bytes = 0
         self._messages: list[SentMessage] = []
 
     def add_audio(self, chunk: bytes) -> None:
         """Hold one frame of audio, and drop the oldest frames beyond 8 MiB."""
         self._chunks.append(chunk)
-        self._sent_bytes += len(chunk)
+        self.sent_bytes += len(chunk)
         self._held_bytes += len(chunk)
         while self._held_bytes > MOST_HELD_BYTES:
             self._held_bytes -= len(self._chunks.popleft())
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Audio of which it is not known that the worker has taken it."""
+        return self.sent_bytes - self._taken_bytes
+
+    def has_room(self, count: int, *, is_open: bool) -> bool:
+        """Whether so many bytes of audio may be sent, or held while there is no connection."""
+        most = MOST_UNTAKEN_BYTES if is_open else MOST_HELD_BYTES
+        return not self.untaken_bytes or self.untaken_bytes + count <= most
+
+    def note_taken(self, received_bytes: int) -> None:
+        """The worker has said how many bytes of audio it has taken."""
+        self._taken_bytes = max(self._taken_bytes, received_bytes)
+
+    def is_to_ask(self) -> bool:
+        """Whether it is time to ask the worker how much it has taken; then it counts as asked."""
+        is_due = self.sent_bytes - self._asked_bytes >= ASK_EVERY_BYTES
+        if is_due:
+            self._asked_bytes = self.sent_bytes
+        return is_due
 
     def add_message(
         self, message: dict[str, Any], *, is_sent: bool, turn_id: str | None = None
@@ -84,7 +112,7 @@ class Journal:
             raise VoxtralError(
                 f"a message has {len(wire)} bytes, but may have {MOST_MESSAGE_BYTES}"
             )
-        sent = SentMessage(wire, kind, self._sent_bytes, request_id, is_sent, turn_id)
+        sent = SentMessage(wire, kind, self.sent_bytes, request_id, is_sent, turn_id)
         self._messages.append(sent)
         controls = [held for held in self._messages if held.request_id is None]
         if len(controls) > MOST_HELD_MESSAGES:
@@ -132,7 +160,9 @@ class Journal:
 
         Raises VoxtralError if it lacks more audio than is held.
         """
-        if self._sent_bytes - received_bytes > self._held_bytes:
+        self.note_taken(received_bytes)
+        self._asked_bytes = self._taken_bytes
+        if self.sent_bytes - received_bytes > self._held_bytes:
             raise VoxtralError("more audio was lost than the client holds")
         self._messages = [
             held
@@ -143,7 +173,7 @@ class Journal:
             held.is_sent = True
         messages = deque(self._messages)
         frames: list[bytes | str] = []
-        start = self._sent_bytes - self._held_bytes
+        start = self.sent_bytes - self._held_bytes
         # Messages go back between the chunks where they were. A chunk of which the worker has
         # taken a part is cut.
         for chunk in self._chunks:

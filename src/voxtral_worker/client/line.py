@@ -14,11 +14,16 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from voxtral_worker.client.errors import VoxtralError
 from voxtral_worker.client.events import SOUND
-from voxtral_worker.client.journal import MOST_HELD_BYTES, Journal
+from voxtral_worker.client.journal import Journal
 from voxtral_worker.client.rest import Rest, refusal, unreachable
 from voxtral_worker.client.retry import Retry
 
+# A worker that resumes a session first processes the audio that it has already read. Meantime it
+# sends heartbeats, so the limit is for the time without any message.
 RESUME_TIMEOUT_S = 30.0
+# How long audio waits for the worker to take earlier audio. Reading the events shows that it has.
+ROOM_TIMEOUT_S = 120.0
+LOOK_S = 1.0
 # The largest frame of audio that the worker takes.
 MOST_CHUNK_BYTES = 1 << 20
 # The config goes in the address of the socket, so that the session is made on the worker that the
@@ -67,10 +72,14 @@ class Line:
         self._journal = Journal()
         # The number of the last message that was read: a resume continues after it.
         self._last_seq = 0
+        # For each ping that is not answered yet: how many bytes of audio were sent before it, or
+        # None for one of the caller's. The worker takes all in order, so a pong says that it has
+        # taken them.
+        self._pings: deque[int | None] = deque()
         # Requests for statistics, and how many of them were answered or never will be.
         self.stats_asked = self.stats_answered = 0
-        # Audio that was given while there was no connection.
-        self._waiting_bytes = 0
+        # Set when audio that waits for room may have it.
+        self._may_have_room = asyncio.Event()
         self._is_closed = False
         self._is_interrupted = False
         # Why the session is over for good; None: it is not.
@@ -122,18 +131,42 @@ class Line:
             raise VoxtralError(
                 f"a chunk of audio has {len(chunk)} bytes, but may have {MOST_CHUNK_BYTES}"
             )
+        await self._wait_for_room(len(chunk))
         async with self._sending:
             self._require_alive()
-            if not self.is_open.is_set():
-                if self._waiting_bytes + len(chunk) > MOST_HELD_BYTES:
-                    raise VoxtralError(
-                        "the connection is lost and no more audio can be held: read the events, "
-                        "which opens it again"
-                    )
-                self._waiting_bytes += len(chunk)
+            if not self._journal.has_room(len(chunk), is_open=False):
+                raise VoxtralError(
+                    "the connection is lost and no more audio can be held: read the events, "
+                    "which opens it again"
+                )
             # First the journal: if the connection is lost during the send, the chunk is sent again.
             self._journal.add_audio(chunk)
             await self._send(chunk)
+            if self.is_open.is_set() and self._journal.is_to_ask():
+                self._pings.append(self._journal.sent_bytes)
+                await self._send(json.dumps(control("ping")))
+
+    async def _wait_for_room(self, count: int) -> None:
+        """Wait while too much audio is on its way to the worker."""
+        untaken, looks = -1, 0
+        while self._is_connected() and not self._journal.has_room(count, is_open=True):
+            looks = 0 if untaken != self._journal.untaken_bytes else looks + 1
+            if looks * LOOK_S >= ROOM_TIMEOUT_S:
+                raise VoxtralError(
+                    f"the worker has taken no audio for {ROOM_TIMEOUT_S:g} s: read the events, "
+                    "which show what it has taken"
+                )
+            untaken = self._journal.untaken_bytes
+            self._may_have_room.clear()
+            # If the caller reads no events, only the socket itself shows that it was lost.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._may_have_room.wait()
+
+    def _is_connected(self) -> bool:
+        return self.is_open.is_set() and (
+            self._socket is not None and self._socket.state is websockets.State.OPEN
+        )
 
     async def send_message(self, message: dict[str, Any], turn_id: str | None = None) -> None:
         """Send a message, and send it again if a lost connection took it.
@@ -153,6 +186,8 @@ class Line:
         async with self._sending:
             self._require_alive()
             self.stats_asked += control_type == "get_stats"
+            if control_type == "ping" and self.is_open.is_set():
+                self._pings.append(None)
             await self._send(json.dumps(control(control_type)))
 
     def _require_alive(self) -> None:
@@ -167,7 +202,11 @@ class Line:
         try:
             await self._socket.send(data)
         except websockets.ConnectionClosed:
-            self.is_open.clear()
+            self._lose()
+
+    def _lose(self) -> None:
+        self.is_open.clear()
+        self._may_have_room.set()
 
     async def _receive(self) -> dict[str, Any] | None:
         """The next message; None if the connection was lost.
@@ -182,7 +221,7 @@ class Line:
         except websockets.ConnectionClosed as closed:
             # Another task may have opened a new connection while this one waited.
             if socket is self._socket:
-                self.is_open.clear()
+                self._lose()
             code = closed.rcvd.code if closed.rcvd else 1006
             if code in FINAL_CODES and not self._is_closed:
                 self._end = VoxtralError(FINAL_CODES[code])
@@ -193,6 +232,13 @@ class Line:
         message = self._whole.popleft()
         self._journal.take(message)
         self.stats_answered += "stats" in message
+        if message.get("control_type") == "pong" and self._pings:
+            taken_bytes = self._pings.popleft()
+            if taken_bytes is not None:
+                self._journal.note_taken(taken_bytes)
+                self._may_have_room.set()
+                # The caller did not ask for this one.
+                return await self._receive()
         return message
 
     def _take(self, frame: str | bytes) -> None:
@@ -270,8 +316,9 @@ class Line:
     async def _resume(self, socket: ClientConnection) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
         try:
-            async with asyncio.timeout(RESUME_TIMEOUT_S):
+            async with asyncio.timeout(RESUME_TIMEOUT_S) as limit:
                 while (message := await self._receive()) is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + RESUME_TIMEOUT_S)
                     messages.append(message)
                     if self.session_id is None:
                         self._take_session(message)
@@ -299,9 +346,9 @@ class Line:
         lost = self._journal.give_up_texts() if resumed.get("missed") else []
         for frame in self._journal.missing(resumed["audio_bytes_received"]):
             await socket.send(frame)
-        self._waiting_bytes = 0
         # Statistics that were asked for on the lost connection are not sent again.
         self.stats_answered = self.stats_asked
+        self._pings.clear()
         self.is_open.set()
         return [_unknown(request_id) for request_id in lost]
 

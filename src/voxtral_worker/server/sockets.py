@@ -1,6 +1,9 @@
 """WebSockets of all dialects: refusals before the upgrade, then frames until the close."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -15,7 +18,12 @@ from voxtral_worker.server.sessions import Conversation
 
 # aiohttp closes the socket with 1009 on a larger frame, before the worker sees it.
 MAX_PROTOCOL_BYTES = 4 << 20
-PROTOCOL_PING_S = 20.0
+# Audio that has been sent and not read waits in the buffers of the two systems. A client that sends
+# a recording at full speed fills them, and its pings wait behind it: clients give up if the answer
+# takes longer than their limit (20 s for the Python package `websockets`). With a buffer of so
+# many bytes (Linux doubles the number) the answer comes within seconds. It still lets through
+# more than a megabyte per second over a distance of 100 ms.
+RECEIVE_BUFFER_BYTES = 128 << 10
 
 
 async def serve_socket(
@@ -27,7 +35,6 @@ async def serve_socket(
     service = request.app[SERVICE]
     socket = web.WebSocketResponse(
         max_msg_size=MAX_PROTOCOL_BYTES,
-        heartbeat=PROTOCOL_PING_S,
         timeout=CLOSE_TIMEOUT_S,
         protocols=protocols,
     )
@@ -38,6 +45,7 @@ async def serve_socket(
     socket.headers.update(await count_call(request))
     if SESSION_ID in request:
         await service.shared.bring(request[SESSION_ID], request[CALLER])
+    _bound_buffer(request.transport)
     await socket.prepare(request)
     metrics.connections_total.inc()
     metrics.connections_active.inc()
@@ -49,6 +57,14 @@ async def serve_socket(
         metrics.connections_active.dec()
         await connection.finished()
     return socket
+
+
+def _bound_buffer(transport: asyncio.Transport | None) -> None:
+    """Bound what the system holds of a connection that is read slowly."""
+    line = None if transport is None else transport.get_extra_info("socket")
+    if line is not None:
+        with suppress(OSError):
+            line.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 async def read(

@@ -11,13 +11,13 @@ from voxtral_worker.server.openai.chat_request import read_chat
 from voxtral_worker.server.openai.errors import BadOption, error_object, within
 from voxtral_worker.server.openai.messages import EncodedAudio
 from voxtral_worker.server.openai.models import ModelNames
-from voxtral_worker.server.openai.realtime.client_event import InputAudioBufferAppend, read_event
-from voxtral_worker.server.openai.realtime.session_options import (
+from voxtral_worker.server.openai.realtime.audio_options import (
     SemanticVad,
     ServerVad,
-    SessionOptions,
     Transcription,
 )
+from voxtral_worker.server.openai.realtime.client_event import InputAudioBufferAppend, read_event
+from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.server.openai.tools import MAX_NEW_TOKENS
 from voxtral_worker.server.openai.transcription_request import read_transcription
 

@@ -112,6 +112,8 @@ class GuardedProtocol(asyncio.Protocol):
         self._first_request_s = first_request_s
         self._inner: asyncio.Protocol | None = None
         self._peer = ""
+        # Bytes that have come, whether or not they are a whole message yet.
+        self.received_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,6 +148,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the data on."""
+        self.received_bytes += len(data)
         if self._inner is not None:
             self._inner.data_received(data)
 

@@ -81,7 +81,7 @@ class AnswerParameters(Parameters):
 
 
 def offered(
-    tools: tuple[Tool, ...],
+    tools: tuple[Tool, ...] | None,
     choice: object,
     parallel: object,
     name: str,
@@ -89,11 +89,12 @@ def offered(
     *,
     may_come: bool = False,
 ) -> Toolbox:
-    """What a request offers; a choice that it does not make is as before.
+    """What a request offers; tools and a choice that it does not name are as before.
 
     `may_come`: `required` may be said before there are tools, and holds once there are. `name` is
     that of the choice. Raises BadInput.
     """
+    tools = before.tools if tools is None else tools
     if choice is None:
         choice = before.choice_for(tools)
     if not tools and may_come and choice in (None, "required"):

@@ -1,4 +1,4 @@
-"""Audio that waits for its client to say that the turn is over."""
+"""The audio buffer of a client that ends its turns itself."""
 
 import math
 
@@ -15,7 +15,7 @@ SAMPLE_BYTES = 4
 
 
 class AudioBuffer:
-    """Holds at most `most_s` seconds."""
+    """Decoded audio of the open turn, at most `most_s` seconds of it."""
 
     def __init__(self, encoding: str, sample_rate: int, most_s: float) -> None:
         self._format = (encoding, sample_rate)
@@ -24,23 +24,26 @@ class AudioBuffer:
 
     @property
     def duration_ms(self) -> float:
-        """How much there is."""
+        """The length of the audio in the buffer."""
         return 1000 * self._samples / SAMPLE_RATE
 
     def clear(self) -> None:
-        """Nothing was said."""
+        """Delete all audio."""
         self._stream = AudioStream(*self._format)
         self._frames: list[NDArray[np.float32]] = []
         self._samples = 0.0
-        # What the frames take.
+        # The size of the decoded frames.
         self.bytes = 0
 
     def bytes_of(self, chunk: bytes) -> int:
-        """What a chunk takes once it is decoded, at most."""
+        """An upper bound of the size of a chunk once it is decoded."""
         return SAMPLE_BYTES * (math.ceil(self._samples_of(chunk)) + FRAME_SAMPLES)
 
     def push(self, chunk: bytes) -> None:
-        """More of it. Raises BadAudio, or TooLarge when it is full; it then stays as it was."""
+        """Decode and add a chunk.
+
+        Raises BadAudio, or TooLarge if the buffer would be too full; it then stays as it was.
+        """
         samples = self._samples_of(chunk)
         if self._samples + samples > self._most_samples:
             most_s = self._most_samples / SAMPLE_RATE
@@ -50,7 +53,10 @@ class AudioBuffer:
         self.bytes += self._frames[-1].nbytes
 
     def take(self) -> NDArray[np.float32]:
-        """All of it, float32 [n], 16 kHz; the buffer is then empty. Raises BadOption."""
+        """Return all audio, float32 [n], 16 kHz, and empty the buffer.
+
+        Raises BadOption if the audio is too short.
+        """
         if self.duration_ms < SHORTEST_MS:
             raise too_short(self.duration_ms)
         frames = [*self._frames, self._stream.finish()]
@@ -64,7 +70,7 @@ class AudioBuffer:
 
 
 def too_short(duration_ms: float) -> BadOption:
-    """The error for a commit of nothing."""
+    """The error for a commit of too little audio."""
     return BadOption(
         None,
         f"the audio buffer has {duration_ms:.0f} ms of audio; at least {SHORTEST_MS} ms are needed",
@@ -73,7 +79,7 @@ def too_short(duration_ms: float) -> BadOption:
 
 
 def nothing_heard() -> BadOption:
-    """The error for a commit where turns are heard, and none was."""
+    """The error for a commit when the worker detects turns and has heard no speech."""
     return BadOption(
         None,
         "there is nothing to commit: no speech was heard since the last turn ended",

@@ -19,11 +19,11 @@ from voxtral_worker.server.openai.realtime.response_options import ResponseOptio
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.values import By, Later, is_good, made_of, told, whole
 
-# An hour, which no answer is as long as.
+# One hour. No answer is that long.
 MAX_AUDIO_MS = 3_600_000
 ContentIndex: TypeAlias = Annotated[int, whole(0, 0)]
 AudioEnd: TypeAlias = Annotated[int, whole(0, MAX_AUDIO_MS)]
-# Of OpenAI's, and of connections by WebRTC alone.
+# Events of OpenAI's that only exist over WebRTC.
 WEBRTC_EVENTS = ("output_audio_buffer.clear",)
 
 
@@ -94,11 +94,11 @@ class ConversationItemDelete(ClientEvent):
 
 
 class ConversationItemTruncate(ClientEvent):
-    """Says how much of a spoken answer was played; the rest will not be."""
+    """Reports how much of a spoken answer was played, when the client stops playing it."""
 
     type: Literal["conversation.item.truncate"]
     item_id: ItemId
-    # These are read once it is known that the item can be truncated.
+    # Both are checked after the item: an item that does not exist is the error that counts.
     content_index: Annotated[object, Later(ContentIndex)] = 0
     audio_end_ms: Annotated[object, Later(AudioEnd)]
 
@@ -145,7 +145,7 @@ EVENTS: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, By("type", refus
 
 
 def event_id_of(text: str) -> tuple[object, str | None]:
-    """The JSON of a frame, and the event's id where it has one. Raises BadInput."""
+    """The JSON of a frame, and the event's id if it has a usable one. Raises BadInput."""
     value = read_json(text, "the event")
     if not isinstance(value, dict):
         raise BadInput("the event must be an object with a type")

@@ -23,15 +23,15 @@ from voxtral_worker.server.tools import require_callable
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.effects import Channel
 
-# A second of audio at the limit of bytes a second, in base64, and more.
+# More than one second of audio at the rate limit, in base64.
 MAX_EVENT_BYTES = 2 << 20
 AUDIO_EVENTS = ("input_audio_buffer.append", "conversation.item.create")
 
 
 class RealtimeDialect:
-    """One connection, on the channel of audio; nothing is numbered or said again."""
+    """Serves one connection, on the audio channel. It numbers no messages and repeats none."""
 
-    # No worker takes such a session over: it ends with its connection.
+    # A realtime session ends with its connection, so no other worker continues it.
     seqs: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
@@ -45,7 +45,7 @@ class RealtimeDialect:
         self._driver = driver
         self._session = driver.session
         self._names = names
-        # Those in force.
+        # The options in effect.
         self._options = options
         self._reporter = Reporter(driver, self._in_force)
         self._audio = InputAudio(driver, self._reporter, self._in_force, max_turn_s)
@@ -77,8 +77,8 @@ class RealtimeDialect:
             raise TooLarge(
                 f"an event may have at most {MAX_EVENT_BYTES} bytes, this one has {size}"
             )
-        # Audio comes as text here. What does not even name such an event is counted before it
-        # is read.
+        # Audio also arrives as text. Parsing costs time, so a frame that cannot hold audio is
+        # counted as a message before it is parsed.
         may_hold_audio = any(kind in data for kind in AUDIO_EVENTS)
         if not may_hold_audio:
             limits.check_message(size)
@@ -152,7 +152,7 @@ def _count(event: AnyEvent, size: int, limits: SessionLimits) -> None:
         case client_event.InputAudioBufferAppend():
             limits.check_audio(len(event.audio))
         case client_event.ConversationItemCreate():
-            # It may hold audio as well.
+            # The item may hold audio, so its size counts as audio.
             limits.check_message_count()
             limits.check_audio(size)
         case client_event.ResponseCreate():

@@ -11,17 +11,18 @@ from voxtral_worker.server.channels import AUDIO
 from voxtral_worker.server.driver import Driver
 from voxtral_worker.server.openai.errors import told_of
 from voxtral_worker.server.openai.realtime.audio_buffer import AudioBuffer
+from voxtral_worker.server.openai.realtime.audio_options import FORMATS
 from voxtral_worker.server.openai.realtime.items import new_id, require_room
 from voxtral_worker.server.openai.realtime.reporter import Reporter
-from voxtral_worker.server.openai.realtime.session_options import FORMATS, SessionOptions
+from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.sessions.memory import LONGEST_ANSWER_BYTES
 
-# The frame that a buffer ends with.
+# The last frame of a buffer, which is padded to its full length.
 MARGIN_BYTES = 8192
 
 
 class InputAudio:
-    """With turn detection the session hears the audio at once; without, it waits for a commit."""
+    """With turn detection the session hears audio at once. Without it, audio waits for a commit."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class InputAudio:
         options: Callable[[], SessionOptions],
         max_turn_s: float,
     ) -> None:
-        """`options`: those in force."""
+        """`options` returns the options in effect."""
         self._driver = driver
         self._session = driver.session
         self._reporter = reporter
@@ -40,7 +41,7 @@ class InputAudio:
         self._session.memory.hold(lambda: self._buffer.bytes)
 
     async def append(self, chunk: bytes, event_id: str | None) -> None:
-        """Take a chunk, which came with the event `event_id`."""
+        """Process the chunk of an event. Raises BadOption, RateLimited or EngineFailure."""
         ears, refuse = self._driver.ears, partial(self._refuse, event_id)
         with told_of("audio"):
             if self._options().turn_detection is not None:
@@ -52,12 +53,12 @@ class InputAudio:
         ears.count(chunk)
 
     def commit(self) -> None:
-        """End the turn."""
+        """End the turn. Raises BadInput if there is nothing to commit, or no room for it."""
         if self._options().turn_detection is not None:
             self._driver.perform(self._session.listening.end_turn(time.monotonic()))
             return
         require_room(len(self._session.inputs.pending))
-        # Before the sound leaves the buffer: what is refused can be committed again.
+        # Check before the buffer is emptied, so that the client can commit again.
         self._session.memory.require(LONGEST_ANSWER_BYTES + MARGIN_BYTES)
         audio = Audio(self._buffer.take())
         item_id = new_id("item")
@@ -65,13 +66,13 @@ class InputAudio:
         self._reporter.add_spoken(item_id, item_id, audio)
 
     def clear(self) -> None:
-        """Forget the audio of the open turn."""
+        """Discard the audio of the open turn."""
         self._buffer.clear()
         self._forget_turn()
         self._reporter.emit("input_audio_buffer.cleared")
 
     def begin_anew(self) -> None:
-        """Forget the audio of the open turn, which came in another format or under other rules."""
+        """Discard the audio of the open turn, because its format or its turn detection changed."""
         self._forget_turn()
         self._buffer = self._new_buffer()
         self._driver.ears.look_anew()

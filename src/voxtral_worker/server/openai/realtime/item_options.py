@@ -45,16 +45,16 @@ def _base64(value: object, name: str) -> bytes:
         raise BadOption(name, f"{name}: {error.message}", "invalid_base64") from None
 
 
-# An empty text is no bytes.
+# An empty string stands for zero bytes.
 Base64: TypeAlias = Annotated[
     bytes, made_of(_base64, {"type": "string", "contentEncoding": "base64"})
 ]
-# The id of an item that exists already.
+# The id of an existing item. Whether there is one is checked when the event is handled.
 ItemId: TypeAlias = Annotated[object, anything({"type": "string"})]
 
 
 class TextPart(Parameters):
-    """A text, whoever says it."""
+    """A text of the user, the assistant or the system."""
 
     extras = keys(ignored, "annotations logprobs")
     type: Literal["input_text", "output_text", "text"]
@@ -99,7 +99,7 @@ _STATES: dict[str, Extra] = {
 
 
 class NewItem(Parameters):
-    """Abstract: an item to be created. Without an id of the client's it gets a new one."""
+    """Abstract: an item to be created. Its id is the client's, or a new one."""
 
     extras: ClassVar[Mapping[str, Extra]] = _STATES
     id: Annotated[str, text(MAX_ID_CHARACTERS)] = ""
@@ -111,7 +111,7 @@ class NewItem(Parameters):
 
 
 class NewMessage(NewItem):
-    """Abstract: what one side says."""
+    """Abstract: a message of one role."""
 
     extras: ClassVar[Mapping[str, Extra]] = {**_STATES, "phase": ignored}
     type: Literal["message"] | None = None
@@ -127,27 +127,27 @@ class NewMessage(NewItem):
         said = [_said(part, decode) for part in self.content]
         item_id = self.item_id
         item = Item(item_id, role, [_seen(each, role) for each in said], key=item_id)
-        # A text of blanks is seen, but says nothing.
+        # Clients see a blank text in the item, but the model does not read it.
         parts = tuple(each for each in said if isinstance(each, Audio) or each.strip())
         return item, Said(role, parts)
 
 
 class UserMessage(NewMessage):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: Annotated[UserParts, _PARTS, or_text(UserParts)] = []
 
 
 class AssistantMessage(NewMessage):
-    """What the assistant said."""
+    """A message of the assistant."""
 
     role: Literal["assistant"]
     content: Annotated[AssistantParts, _PARTS, or_text(AssistantParts)] = []
 
 
 class SystemMessage(NewMessage):
-    """What the model is told, by either name of the role."""
+    """Instructions; the role has two names."""
 
     role: Literal["system", "developer"]
     content: Annotated[SystemParts, _PARTS, or_text(SystemParts)] = []

@@ -27,7 +27,7 @@ _INDEX, _END = TypeAdapter(ContentIndex), TypeAdapter(AudioEnd)
 
 
 class ItemRequests:
-    """Changes the session's conversation and the items that the client sees alike."""
+    """Changes the conversation of the session, and the items that its client sees with it."""
 
     def __init__(self, driver: Driver[Any], reporter: Reporter, decode: Decode) -> None:
         self._driver = driver
@@ -62,7 +62,7 @@ class ItemRequests:
         self._reporter.emit("conversation.item.deleted", item_id=item.item_id)
 
     def truncate(self, event: ConversationItemTruncate) -> None:
-        """The client has played so much of an answer, and plays no more."""
+        """Keep only what the client has played of a spoken answer."""
         item = self._items.get(event.item_id)
         turn_id = self._reporter.responses.spoken_turn(item.item_id)
         if turn_id is None:
@@ -91,7 +91,7 @@ class ItemRequests:
         if (result := item.result) is not None:
             return self._session.answers.take_result(result.call_id, result.content, now_s)
         if item.role == "assistant":
-            # One without words is an answer that never came.
+            # An empty message stands for an answer that was never given.
             text = "".join(part for part in said.parts if isinstance(part, str))
             return self._session.inputs.remember(text) if text else []
         require_room(len(self._session.inputs.pending))

@@ -10,9 +10,9 @@ from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption
 from voxtral_worker.sessions.memory import bytes_of_text
 
-# Older ones can no longer be asked for by their ids.
+# Older items are deleted, and their ids are then unknown.
 ITEMS_KEPT = 1024
-# What an item takes without its texts, about.
+# The approximate size of an item without its texts.
 ITEM_BYTES = 1024
 # Items of the user that may wait for an answer.
 MAX_UNANSWERED = 64
@@ -20,9 +20,9 @@ MAX_UNANSWERED = 64
 
 @dataclass
 class Item:
-    """One message of a side, a call of a tool, or the result of one.
+    """A message, a call of a tool, or the result of a call.
 
-    The session knows the user's messages under `key`.
+    `key` is the name of a user's message in the session.
     """
 
     item_id: str
@@ -34,7 +34,7 @@ class Item:
     result: ToolResult | None = None
 
     def as_object(self) -> dict[str, Any]:
-        """As OpenAI shows it."""
+        """The item as a JSON object of OpenAI's."""
         kind, own = self._own()
         return {
             "id": self.item_id,
@@ -60,7 +60,7 @@ class Item:
         return "message", {"role": self.role, "content": content}
 
     def texts(self) -> Iterator[str]:
-        """All that it takes room for."""
+        """All texts, which make up the size of the item."""
         for part in self.content:
             yield from (value for value in part.values() if isinstance(value, str))
         if self.call is not None:
@@ -70,27 +70,27 @@ class Item:
 
 
 class Items:
-    """In the order of the conversation."""
+    """All items of a conversation that clients can name, in order."""
 
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
         self._sizes: dict[str, int] = {}
-        # What the texts of all take.
+        # The size of all items.
         self.bytes = 0
 
     @property
     def last_id(self) -> str | None:
-        """The newest."""
+        """The id of the newest item."""
         return next(reversed(self._items), None)
 
     def before(self, item_id: str) -> str | None:
-        """The item before one that is there."""
+        """The id of the item before an existing one."""
         ids = list(self._items)
         number = ids.index(item_id)
         return ids[number - 1] if number else None
 
     def add(self, item: Item) -> str | None:
-        """Put an item behind all others; the id of the one before it."""
+        """Append an item. Returns the id of the item before it."""
         previous = self.last_id
         self._items[item.item_id] = item
         self.changed(item)
@@ -99,18 +99,18 @@ class Items:
         return previous
 
     def changed(self, item: Item) -> None:
-        """An item has other texts than when it was added."""
+        """Measure an item again, because its texts changed."""
         if item.item_id in self._items:
             size = ITEM_BYTES + sum(bytes_of_text(text) for text in item.texts())
             self.bytes += size - self._sizes.get(item.item_id, 0)
             self._sizes[item.item_id] = size
 
     def drop_oldest(self) -> None:
-        """Forget the one that was added first."""
+        """Delete the oldest item."""
         self.remove(next(iter(self._items.values())))
 
     def get(self, item_id: object) -> Item:
-        """Raises BadOption."""
+        """An item by its id. Raises BadOption if there is no such item."""
         if not isinstance(item_id, str) or item_id not in self._items:
             raise BadOption(
                 "item_id", f"there is no item {shown(item_id)}", "item_retrieve_invalid_item_id"
@@ -118,7 +118,7 @@ class Items:
         return self._items[item_id]
 
     def texts_of(self, item_id: object) -> tuple[str, tuple[str, ...]]:
-        """The role and the words of an item that is referred to. Raises BadOption."""
+        """The role and the texts of an item. Raises BadOption for audio without a transcript."""
         item = self.get(item_id)
         texts = [part.get("text", part.get("transcript")) for part in item.content]
         if None in texts:
@@ -128,21 +128,21 @@ class Items:
         return item.role, tuple(str(text) for text in texts)
 
     def find(self, item_id: str) -> Item | None:
-        """The item, if it is still there."""
+        """An item by its id, or None."""
         return self._items.get(item_id)
 
     def remove(self, item: Item) -> None:
-        """Take an item out."""
+        """Delete an item."""
         del self._items[item.item_id]
         self.bytes -= self._sizes.pop(item.item_id)
 
 
 def new_id(kind: str) -> str:
-    """`item_…`, `resp_…`, `event_…`."""
+    """A new id: `item_…`, `resp_…`, `event_…`."""
     return f"{kind}_{uuid.uuid4().hex[:24]}"
 
 
 def require_room(waiting: int) -> None:
-    """Raises BadInput if so many items of the user wait for an answer that no more may."""
+    """Raises BadInput if too many items of the user wait for an answer already."""
     if waiting >= MAX_UNANSWERED:
         raise BadInput(f"{MAX_UNANSWERED} items wait for an answer: ask for a response")

@@ -1,6 +1,7 @@
-"""Tells a refusal of the realtime socket where its clients look for it: on the socket.
+"""Sends the refusal of a realtime socket as an event on the socket.
 
-No client shows the body of an answer that refuses an upgrade, and a browser not even its status.
+Clients do not show the body of an HTTP response that refuses an upgrade, and browsers do not even
+show its status.
 """
 
 import json
@@ -21,13 +22,13 @@ from voxtral_worker.server.sockets import read_until_closed
 
 PATH = "/v1/realtime"
 PROTOCOL = "realtime"
-# Nothing that a refused client sends is read.
+# Messages of a refused client are not used.
 MAX_REFUSED_BYTES = 1 << 16
 
 
 @web.middleware
 async def tell_on_socket(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Upgrade a refused call for the realtime socket, say why, and close."""
+    """Upgrade a refused request for the realtime socket, send the error, and close."""
     try:
         return await handler(request)
     except WorkerError as error:
@@ -51,7 +52,7 @@ async def tell_on_socket(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 async def refuse(socket: web.WebSocketResponse, connection: Connection, error: WorkerError) -> None:
-    """Say on an open socket why it is of no use, and close it."""
+    """Send an error on an open socket, and close it."""
     connection.send(json.dumps(error_event(error, None)))
     connection.close(CloseCode.POLICY, error_code(error) or "invalid_request")
     await read_until_closed(socket)

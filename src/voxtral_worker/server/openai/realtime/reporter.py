@@ -1,4 +1,4 @@
-"""Reports in OpenAI's events what happens in a session, and keeps its items as they show them."""
+"""Writes the events of a session as OpenAI's events, and keeps the items that they show."""
 
 import json
 from collections.abc import Callable
@@ -25,16 +25,16 @@ _STOPPED = {
 
 
 def error_event(error: WorkerError, event_id: str | int | None) -> dict[str, Any]:
-    """An `error`; `event_id` is the client's event that it is about."""
+    """An `error` event about the client's event `event_id`."""
     told = {**error_object(error), "event_id": event_id}
     return {"type": "error", "event_id": new_id("event"), "error": told}
 
 
 class Reporter:
-    """Writes to the one connection of a session, while it is open."""
+    """Sends events to the one connection of a session, while it is open."""
 
     def __init__(self, driver: Driver[Any], options: Callable[[], SessionOptions]) -> None:
-        """`options`: those in force."""
+        """`options` returns the options in effect."""
         self._driver = driver
         self._options = options
         self.items = Items()
@@ -43,13 +43,13 @@ class Reporter:
         self._transcriber = Transcriber(
             driver.engine, self.emit, driver.context, self.items, driver.session.memory
         )
-        # The items that spoken turns become which are not over.
+        # The items of open spoken turns, by turn.
         self._turn_items: dict[str, str] = {}
-        # The item of the spoken turn that ended last.
+        # The item of the spoken turn that ended last. The turn may be reopened.
         self._last_item_id = ""
 
     def report(self, event: events.Event) -> None:
-        """Say what has happened."""
+        """Write one event of the session."""
         match event:
             case events.SpeechStarted(turn_id, start_ms):
                 item_id = self._turn_items[turn_id] = new_id("item")
@@ -95,26 +95,28 @@ class Reporter:
                 | events.HistoryCleared()
                 | events.ConfigChanged()
             ):
-                # OpenAI has no events for these; its own commands are answered elsewhere.
+                # OpenAI has no such events. Where a client's event asked for the change, the code
+                # that handles it sends the reply.
                 pass
             case _:
                 assert_never(event)
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Send one event; `fields` stand beside type and event_id."""
+        """Send one event; `fields` come after type and event_id."""
         self._put({"type": kind, "event_id": new_id("event"), **fields})
 
     def add(self, item: Item) -> None:
-        """Put an item behind all others, and say so."""
+        """Append an item, and report it."""
         previous = self.items.add(item)
         self._driver.session.memory.fit()
         for kind in ("conversation.item.added", "conversation.item.done"):
             self.emit(kind, previous_item_id=previous, item=item.as_object())
 
     def add_spoken(self, item_id: str, key: str, audio: Audio) -> None:
-        """Put what the user said behind all items; its words come later, if they are wanted.
+        """Append the item of a spoken turn, and transcribe it if the session asks for that.
 
-        An item that is there has more audio now, and stays where it is.
+        The item of a turn that was reopened exists already. It gets the new audio, and stays where
+        it is.
         """
         content = {"type": "input_audio", "transcript": None}
         item = self.items.find(item_id)
@@ -137,7 +139,7 @@ class Reporter:
         self.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
 
     def _reopen(self, reopened: events.TurnReopened) -> None:
-        """The item of the last turn gets more audio, and that of its answer is gone."""
+        """The item of the last turn will get more audio; the item of its answer is deleted."""
         item_id = self._turn_items[reopened.turn_id] = self._last_item_id
         self._transcriber.forget(item_id)
         self.responses.withdraw(reopened.turn_id)
@@ -145,15 +147,15 @@ class Reporter:
         self.emit(kind, audio_start_ms=reopened.start_ms, item_id=item_id)
 
     def forget_open_turns(self) -> None:
-        """Turns that are not over never become items."""
+        """Discard open turns: they will not become items."""
         self._turn_items.clear()
 
     async def close(self) -> None:
-        """Let go of transcripts that are under way."""
+        """Stop transcriptions in progress."""
         await self._transcriber.stop()
 
     def _begin_response(self, turn_id: str, tag: events.Tag) -> None:
-        # A spoken turn is answered without a client's event.
+        # A spoken turn is answered without a `response.create`, so it has no options of its own.
         asked = tag if isinstance(tag, ResponseOptions) else ResponseOptions()
         most = asked.max_output_tokens or self._options().max_output_tokens
         speaks = self._options().speaks if asked.speaks is None else asked.speaks

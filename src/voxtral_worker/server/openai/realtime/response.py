@@ -16,7 +16,7 @@ class Emit(Protocol):
     """Sends one event."""
 
     def __call__(self, kind: str, **fields: Any) -> None:
-        """`fields` stand beside type and event_id."""
+        """`fields` come after type and event_id."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Response:
     speaks: bool = False
     response_id: str = dataclasses.field(default_factory=lambda: new_id("resp"))
     output: list[Item] = dataclasses.field(default_factory=list)
-    # Why it was stopped. The session says so before it ends the response.
+    # Why it was stopped. The session reports that before it ends the response.
     stopped_by: str | None = None
-    # The complete answer, while its speech still goes on or the response is not open yet.
+    # The complete answer, if it came before the end of its speech or before the response opened.
     answered: Answered | None = None
     is_open: bool = False
     _sent_text: str = ""
@@ -94,7 +94,7 @@ class Response:
         """A tool is called; its arguments come next."""
         if self.is_open and index == len(self.calls):
             if not self.speaks:
-                # Speech goes on beside the calls.
+                # With calls the speech of the message continues.
                 self._end_message("completed", self._sent_text)
             self._add(Item(new_id("item"), "assistant", call=call))
 
@@ -126,7 +126,7 @@ class Response:
             reason = "max_output_tokens"
         details = {"type": status, "reason": reason} if status != "completed" else None
         if status != "cancelled":
-            # What could not be spoken can be read.
+            # If speech failed, the rest of the answer is sent as text.
             self._send_text(answered.text.removeprefix(self._sent_text))
         text = self._sent_text if self.speaks else answered.text
         self._end(status, details, text, _usage_of(answered))
@@ -156,7 +156,7 @@ class Response:
         self.conversation.emit("response.done", response=shown)
 
     def _as_object(self, status: str, **rest: Any) -> dict[str, Any]:
-        """As OpenAI shows it. A response that does not join the conversation names none."""
+        """The response as a JSON object of OpenAI's."""
         return {
             "object": "realtime.response",
             "id": self.response_id,

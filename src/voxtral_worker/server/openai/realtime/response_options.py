@@ -28,7 +28,7 @@ MAX_METADATA = 16
 MAX_METADATA_KEY_CHARACTERS = 64
 MAX_METADATA_CHARACTERS = 512
 
-# Finds the role and the texts of an item by its id.
+# Returns the role and the texts of an item by its id, or raises BadOption.
 Refer: TypeAlias = Callable[[object], tuple[str, tuple[str, ...]]]
 _METADATA = May(
     f"an object of at most {MAX_METADATA} texts of at most {MAX_METADATA_CHARACTERS} characters, "
@@ -42,10 +42,10 @@ _METADATA = May(
 
 
 class ResponseOptions(Parameters):
-    """What one response has of its own; what it does not say is as the session has it."""
+    """The options of one response; the session has the others."""
 
     extras = {
-        # They change no answer of this worker.
+        # These do not change the answers of this worker.
         **keys(ignored, "audio prompt reasoning"),
         **keys(unsupported_key(), "modalities"),
     }
@@ -92,6 +92,9 @@ class ResponseOptions(Parameters):
         """The tools that it offers; None: those of the session. Raises BadOption."""
         if not self.model_fields_set & {*TOOL_KEYS}:
             return None
-        tools, name = of_session.tools if self.tools is None else self.tools, "response.tool_choice"
+        said, name = (
+            (self.tools, self.tool_choice, self.parallel_tool_calls),
+            "response.tool_choice",
+        )
         with told_of(name):
-            return offered(tools, self.tool_choice, self.parallel_tool_calls, name, of_session)
+            return offered(*said, name, of_session)

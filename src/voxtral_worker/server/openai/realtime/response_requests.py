@@ -32,7 +32,7 @@ class ResponseRequests:
         options: Callable[[], SessionOptions],
         decode: Decode,
     ) -> None:
-        """`options`: those in force."""
+        """`options` returns the options in effect."""
         self._driver = driver
         self._session = driver.session
         self._reporter = reporter

@@ -51,7 +51,7 @@ class Responses:
         """The next piece of a response's speech."""
         response = self.current
         if response is None or response.turn_id != piece.turn_id:
-            # The speech of a response that has failed continues, but nobody hears it.
+            # A response that failed has ended, but pieces of its speech may still arrive.
             return
         message = response.speech(piece.text, piece.data)
         self._spoken[message.item_id] = piece.turn_id
@@ -134,7 +134,7 @@ class Responses:
             self._finish(response, response.answered)
 
     def _open_early(self, response: Response) -> None:
-        """Open a response that ends while it waits, beside the one that is open."""
+        """Open a response that ends while it waits, although another one is open."""
         if not response.is_open:
             self._waiting.remove(response)
             response.open(with_early=False)

@@ -36,7 +36,7 @@ class _Query(Parameters):
 
 
 async def realtime_socket(request: web.Request) -> web.WebSocketResponse:
-    """A session of its own, which ends with the connection."""
+    """Serve a session that ends with its connection."""
     service = request.app[SERVICE]
     query = read_parameters(_Query, dict(request.query))
     options = SessionOptions()
@@ -70,7 +70,7 @@ async def _converse(
     try:
         conversation = service.create_in(speak, options.config(), caller)
     except WorkerError as error:
-        # The last place went while the socket was being opened.
+        # Another session took the last place while the socket was being opened.
         await refuse(socket, connection, error)
         return
     conversation.dialect.attach(connection)

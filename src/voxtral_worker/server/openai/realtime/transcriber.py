@@ -1,4 +1,4 @@
-"""Writes down what the user said, beside its answer."""
+"""Transcribes what the user says, while the answer is made."""
 
 import asyncio
 from contextvars import Context
@@ -18,7 +18,7 @@ _KIND = "conversation.item.input_audio_transcription"
 
 
 class Transcriber:
-    """Owns its tasks; `stop` ends them all."""
+    """Runs one task per transcription; `stop` ends them all."""
 
     def __init__(
         self, engine: Engine, emit: Emit, context: Context, items: Items, memory: SessionMemory
@@ -28,15 +28,15 @@ class Transcriber:
         self._context = context
         self._items = items
         self._memory = memory
-        # With what each takes: its sound, and its words to be.
+        # Each task with the memory that it needs: for its audio, and for the text to come.
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         memory.hold(lambda: sum(self._tasks.values()))
 
     def start(self, item: Item, audio: Audio, language: str | None) -> None:
-        """Write the item's audio down; its words come as events.
+        """Transcribe the audio of an item; the text is sent as events.
 
-        Those of shorter audio that it had before are not told any more.
+        If the item had shorter audio before, its transcription is stopped.
         """
         self.forget(item.item_id)
         if len(self._tasks) >= MOST_AT_ONCE:
@@ -48,34 +48,34 @@ class Transcriber:
         except RateLimited as error:
             self._fail(item, error)
             return
-        work = self._write_down(item, audio, language)
+        work = self._run(item, audio, language)
         task = asyncio.create_task(work, name=f"transcript {item.item_id}", context=self._context)
         self._tasks[task] = size
         task.add_done_callback(self._tasks.pop)
         self._under_way[item.item_id] = task
 
     def forget(self, item_id: str) -> None:
-        """Write an item no longer down."""
+        """Stop the transcription of an item."""
         task = self._under_way.pop(item_id, None)
         if task is not None:
             task.cancel()
 
     async def stop(self) -> None:
-        """Let go of what is under way."""
+        """Stop all transcriptions."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _write_down(self, item: Item, audio: Audio, language: str | None) -> None:
+    async def _run(self, item: Item, audio: Audio, language: str | None) -> None:
         try:
-            await self._write(item, audio, language)
+            await self._transcribe(item, audio, language)
         finally:
             if self._under_way.get(item.item_id) is asyncio.current_task():
                 del self._under_way[item.item_id]
 
-    async def _write(self, item: Item, audio: Audio, language: str | None) -> None:
+    async def _transcribe(self, item: Item, audio: Audio, language: str | None) -> None:
         def say(text: str) -> None:
             self._emit(f"{_KIND}.delta", item_id=item.item_id, content_index=0, delta=text)
 
