@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from tests.support.attacks_on_access import ATTACKS, Attack
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
+from tests.support.settings import changed
 from tests.support.world import KEY, World, bearer, exchange
 from voxtral_worker.settings import Settings
 from voxtral_worker.turns.vad import Vad
@@ -26,7 +26,7 @@ def world(vad: Vad) -> Iterator[World]:
 
     def start(**settings: Any) -> RunningServer:
         given = Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False)
-        server = RunningServer(replace(given, **settings), vad)
+        server = RunningServer(changed(given, **settings), vad)
         running.append(server)
         server.become_ready()
         return server

@@ -195,7 +195,9 @@ class SessionConfig(Values):
         default=24_000, description="Samples per second of spoken answers."
     )
     output_encoding: Annotated[Encoding, CHOICE] = Field(
-        default="pcm_s16le", description="The encoding of spoken answers."
+        default="pcm_s16le",
+        description="The encoding of spoken answers. `opus`: one packet per frame, which is 48 kHz "
+        "when decoded, whatever the rate.",
     )
     tools: Annotated[tuple[Tool, ...], TOOLS] = Field(
         default=(), description="The functions that the model may call."
