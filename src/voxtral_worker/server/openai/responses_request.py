@@ -30,7 +30,6 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     read_parameters,
     unsupported_key,
@@ -44,7 +43,7 @@ from voxtral_worker.server.openai.tools import (
     CallId,
     CallName,
 )
-from voxtral_worker.values import May, Picked, Values, at, may_be, whole
+from voxtral_worker.values import May, Picked, Values, at, made_of, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
 
