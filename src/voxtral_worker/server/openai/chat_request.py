@@ -42,7 +42,7 @@ MAX_CHOICES = 4
 
 
 class StreamOptions(Parameters):
-    """What a stream tells beside the answer."""
+    """What a stream sends in addition to the answer."""
 
     include_usage: Flag = False
     include_obfuscation: Flag = False

@@ -60,7 +60,7 @@ Address: TypeAlias = Annotated[bytes, made_of(_address, {"type": "string"})]
 
 
 def text_or(of_text: Any, other: Any) -> Picked:
-    """Beside a union: which type a text is read as, and which one all else."""
+    """For a union: which type a text is read as, and which one all else."""
     text, else_ = TypeAdapter(of_text), TypeAdapter(other)
     return Picked(lambda value: text if isinstance(value, str) else else_)
 
@@ -117,7 +117,7 @@ UserParts: TypeAlias = list[Annotated[Part, _KIND]]
 
 
 def or_text(parts: Any) -> BeforeValidator:
-    """Beside a list of parts: one text stands for a list of that text; an empty one for none."""
+    """For a list of parts: one text stands for a list of that text; an empty one for none."""
 
     def make(value: object) -> object:
         text = [{"type": "text", "text": value}] if value else []
@@ -140,7 +140,7 @@ class Message(Parameters):
 
 
 class SystemMessage(Message):
-    """What the model is told before."""
+    """An instruction that the model gets before the conversation."""
 
     role: Literal["system", "developer"]
 

@@ -1,6 +1,6 @@
 """What OpenAI's calls may say, as models.
 
-A model has a field for each key that is taken, and `extras` for those that are known beside them:
+A model has a field for each key that is taken, and `extras` for other keys that are known:
 
     class SpeechBody(Parameters):
         extras = {
@@ -40,7 +40,7 @@ from voxtral_worker.values import (
 )
 
 T = TypeVar("T")
-# What a key that is no field comes to, by its name and its value: an error, or nothing.
+# What an unknown key comes to, by its name and its value: an error, or nothing.
 Extra: TypeAlias = Callable[[str, object], BadOption | None]
 
 # Of a request's offenders so many are named.
@@ -75,7 +75,7 @@ def keys(extra: Extra, *names: str) -> dict[str, Extra]:
 
 
 def _same(value: object, good: object) -> bool:
-    """Whether JSON values are equal; true and false are no numbers."""
+    """Whether JSON values are equal; true and false are not numbers."""
     return value == good and isinstance(value, bool) == isinstance(good, bool)
 
 
@@ -89,7 +89,7 @@ class Parameters(Values):
         """See Values."""
         checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
         wrong = [each for each in checks if each[2](each[0], each[1]) is not None]
-        # The library would make an object of each: the first one tells how many it leaves out.
+        # The library would make an object of each: the first one says how many it leaves out.
         more = max(0, len(wrong) - MAX_TOLD)
         return [
             told(_of_object(*each, more if at == 0 else 0))

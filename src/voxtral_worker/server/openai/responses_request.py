@@ -78,7 +78,7 @@ class ResultItem(Parameters):
 
 
 class ThoughtItem(Values):
-    """What the model thought, which it is not told again."""
+    """What the model thought, which it does not get again."""
 
     model_config = ConfigDict(extra="ignore")
     type: Literal["reasoning"]
@@ -127,7 +127,7 @@ class TextOptions(Parameters):
 
 
 class ResponsesStreamOptions(Parameters):
-    """What a stream tells beside the answer: nothing here."""
+    """What a stream sends in addition to the answer: nothing here."""
 
     extras = keys(ignored, "include_obfuscation")
 

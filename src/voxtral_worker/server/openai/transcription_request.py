@@ -119,7 +119,7 @@ def read_transcription(form: Form) -> TranscriptionRequest:
     """The request that a form asks for. Raises one BadOption that names all that is wrong."""
     values: dict[str, Any] = {"file": form.file}
     for field, text in form.fields:
-        # The file itself is no field.
+        # The file itself is not a field.
         name = field if field == "file[]" else field.removesuffix("[]")
         if name in values and name == field:
             raise BadOption(name, f"{name} is given twice")
