@@ -28,7 +28,7 @@ DONE = Finished("stop", Usage(1, 1, 0), Timings())
 FAILED = Failed(EngineFailure("it broke"))
 
 
-class World:
+class Bookkeeper:
     """Performs a session's effects as the driver would, and keeps the books."""
 
     def __init__(self, max_turn_s: float = 300.0, reopen_ms: int = 800) -> None:
@@ -182,7 +182,7 @@ def as_it_ended_last(messages: list[events.Event]) -> list[events.Event]:
 def test_every_turn_is_told_in_order_and_answered_once_with_what_was_delivered(
     done: list[tuple[str, int]], max_turn_s: float, reopen_ms: int
 ) -> None:
-    world = World(max_turn_s, reopen_ms)
+    world = Bookkeeper(max_turn_s, reopen_ms)
     for action, amount in done:
         world.act(action, amount)
     world.act("silence", 20)
@@ -222,7 +222,7 @@ def test_every_turn_is_told_in_order_and_answered_once_with_what_was_delivered(
 @given(actions)
 @settings(max_examples=40, deadline=None)
 def test_giving_up_at_any_moment_leaves_nothing_running(done: list[tuple[str, int]]) -> None:
-    world = World()
+    world = Bookkeeper()
     for action, amount in done:
         world.act(action, amount)
     world.perform(world.session.give_up())

@@ -86,6 +86,11 @@ class VoiceProcess:
         """The voices that there are, the default first."""
         return self._names
 
+    @property
+    def process_id(self) -> int | None:
+        """The process that says texts; None while there is none."""
+        return None if self._process is None else self._process.child.pid
+
     async def load(self) -> None:
         """Start the process, and wait until it is ready. Raises SpeechFailed."""
         try:
@@ -198,7 +203,12 @@ class VoiceProcess:
                 return "its process ended"
             if kind == READY:
                 took_s = time.monotonic() - started_s
-                log.info("speech: the voice took %.2f s to load (%s)", took_s, body.decode())
+                log.info(
+                    "speech: the voice took %.2f s to load in process %d (%s)",
+                    took_s,
+                    process.child.pid,
+                    body.decode(),
+                )
                 process.has_started.set()
             elif (said := process.saying.get(number)) is not None:
                 said.put_nowait((kind, body))

@@ -91,6 +91,12 @@ class Decoder:
         # Whether the fork server has reported that it has started.
         self._is_ready = False
 
+    @property
+    def process_id(self) -> int | None:
+        """The fork server's; None while there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
     def start(self) -> None:
         """Start the fork server without waiting for it."""
         with self._lock:
@@ -187,7 +193,12 @@ class Decoder:
             line += got
         self._is_ready = True
         waited_s = time.monotonic() - started_s
-        log.info("decoder: ready after %.2f s (%s)", waited_s, ", ".join(json.loads(line)))
+        log.info(
+            "decoder: process %s is ready after %.2f s (%s)",
+            self.process_id,
+            waited_s,
+            ", ".join(json.loads(line)),
+        )
 
     def _end(self) -> None:
         if self._control is not None:

@@ -26,7 +26,7 @@ MAX_PARTS = 64
 MAX_FIELD_BYTES = 64 << 10
 # A body without a recording is a text, and no text of this size fits a context.
 MAX_TEXT_BODY_BYTES = 4 << 20
-# What is larger is parsed beside the event loop.
+# A larger one is parsed outside of the event loop.
 PARSED_AT_ONCE_BYTES = 64 << 10
 
 
@@ -66,7 +66,7 @@ async def read_json_as(request: web.Request, read: Callable[[dict[str, Any]], T]
     """What `read` makes of a JSON object.
 
     Raises BadInput, TooLarge beyond 25 MiB (4 MiB without audio), and what `read` raises.
-    A large body is parsed and read beside the event loop, on which all live audio waits.
+    A large body is parsed and read outside of the event loop, on which all live audio waits.
     """
     with _in_time():
         async with asyncio.timeout(READ_TIMEOUT_S):

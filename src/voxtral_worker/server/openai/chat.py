@@ -100,7 +100,7 @@ class Reply:
     """The objects of one completion share its id and its time."""
 
     def __init__(self, model: str) -> None:
-        # Of which choices the role has been told.
+        # The choices whose role has been sent.
         self._begun: set[int] = set()
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",

@@ -26,7 +26,6 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     read_parameters,
     unsupported_key,
 )
@@ -37,13 +36,13 @@ from voxtral_worker.server.openai.tools import (
     AnswerParameters,
 )
 from voxtral_worker.sessions.config import MOST_SEED, STOP
-from voxtral_worker.values import Flag, whole
+from voxtral_worker.values import Flag, made_of, whole
 
 MAX_CHOICES = 4
 
 
 class StreamOptions(Parameters):
-    """What a stream tells beside the answer."""
+    """What a stream sends in addition to the answer."""
 
     include_usage: Flag = False
     include_obfuscation: Flag = False

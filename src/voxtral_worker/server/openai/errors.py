@@ -47,7 +47,7 @@ def unsupported(param: str, message: str | None = None) -> BadOption:
 
 
 def within(param: str, error: BadInput) -> BadOption:
-    """An error of the worker's own, told of a parameter; one of a schema names its own."""
+    """An error of the worker's own, for a parameter; one of a schema names its own."""
     if isinstance(error, BadOption):
         return error
     if isinstance(error, BadSchema):
@@ -60,7 +60,7 @@ def within(param: str, error: BadInput) -> BadOption:
 
 @contextmanager
 def told_of(param: str) -> Iterator[None]:
-    """A BadInput that is raised within is told of a parameter."""
+    """A BadInput that is raised within becomes the error of a parameter."""
     try:
         yield
     except BadInput as error:

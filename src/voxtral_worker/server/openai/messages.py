@@ -11,20 +11,19 @@ from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
 from voxtral_worker.engine.tool_options import MAX_CALL_ID, MAX_TOOLS, read_call_id, read_calls
 from voxtral_worker.engine.tools import ToolCall
-from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.server.openai.parameters import (
     Parameters,
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     option,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, Picked, may_be, refused, told
+from voxtral_worker.values import By, Filled, Picked, attempt, made_of, may_be, told
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
@@ -61,7 +60,7 @@ Address: TypeAlias = Annotated[bytes, made_of(_address, {"type": "string"})]
 
 
 def text_or(of_text: Any, other: Any) -> Picked:
-    """Beside a union: which type a text is read as, and which one all else."""
+    """For a union: which type a text is read as, and which one all else."""
     text, else_ = TypeAdapter(of_text), TypeAdapter(other)
     return Picked(lambda value: text if isinstance(value, str) else else_)
 
@@ -118,7 +117,7 @@ UserParts: TypeAlias = list[Annotated[Part, _KIND]]
 
 
 def or_text(parts: Any) -> BeforeValidator:
-    """Beside a list of parts: one text stands for a list of that text; an empty one for none."""
+    """For a list of parts: one text stands for a list of that text; an empty one for none."""
 
     def make(value: object) -> object:
         text = [{"type": "text", "text": value}] if value else []
@@ -141,7 +140,7 @@ class Message(Parameters):
 
 
 class SystemMessage(Message):
-    """What the model is told before."""
+    """An instruction that the model gets before the conversation."""
 
     role: Literal["system", "developer"]
 
@@ -230,7 +229,4 @@ def meaning(said: Iterable[Said[Spoken]]) -> Dialogue[Spoken]:
     texts = [part for each in said for part in each.parts if isinstance(part, str)]
     if sum(map(len, texts)) > MAX_CHARACTERS:
         raise option(f"has more than {MAX_CHARACTERS} characters")
-    try:
-        return dialogue(said)
-    except BadInput as error:
-        raise refused(error) from None
+    return attempt(lambda _: dialogue(said))

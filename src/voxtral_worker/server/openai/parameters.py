@@ -1,6 +1,6 @@
 """What OpenAI's calls may say, as models.
 
-A model has a field for each key that is taken, and `extras` for those that are known beside them:
+A model has a field for each key that is taken, and `extras` for other keys that are known:
 
     class SpeechBody(Parameters):
         extras = {
@@ -26,10 +26,21 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
-from voxtral_worker.values import JsonSchema, May, Place, Problem, Values, may_be, read, told
+from voxtral_worker.values import (
+    JsonSchema,
+    May,
+    Place,
+    Problem,
+    Values,
+    is_clean,
+    made_of,
+    may_be,
+    read,
+    told,
+)
 
 T = TypeVar("T")
-# What a key that is no field comes to, by its name and its value: an error, or nothing.
+# What an unknown key comes to, by its name and its value: an error, or nothing.
 Extra: TypeAlias = Callable[[str, object], BadOption | None]
 
 # Of a request's offenders so many are named.
@@ -64,7 +75,7 @@ def keys(extra: Extra, *names: str) -> dict[str, Extra]:
 
 
 def _same(value: object, good: object) -> bool:
-    """Whether JSON values are equal; true and false are no numbers."""
+    """Whether JSON values are equal; true and false are not numbers."""
     return value == good and isinstance(value, bool) == isinstance(good, bool)
 
 
@@ -78,7 +89,7 @@ class Parameters(Values):
         """See Values."""
         checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
         wrong = [each for each in checks if each[2](each[0], each[1]) is not None]
-        # The library would make an object of each: the first one tells how many it leaves out.
+        # The library would make an object of each: the first one says how many it leaves out.
         more = max(0, len(wrong) - MAX_TOLD)
         return [
             told(_of_object(*each, more if at == 0 else 0))
@@ -137,31 +148,6 @@ def anything(described: JsonSchema) -> May:
     return May("", core_schema.any_schema(), described, tells=True)
 
 
-def attempt(make: Callable[[str], T]) -> T:
-    """For validators: what a function makes, told the name of the parameter for its BadInput."""
-    try:
-        return make("")
-    except BadInput:
-        # The name is known once the whole is read: the error is made again with it then.
-        raise told(lambda name, _: _error_of(make, name)) from None
-
-
-def _error_of(make: Callable[[str], object], name: str) -> BadInput:
-    try:
-        make(name)
-    except BadInput as error:
-        return error
-    raise AssertionError(f"{name} is wrong only without its name")
-
-
-def made_of(make: Callable[[Any, str], object], described: JsonSchema) -> May:
-    """What a function makes of a value; it is told the name for its BadInput."""
-    schema = core_schema.no_info_plain_validator_function(
-        lambda value: attempt(lambda name: make(value, name))
-    )
-    return May("", schema, described, tells=True)
-
-
 def text(most: int) -> May:
     """A text of at most so many characters that can be encoded."""
     # Who tries all that a description allows would send bodies of many MiB.
@@ -172,7 +158,7 @@ def text(most: int) -> May:
 
 def checked_text(value: object, most: int) -> str:
     """For validators: such a text."""
-    if not isinstance(value, str) or not _is_clean(value):
+    if not isinstance(value, str) or not is_clean(value):
         raise may_be("a text")
     if len(value) > most:
         raise option(f"has {len(value)} characters, but may have {most}", "string_above_max_length")
@@ -209,12 +195,3 @@ def _offender(problem: Problem) -> BadOption:
     if problem.is_value:
         return BadOption(problem.field, error.message, "invalid_value")
     return within(problem.field, error)
-
-
-def _is_clean(value: str) -> bool:
-    """Whether a text has no half of a surrogate pair, so that it can be encoded."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -30,7 +30,6 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     read_parameters,
     unsupported_key,
@@ -44,7 +43,7 @@ from voxtral_worker.server.openai.tools import (
     CallId,
     CallName,
 )
-from voxtral_worker.values import May, Picked, Values, at, may_be, whole
+from voxtral_worker.values import May, Picked, Values, at, made_of, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
 
@@ -79,7 +78,7 @@ class ResultItem(Parameters):
 
 
 class ThoughtItem(Values):
-    """What the model thought, which it is not told again."""
+    """What the model thought, which it does not get again."""
 
     model_config = ConfigDict(extra="ignore")
     type: Literal["reasoning"]
@@ -128,7 +127,7 @@ class TextOptions(Parameters):
 
 
 class ResponsesStreamOptions(Parameters):
-    """What a stream tells beside the answer: nothing here."""
+    """What a stream sends in addition to the answer: nothing here."""
 
     extras = keys(ignored, "include_obfuscation")
 

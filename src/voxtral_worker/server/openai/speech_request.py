@@ -8,7 +8,6 @@ from voxtral_worker.server.openai.parameters import (
     checked_text,
     ignored,
     keys,
-    made_of,
     option,
     read_parameters,
     text,
@@ -16,7 +15,7 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.speech.files import FORMATS
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
-from voxtral_worker.values import choice, number
+from voxtral_worker.values import choice, made_of, number
 
 MAX_INPUT_CHARACTERS = 4096
 MAX_MODEL_CHARACTERS = 256

@@ -1,4 +1,4 @@
-"""Server-sent events, and work that ends when nobody listens any more."""
+"""Server-sent events, and work that ends when its client is gone."""
 
 import asyncio
 import contextlib
@@ -135,5 +135,5 @@ async def _end(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
-        # Whoever waited has been told, or is gone.
+        # The client has the error, or is gone.
         task.exception()

@@ -7,45 +7,23 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import (
-    CHOICES,
-    MAX_TOOLS,
     read_arguments,
     read_call_id,
     read_name,
     read_toolbox,
-    read_tools,
 )
 from voxtral_worker.engine.tools import NO_TOOLS, Tool, Toolbox
 from voxtral_worker.server.openai.errors import told_of
-from voxtral_worker.server.openai.parameters import Parameters, anything, attempt, made_of
-from voxtral_worker.values import Flag, May, number
+from voxtral_worker.server.openai.parameters import Parameters, anything
+from voxtral_worker.sessions.config import TOOL_CHOICE, TOOLS
+from voxtral_worker.values import Flag, May, attempt, made_of, number
 
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 MAX_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 1024
 
-Tools: TypeAlias = Annotated[
-    tuple[Tool, ...],
-    made_of(
-        read_tools,
-        {
-            "type": "array",
-            "maxItems": MAX_TOOLS,
-            "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
-        },
-    ),
-]
-ToolChoice: TypeAlias = Annotated[
-    Any,
-    anything(
-        {
-            "anyOf": [
-                {"enum": [*CHOICES]},
-                {"type": "object", "description": "Names one of the tools"},
-            ]
-        }
-    ),
-]
+Tools: TypeAlias = Annotated[tuple[Tool, ...], TOOLS]
+ToolChoice: TypeAlias = Annotated[Any, anything(TOOL_CHOICE.described or {})]
 Parallel: TypeAlias = Annotated[Any, anything({"type": "boolean"})]
 FORM = {
     "type": "object",

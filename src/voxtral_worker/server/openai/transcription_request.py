@@ -17,13 +17,12 @@ from voxtral_worker.server.openai.parameters import (
     anything,
     clash,
     keys,
-    made_of,
     option,
     read_parameters,
     unsupported_key,
 )
 from voxtral_worker.sessions.config import LANGUAGES
-from voxtral_worker.values import Flag, May, choice, may_be, number
+from voxtral_worker.values import Flag, May, choice, made_of, may_be, number
 
 TIMED_FORMATS = ("verbose_json", "srt", "vtt")
 FORMATS = ("json", "text", *TIMED_FORMATS)
@@ -120,7 +119,7 @@ def read_transcription(form: Form) -> TranscriptionRequest:
     """The request that a form asks for. Raises one BadOption that names all that is wrong."""
     values: dict[str, Any] = {"file": form.file}
     for field, text in form.fields:
-        # The file itself is no field.
+        # The file itself is not a field.
         name = field if field == "file[]" else field.removesuffix("[]")
         if name in values and name == field:
             raise BadOption(name, f"{name} is given twice")

@@ -26,14 +26,13 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     text,
 )
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.tools import CallArguments, CallId, CallName
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import By, Filled, Picked, Values, at, may_be
+from voxtral_worker.values import By, Filled, Picked, Values, at, made_of, may_be
 
 MAX_PARTS = 64
 MAX_ID_CHARACTERS = 512
