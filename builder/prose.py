@@ -27,7 +27,7 @@ SOURCES = (
     "src/voxtral_worker/server/*.py",
     "src/voxtral_worker/server/gate/**/*.py",
     "src/voxtral_worker/server/native/**/*.py",
-    "src/voxtral_worker/server/openai/realtime/**/*.py",
+    "src/voxtral_worker/server/openai/**/*.py",
     "src/voxtral_worker/server/shared/**/*.py",
     "src/voxtral_worker/sessions/**/*.py",
     "src/voxtral_worker/speech/**/*.py",
