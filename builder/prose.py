@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/*.md", "docs/*.md")
-SOURCES = ("handler.py", "bench/*.py", "builder/**/*.py", "examples/*.py", "src/**/*.py")
+SOURCES = (
+    "handler.py",
+    "bench/*.py",
+    "builder/**/*.py",
+    "examples/*.py",
+    "src/**/*.py",
+    "tests/**/*.py",
+)
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 
 

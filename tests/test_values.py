@@ -1,4 +1,4 @@
-"""What is wrong with a value is told in plain words, whatever the value."""
+"""What is wrong with a value is said in plain words, whatever the value."""
 
 import json
 import math

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import TypeAdapter, model_validator
+from pydantic import (
+    BeforeValidator,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.conversation import Audio
@@ -74,8 +81,16 @@ class AudioPart(Parameters):
 
     extras = keys(ignored, "format")
     type: Literal["input_audio"]
-    audio: Base64 = b""
+    audio: Annotated[Base64, BeforeValidator(lambda audio: audio or "")] = b""
     transcript: Text = ""
+
+    @field_validator("transcript", mode="wrap")
+    @classmethod
+    def _is_used(
+        cls, text: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        # With audio the transcript has no effect, so it is not checked.
+        return "" if info.data.get("audio") else handler(text or "")
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> "AudioPart":
