@@ -73,7 +73,7 @@ def measure_floors(device: torch.device, size: int = 8192) -> Floors:
 
 
 def check_tokens(device: torch.device, folder: Path = EMBEDDED_MODEL) -> None:
-    """The embedded model on the device beside plain generate(). Raises AssertionError."""
+    """The embedded model on the device against plain generate(). Raises AssertionError."""
     # Also of cuDNN's convolutions, whose TF32 is on by default.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     visits = [
@@ -152,7 +152,7 @@ def _decode_step(
 def _first_token(
     engine: Engine, tokens: TokenTimes, model: Any, floors: Floors, weights: int
 ) -> None:
-    """From the end of a 3 s turn to its first token, beside encoder, prefill and one decode."""
+    """From the end of a 3 s turn to its first token, with encoder, prefill and one decode."""
 
     def first_s() -> float:
         conversation = Conversation(UserTurn((Audio(TURN),)), transcribe=True)

@@ -25,19 +25,19 @@ LOOK_S = 5.0
 # The worker sends at most so far ahead of the listener.
 AHEAD_S = 2.0
 TURN_S = 30.0
-# Offsets are told in thousandths of a millisecond.
+# Offsets are sent in thousandths of a millisecond.
 ROUNDING_MS = 0.01
 
 
 @dataclass
 class Soak:
-    """What people were answered, and what the processes took meanwhile, in MiB."""
+    """What people were answered, and the memory of the processes at that time, in MiB."""
 
     turns: int = 0
     answered: int = 0
     pieces: int = 0
     speech_s: float = 0.0
-    # Pieces that do not begin where the one before has ended; frames of another length than told.
+    # Pieces that do not begin where the one before has ended; frames of another length than sent.
     lost: int = 0
     doubled: int = 0
     wrong_length: int = 0

@@ -1,4 +1,4 @@
-"""The engine beside `generate()`.
+"""The engine compared with `generate()`.
 
 Same weights, same requests, in turn, in one process, on one core.
 """

@@ -4,14 +4,14 @@ Plays turns of which it is known where they pause and where they end to a worker
 frame, so that it is known after which frame of sound a turn was over. A table has one row for each
 way to detect turns, in the terms of LiveKit's eot-bench: a `hold` is a pause within a turn, of at
 least 0.1 s; it is cut when the turn ends in it. The wait is the silence between the last speech
-and the end of the turn. A cut is mended when the turn opens again as the speaker goes on.
+and the end of the turn. A cut is mended when the turn opens again because the speaker continues.
 
 The folder holds `manifest.jsonl`, one object a line, with fields of eot-bench's data:
 
     {"id": "7", "audio": "7.wav", "language": "en", "kind": "list",
      "silence_spans": [{"start": 1.2, "end": 1.5}, {"start": 4.1, "end": 5.0}]}
 
-`audio` is a file beside it; spans are in seconds and in order, and the last one is the end of the
+`audio` is a file next to it; spans are in seconds and in order, and the last one is the end of the
 turn. `language` and `kind` may be left out; `kind` says for which turns a table of its own is made.
 """
 

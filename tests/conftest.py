@@ -102,7 +102,7 @@ def start_server(vad: Vad) -> Iterator[Callable[..., RunningServer]]:
 
 @pytest.fixture
 def server(start_server: Callable[..., RunningServer]) -> RunningServer:
-    """A server on a free loopback port, with real ears and an engine that says what it is told."""
+    """A server on a free loopback port, with real ears, and an engine that a test controls."""
     return start_server()
 
 

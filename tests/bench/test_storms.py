@@ -27,7 +27,7 @@ def stormy_worker(redis: RedisServer) -> Iterator[RunningWorker]:
 
 
 def has_seen_all(chaos: load_chaos.Chaos) -> bool:
-    """Whether everything went wrong at least once, and somebody was answered in spite of it."""
+    """Whether everything went wrong at least once, and a user was answered in spite of it."""
     kinds = ("sockets cut", "faults injected", "Redis stopped", "clients that stopped reading")
     return chaos.right > 0 and all(chaos.done[kind] for kind in kinds)
 

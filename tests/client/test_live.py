@@ -251,7 +251,7 @@ async def test_events_are_read_in_one_place_at_a_time(start_server: Start) -> No
 async def test_audio_without_a_connection_is_held_up_to_a_limit(start_server: Start) -> None:
     async with on_a_line(start_server()) as (line, client):
         line.cut()
-        # Nobody reads, so the loss is noticed when something is sent.
+        # The events are not read, so the loss is noticed when something is sent.
         async with asyncio.timeout(WAIT_S):
             while client.is_connected:
                 await client.ping()

@@ -38,7 +38,7 @@ async def test_after_a_lost_connection_the_words_come_and_the_sound_does_not_twi
     async with VoxtralClient(await line.listen(), voice="default") as client:
         await client.send_text("hello")
         pieces, _ = await spoken(client)
-        # Nobody has read that: it comes again, without its sound.
+        # That was not read: it comes again, without its sound.
         await client.send_text("hello")
         await asyncio.sleep(0.5)
         line.cut()

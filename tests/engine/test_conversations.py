@@ -1,4 +1,4 @@
-"""Whatever runs beside it, whatever was cached: a session's greedy tokens are its own."""
+"""Whatever runs at the same time, whatever was cached: a session's greedy tokens are its own."""
 
 from typing import Any
 

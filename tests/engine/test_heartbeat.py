@@ -153,7 +153,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
         assert beats
         assert set(beats) == {layers}
         encoder_layers = loaded.model.config.audio_config.num_hidden_layers
-        # Those of the encoder, and one for each loop; the last may be told after the answer.
+        # Those of the encoder, and one for each loop; the last may come after the answer.
         assert heartbeat.beats - before >= sum(beats) + encoder_layers + len(beats) - 1
     finally:
         engine.stop()

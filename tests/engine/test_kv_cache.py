@@ -99,7 +99,7 @@ def test_a_block_is_free_or_has_exactly_one_holder(
             admission = cache.admit(owner, wanted, size + 5)
             if admission is not None:
                 reused = admission.blocks[: blocks_for(admission.cached_tokens)]
-                # What is reused was written by this owner and nobody since.
+                # What is reused was written by this owner, and by no other one since.
                 assert all(written[block] == owner for block in reused)
                 for block in admission.blocks:
                     written[block] = owner

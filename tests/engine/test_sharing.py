@@ -1,4 +1,4 @@
-"""What one caller takes of the engine, others have: blocks go back, and to whoever talks."""
+"""What one caller takes of the engine, others have: blocks go back, and to who talks."""
 
 import queue
 from collections.abc import Callable, Iterator
@@ -178,7 +178,7 @@ def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last
     engine.start()
     for listener in listeners:
         assert isinstance(listener.all()[-1], Finished)
-    # The last of them is released before it is told.
+    # The last of them is released before its end is reported.
     assert (cache.kept, cache.free) == (0, cache.total)
     engine.stop()
 

@@ -75,7 +75,7 @@ def test_every_test_that_the_docs_name_is_there() -> None:
     named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
     rows = [line for line in text.splitlines() if line.startswith("|") and line.count("|") > 3]
     assert len(rows) > 20
-    # A row without a test promises what nobody looks at.
+    # A row without a test is a promise that is not checked.
     assert [row for row in rows[2:] if not re.search(r"`test_\w+` \|$", row)] == []
     files = Path(__file__).parents[1].rglob("test_*.py")
     there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}

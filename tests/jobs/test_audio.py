@@ -124,7 +124,7 @@ async def test_what_holds_no_speech_adds_no_words_and_is_not_asked_about(
         ("Goedemorgen allemaal, welkom bij de vergadering van vandaag.", {}, [None, "nl", "nl"]),
         ("Goedemorgen allemaal, welkom bij ons.", {"language": "de"}, ["de", "de", "de"]),
         ("Ich weiß es nicht.", {}, [None, None, "de"]),
-        # Too short to tell, and a language that the model was not trained for.
+        # Too short to detect it, and a language that the model was not trained for.
         ("Hallo!", {}, [None, None, None]),
         ("Dzień dobry wszystkim, witam na dzisiejszym spotkaniu.", {}, [None, None, None]),
     ],

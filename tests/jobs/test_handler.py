@@ -1,4 +1,4 @@
-"""What a job gets back, and what becomes of the engine's work when nobody reads."""
+"""What a job gets back, and what becomes of the engine's work when no one reads."""
 
 import asyncio
 import inspect

@@ -28,7 +28,7 @@ Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
 
 
 class FakeScaler:
-    """Asks for one job after the other, runs each in a task, and stops when told to."""
+    """Asks for one job after the other, runs each in a task, and stops on a signal."""
 
     def __init__(self, handler: JobHandler, job_loop: JobLoop, fetch: Fetch) -> None:
         self.jobs_fetcher: Callable[..., Awaitable[dict[str, Any] | None]] = fetch

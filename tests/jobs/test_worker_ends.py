@@ -1,4 +1,4 @@
-"""How a real worker ends: what its jobs and its talkers are told."""
+"""How a real worker ends: what its jobs and its talkers get."""
 
 import asyncio
 import json

@@ -25,7 +25,7 @@ from voxtral_worker.settings import REPOSITORY
 
 FAULTY = REPOSITORY / "tests" / "support" / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
-# Hot enough to go on and on, and never the same.
+# Hot enough to continue without end, and never the same.
 LONG = {"type": "text", "texts": ["hello"] * 400, "temperature": 2, "max_length": 4096}
 
 

@@ -40,7 +40,7 @@ def test_a_queue_worker_answers_every_job_once(
     assert "".join(deltas) == output[-1]["text"]
     assert [streamed["output"] for streamed in api.streamed["j1"]] == output
     assert [piece["index"] for piece in api.result("j2")["output"]] == [0, 1]
-    # Nobody spoke, so the engine was not asked.
+    # There was no speech, so the engine was not asked.
     (written,) = api.result("j5")["output"]
     assert (written["text"], written["usage"]["prompt_tokens"]) == ("", 0)
     assert api.result("j3")["output"][0]["status"] == "healthy"
@@ -204,7 +204,7 @@ def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: P
         for kind in range(10):
             answers = [without_identity(api.result(f"job-{n}")) for n in range(kind, 200, 10)]
             if kind == 7:
-                # One session at a time: the others are told to come later.
+                # One session at a time: the others are refused for now.
                 assert all(
                     answer == [(None, None, None)] * len(answer) or "AT_CAPACITY" in answer
                     for answer in answers

@@ -125,7 +125,7 @@ async def test_what_was_read_does_not_count_for_what_waits() -> None:
 async def test_a_client_that_leaves_while_a_large_frame_is_compressed_leaves_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody would read the error of the task in which aiohttp compresses it."""
+    """The error of the task in which aiohttp compresses it would not be read."""
     compresses, has_gone, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
     compress = ZLibCompressor.compress
 

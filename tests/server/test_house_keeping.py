@@ -1,4 +1,4 @@
-"""What ends sessions goes on, whoever else ends some of them meanwhile."""
+"""What ends sessions continues, although others end some of them at the same time."""
 
 import asyncio
 import time

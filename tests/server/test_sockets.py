@@ -117,7 +117,7 @@ async def test_end_turn_ends_it_before_the_silence_does(server: RunningServer, c
 
 
 class LateVad:
-    """A VAD that takes its time when it is told to."""
+    """A VAD that takes its time when a test wants it."""
 
     def __init__(self, vad: Any) -> None:
         self._vad = vad

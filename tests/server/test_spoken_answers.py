@@ -117,7 +117,7 @@ async def test_the_first_sentence_is_heard_before_the_answer_is_whole(
 async def test_speech_over_speech_interrupts_it_and_nothing_comes_after(
     talking: TalkingServer, clip: bytes
 ) -> None:
-    # Far more than may be ahead, so that it goes on when it is interrupted.
+    # Far more than may be ahead, so that it still plays when it is interrupted.
     talking.engine.words = ("This is a very long sentence that goes on and on. " * 4,)
     made = await session(talking)
     async with talk(talking.server, made["session_id"]) as talker:

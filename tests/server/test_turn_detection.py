@@ -54,7 +54,7 @@ class FakeScorer:
 
 
 def recording() -> bytes:
-    """Sentences with pauses that end turns, that do not, and that turns go on after."""
+    """Sentences with pauses that end turns, that do not, and after which turns continue."""
     parts = [np.zeros(SAMPLE_RATE // 2, np.float32)]
     names = (
         "set-a-timer-for-five-minutes",
@@ -75,7 +75,7 @@ def with_scorer(server: RunningServer, scorer: Any) -> RunningServer:
 
 
 async def turns_of(server: RunningServer, sound: bytes, chunk: int, pace_s: float) -> list[Any]:
-    """When turns began, ended and went on, by the order in which they are told."""
+    """When turns began, ended and continued, in the order of the messages."""
     async with open_socket(f"{server.ws_url}/ws/audio", config=SEMANTIC) as talker:
         for start in range(0, len(sound), chunk):
             await talker.send(sound[start : start + chunk])

@@ -247,7 +247,7 @@ def test_a_turn_that_has_no_room_when_it_ends_is_told_so() -> None:
     session = Session("s", SessionConfig().updated({"max_length": 1}), 0.0, max_bytes=LIMIT)
     frames = np.zeros((40, 512), np.float32)
     session.listening.hear(frames, [0.9] * 40, 0.0)
-    # Longer answers while nothing waits need no room yet; then somebody takes what there is.
+    # Longer answers while nothing waits need no room yet; then another one takes what there is.
     session.update_config({"max_length": 4096})
     session.answers.history.append(Exchange(UserTurn(("x" * 1_800_000,)), AssistantTurn(text="y")))
     effects = session.listening.end_turn(0.0)

@@ -22,7 +22,7 @@ from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.session import Session
 
-# Generations that are no responses.
+# Generations that are not responses.
 BESIDE = ("partial", "transcript")
 DONE = Finished("stop", Usage(1, 1, 0), Timings())
 FAILED = Failed(EngineFailure("it broke"))
@@ -169,7 +169,7 @@ def kinds_of(messages: list[events.Event]) -> list[str]:
 
 
 def as_it_ended_last(messages: list[events.Event]) -> list[events.Event]:
-    """What was told of a turn, without what was taken back."""
+    """What was sent of a turn, without what was taken back."""
     reopened = [n for n, m in enumerate(messages) if isinstance(m, events.TurnReopened)]
     for number in reopened:
         kinds = kinds_of(messages[:number])

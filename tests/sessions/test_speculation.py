@@ -1,4 +1,4 @@
-"""Work on a turn begins in the pause that may end it, and nobody hears of a wrong guess."""
+"""Work on a turn begins in the pause that may end it, and a wrong guess is not seen."""
 
 import hashlib
 
@@ -282,7 +282,7 @@ def test_giving_up_cancels_the_guess() -> None:
 
 
 def pause(policy: SpeculationPolicy, frames: int | None) -> bool:
-    """A pause that goes on for so many frames, or ends its turn; whether it was guessed at."""
+    """A pause that lasts for so many frames, or ends its turn; whether it was guessed at."""
     policy.begin_pause(SpeechPaused(0, 100))
     is_guessed = False
     for frame in range(100, 111 if frames is None else 100 + frames):
@@ -357,7 +357,7 @@ class Engine:
 def conversation(
     sounds: list[tuple[int, int, int]], *, speculates: bool, reopen_ms: int
 ) -> list[object]:
-    """What is told of a conversation: the last texts of responses, with their turns."""
+    """What is sent of a conversation: the last texts of responses, with their turns."""
     talk = SpeculatingTalk(speculates=speculates, barge_in=False, reopen_ms=reopen_ms)
     engine, told = Engine(), list[events.Event]()
 

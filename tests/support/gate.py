@@ -21,7 +21,7 @@ class Changeable(Generic[P, T]):
 
 
 class Gate(Generic[P, T]):
-    """Lets a call through only when told to: `entered` counts calls, `open` those let through."""
+    """Lets a call through when a test wants it: `entered` counts calls, `open` those let in."""
 
     def __init__(self, function: Callable[P, T]) -> None:
         self.function = function

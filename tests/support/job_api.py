@@ -254,14 +254,14 @@ class WorkerProcess:
         return float(line.split()[-1])
 
     def until(self, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Wait for what the worker itself can tell."""
+        """Wait for what the worker itself can report."""
         deadline_s = time.monotonic() + timeout_s
         while not holds():
             assert time.monotonic() < deadline_s, self.get("/metrics")
             time.sleep(0.05)
 
     def is_idle(self) -> bool:
-        """Whether the engine holds no work, no sequence a block, and nobody a session."""
+        """Whether the engine holds no work, no sequence a block, and no caller a session."""
         kept, free, total = (
             self.figure(f'voxtral_kv_blocks{{state="{state}"}}')
             for state in ("kept", "free", "total")

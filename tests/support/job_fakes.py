@@ -1,4 +1,4 @@
-"""An engine that says what it is told to, on a thread of its own, and sessions that last."""
+"""An engine that says what a test wants, on a thread of its own, and sessions that last."""
 
 import asyncio
 import itertools

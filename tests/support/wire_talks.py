@@ -1,8 +1,8 @@
 """Scripted conversations in both dialects, and every text that the server sent in them.
 
-The ears are deaf to all but loudness and the engine says what it is told, so the same script
+The ears are deaf to all but loudness and the engine says what a test wants, so the same script
 gives the same bytes. Ids and times are replaced by names that say which of them are equal.
-`python -m tests.support.wire_talks` writes the corpus anew: do that only for a change of the
+`python -m tests.support.wire_talks` writes the corpus again: do that only for a change of the
 wire that is meant.
 """
 

@@ -171,7 +171,7 @@ async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(
     gone = await ask(vad, "a", 1)
     await tick_of(gate)
     vad.forget("a")
-    # The tick that runs now knows the row still; the next one may give it to somebody else.
+    # The tick that runs now knows the row still; the next one may give it to another one.
     gate.open.release(1000)
     heard = await vad.listen("b", sound)
     assert np.allclose(heard, expected, rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The realtime socket where things end, fail, or are too many; the engine says what it is told."""
+"""The realtime socket where things end, fail, or are too many; a test controls the engine."""
 
 import asyncio
 import base64

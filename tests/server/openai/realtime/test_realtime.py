@@ -45,7 +45,7 @@ async def test_two_turns_are_heard_and_answered(client: AsyncOpenAI) -> None:
     # The embedded model samples the tail: a turn of about two seconds takes so many rows.
     assert 30 < once < 64
     assert once + 30 < twice < once + 64
-    # Beside them <s>, [INST], [BEGIN_AUDIO] and [/INST].
+    # In addition <s>, [INST], [BEGIN_AUDIO] and [/INST].
     assert first.usage.input_tokens == once + 4
     assert second.usage.total_tokens == second.usage.input_tokens + second.usage.output_tokens
     started, stopped, committed = caller.seen[1:4]

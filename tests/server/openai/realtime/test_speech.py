@@ -73,7 +73,7 @@ async def test_the_defaults_of_voice_frameworks_are_spoken(speaking: AsyncOpenAI
         await caller.append(spoken(LIGHT) + silence(1))
         await caller.answer()
         assert len(sound(caller))
-        # What the worker told of itself may be sent back.
+        # What the worker sent of itself may be sent back.
         sent_back = session.model_dump()
         await caller.connection.session.update(session=sent_back)
         assert (await caller.until("session.updated")).session.model_dump() == sent_back
