@@ -251,13 +251,19 @@ def children_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def wait_for_child_of(decoder: Decoder) -> int:
-    """The fork server's id, once it has a child."""
+def server_of(decoder: Decoder) -> int:
+    """The fork server's id."""
+    assert decoder.process_id is not None
+    return decoder.process_id
+
+
+def wait_for_children_of(decoder: Decoder, count: int = 1) -> int:
+    """The fork server's id, once it has so many children."""
     deadline_s = time.monotonic() + WAIT_S
-    while not (decoder._is_ready and decoder._process and children_of(decoder._process.pid)):
+    while not (decoder.process_id and len(children_of(decoder.process_id)) == count):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    return decoder._process.pid
+    return decoder.process_id
 
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS), ids=bytes.decode)
@@ -265,8 +271,7 @@ def test_a_file_that_fells_the_decoder_is_bad_audio_and_the_next_is_read(
     attacked: Decoder, attack: bytes
 ) -> None:
     assert decode(attacked, wav()) == len(speech())
-    assert attacked._process is not None
-    server = attacked._process.pid
+    server = server_of(attacked)
     outcome = "timed_out" if attack in SLOW else "refused" if attack == b"memory" else "crashed"
     before = outcomes(outcome)
     with pytest.raises(BadAudio, match="cannot be decoded") as caught:
@@ -275,7 +280,7 @@ def test_a_file_that_fells_the_decoder_is_bad_audio_and_the_next_is_read(
     assert ("takes too long" in caught.value.message) == (attack in SLOW)
     assert decode(attacked, wav()) == len(speech())
     # The same fork server: other files' children were its own, and were left alone.
-    assert attacked._process.pid == server
+    assert attacked.process_id == server
     assert not Path("/tmp/decoder-was-here").exists()
 
 
@@ -294,18 +299,19 @@ def test_files_side_by_side_do_not_hear_of_each_others_ends(attacked: Decoder) -
 
 def test_a_decoder_that_was_killed_is_started_again(attacked: Decoder) -> None:
     decode(attacked, wav())
-    assert attacked._process is not None
-    os.kill(attacked._process.pid, signal.SIGKILL)
+    os.kill(server_of(attacked), signal.SIGKILL)
     assert decode(attacked, wav()) == len(speech())
 
 
-def test_a_file_whose_decoder_is_killed_beside_it_is_decoded_again() -> None:
-    slow = main(wall_s=600.0).replace("    if data", "    time.sleep(600)\n    if data", 1)
+def test_a_file_whose_decoder_is_killed_beside_it_is_decoded_again(tmp_path: Path) -> None:
+    mark = tmp_path / "the next one is not slow"
+    is_slow = f"is_slow = not os.path.exists({str(mark)!r})\ndef read"
+    slow = main(wall_s=600.0).replace("def read", is_slow, 1)
+    slow = slow.replace("    if data", "    time.sleep(600 * is_slow)\n    if data", 1)
     with running(slow) as decoder, ThreadPoolExecutor(1) as pool:
         found = pool.submit(decode, decoder, wav())
-        server = wait_for_child_of(decoder)
-        # The next one is not slow.
-        decoder._main = main()
+        server = wait_for_children_of(decoder)
+        mark.touch()
         lost = outcomes("lost")
         os.kill(server, signal.SIGKILL)
         assert found.result(WAIT_S) == len(speech())
@@ -322,14 +328,14 @@ def test_a_decoder_that_hangs_as_a_whole_is_ended() -> None:
     with running(code, answer_s=0.5) as decoder:
         with pytest.raises(EngineFailure):
             decode(decoder, wav())
-        assert decoder._process is None
+        assert decoder.process_id is None
 
 
 def test_nobody_decodes_for_a_caller_who_has_gone() -> None:
     with running(main(cpu_s=60, wall_s=600.0)) as decoder, ThreadPoolExecutor(1) as pool:
         is_over = threading.Event()
         asked = pool.submit(decoder.decode, b"sleep", 10.0, is_over)
-        server = wait_for_child_of(decoder)
+        server = wait_for_children_of(decoder)
         is_over.set()
         with pytest.raises(BadInput, match="was cancelled"):
             asked.result(WAIT_S)
@@ -347,9 +353,7 @@ def test_a_wait_for_a_place_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         is_over = threading.Event()
         asked = [pool.submit(decoder.decode, b"sleep", 1.0, is_over) for _ in range(FILES_AT_ONCE)]
-        deadline_s = time.monotonic() + WAIT_S
-        while decoder._places._value and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+        wait_for_children_of(decoder, FILES_AT_ONCE)
         with pytest.raises(AtCapacity):
             decode(decoder, wav())
         is_over.set()
@@ -365,7 +369,7 @@ import os, signal, threading
 from voxtral_worker.audio.clips import DECODER, read_clip
 from tests.support.audio_kinds import wav
 read_clip(wav(), max_seconds=10)
-print(DECODER._process.pid, flush=True)
+print(DECODER.process_id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=WAIT_S)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,9 +43,9 @@ async def lengths(voice: VoiceProcess, text: str) -> list[int]:
         return [len(samples) async for samples in voice.say(text, "hum", 1.0)]
 
 
-def child_of(voice: VoiceProcess) -> "subprocess.Popen[bytes]":
-    assert voice._process is not None
-    return voice._process.child
+def process_of(voice: VoiceProcess) -> int:
+    assert voice.process_id is not None
+    return voice.process_id
 
 
 def restarts() -> float:
@@ -106,11 +107,11 @@ async def test_a_text_that_cannot_be_said_fails_alone(
     voice: VoiceProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = asyncio.create_task(lengths(voice, "pieces 5"))
-    child = child_of(voice)
+    process = process_of(voice)
     with pytest.raises(SpeechFailed, match="the voice failed"):
         await lengths(voice, "raise")
     assert len(await other) == 5
-    assert child_of(voice) is child
+    assert voice.process_id == process
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -123,19 +124,19 @@ async def test_a_text_that_takes_all_memory_fails_alone(voice: VoiceProcess) -> 
 async def test_a_lost_process_is_started_again_and_says_what_has_not_begun(
     voice: VoiceProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before, child = restarts(), child_of(voice)
+    before, process = restarts(), process_of(voice)
     begun = voice.say("pieces 1000", "hum", 1.0)
     await anext(begun)
     waiting = asyncio.create_task(lengths(voice, "pieces 2 " + "that waits " * 100))
     await asyncio.sleep(3 * STEP_S)
-    os.kill(child.pid, signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
     with pytest.raises(SpeechFailed, match="the voice's process was lost"):
         async for _ in begun:
             pass
     assert await waiting == [VOICE_RATE] * 2
     assert restarts() == before + 1
     assert "the voice is lost, as its process ended; it is started again" in caplog.text
-    assert child.returncode == -signal.SIGKILL
+    assert is_gone(process)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +154,50 @@ async def test_a_text_that_ends_the_process_is_tried_twice_and_hurts_nobody_afte
     assert why in caplog.text
 
 
+async def test_silence_counts_only_while_this_process_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a pause of the machine the voice has had no time to go on."""
+    now_s, looks = 0.0, 0
+
+    def running_s() -> float:
+        nonlocal looks
+        looks += 1
+        return now_s
+
+    voice = VoiceProcess(("hum",), MOUTH, silence_s=0.05)
+    async with asyncio.timeout(WAIT_S):
+        await voice.load()
+        monkeypatch.setattr(process_module, "running_s", running_s)
+        # Any message makes the new clock count.
+        assert await lengths(voice, "pieces 1") == [VOICE_RATE]
+        process, lost = process_of(voice), restarts()
+        hanging = asyncio.create_task(lengths(voice, "hang"))
+        looks = 0
+        while looks < 10:
+            await asyncio.sleep(0.01)
+        assert voice.process_id == process
+        while voice.process_id == process:
+            now_s += 0.06
+            await asyncio.sleep(0.01)
+        assert restarts() == lost + 1
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        await voice.close()
+
+
 async def test_a_process_that_does_not_start_is_not_tried_at_once_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spawned = []
 
-    def count(main: str, environment: object) -> object:
-        spawned.append(main)
-        return processes.spawn(main)
+    start = processes.Child
 
-    monkeypatch.setattr(process_module, "spawn", count)
+    def count(main: str, environment: Mapping[str, str] | None) -> processes.Child:
+        spawned.append(main)
+        return start(main, environment)
+
+    monkeypatch.setattr(processes, "Child", count)
     voice = VoiceProcess(("hum",), "raise SystemExit(1)")
     with pytest.raises(SpeechFailed, match="did not start"):
         await voice.load()
@@ -179,17 +214,17 @@ async def test_a_process_that_cannot_be_made_is_a_failure_of_the_voice(
     def fail(*_: object) -> None:
         raise OSError("no more processes")
 
-    monkeypatch.setattr(process_module, "spawn", fail)
+    monkeypatch.setattr(processes, "Child", fail)
     with pytest.raises(SpeechFailed, match="was lost"):
         await lengths(VoiceProcess(("hum",), MOUTH), "pieces 1")
 
 
 async def test_closed_it_leaves_no_process_and_ends_what_is_said(voice: VoiceProcess) -> None:
-    child = child_of(voice)
+    process = process_of(voice)
     begun = voice.say("pieces 1000", "hum", 1.0)
     await anext(begun)
     await voice.close()
-    assert child.returncode is not None
+    assert is_gone(process)
     with pytest.raises(SpeechFailed):
         async for _ in begun:
             pass
@@ -202,7 +237,7 @@ from voxtral_worker.speech.process import VoiceProcess
 async def main():
     voice = VoiceProcess(("hum",), {MOUTH!r})
     await voice.load()
-    print(voice._process.child.pid, flush=True)
+    print(voice.process_id, flush=True)
     async for _ in voice.say(sys.argv[1], "hum", 1.0):
         pass
 asyncio.run(main())
@@ -233,6 +268,11 @@ def test_the_process_does_not_outlive_a_worker_that_is_killed(text: str) -> None
         while is_alive(pid):
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended and was waited for."""
+    return not Path(f"/proc/{pid}").exists()
 
 
 def is_alive(pid: int) -> bool:
