@@ -6,20 +6,18 @@ that the recipe does not have; each call gets a result, whose answer is checked 
 """
 
 import asyncio
-import json
 import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import numpy as np
-import websockets
 
 from builder.voxtral_tiny import voices
 from builder.voxtral_tiny.tools import DONE, FAILED, expected_call
 from builder.voxtral_tiny.vocabulary import DEVICES, ROOMS, expected_answer, sentence, text_answer
 from tests.support.workers import running_worker
+from voxtral_worker.client import Failure, Response, ToolCall, VoxtralClient
 
 # As many commands as sentences that no tool fits.
 SPOKEN, TYPED = 200, 100
@@ -117,42 +115,28 @@ async def ask(url: str, case: Case, audio: bytes = b"") -> tuple[list[tuple[str,
 
     `audio` of 16-bit samples is what is heard if the case is spoken.
     """
-    config = {"tools": case.tools, "barge_in": False, "temperature": 0}
-    async with aiohttp.ClientSession(raise_for_status=True) as http:
-        async with http.post(f"{url}/session/create", json={"config": config}) as response:
-            session = await response.json()
-        try:
-            address = url.replace("http", "ws", 1) + session["websocket_url"]
-            async with websockets.connect(address) as socket:
-                for frame in _said(case, audio):
-                    await socket.send(frame)
-                return await asyncio.wait_for(_answered(socket, case), TIMEOUT_S)
-        finally:
-            # A worker has room for so many sessions.
-            await http.delete(f"{url}/session/{session['session_id']}")
-
-
-def _said(case: Case, audio: bytes) -> list[bytes | str]:
-    if not case.is_spoken:
-        return [json.dumps({"type": "text_input", "text": case.words})]
-    silence = np.zeros(8000, "<i2").tobytes()
-    stream = silence + audio + silence + silence
-    return [stream[start : start + CHUNK_BYTES] for start in range(0, len(stream), CHUNK_BYTES)]
-
-
-async def _answered(socket: Any, case: Case) -> tuple[list[tuple[str, Json]], str]:
-    calls: list[tuple[str, Json]] = []
-    async for frame in socket:
-        message = json.loads(frame)
-        if message["type"] == "tool_call":
-            calls.append((message["name"], message["arguments"]))
-            result = {"call_id": message["call_id"], "content": case.result}
-            await socket.send(json.dumps({"type": "tool_result", **result}))
-        if message["type"] == "error":
-            return calls, f"error: {message['error']}"
-        if message["type"] == "text_response" and message["finish_reason"] != "tool_calls":
-            return calls, str(message["text"])
-    raise RuntimeError("the connection was closed")
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        VoxtralClient(url, tools=case.tools, barge_in=False, temperature=0) as client,
+    ):
+        if case.is_spoken:
+            silence = np.zeros(8000, "<i2").tobytes()
+            stream = silence + audio + silence + silence
+            for start in range(0, len(stream), CHUNK_BYTES):
+                await client.send_audio(stream[start : start + CHUNK_BYTES])
+        else:
+            await client.send_text(case.words)
+        calls: list[tuple[str, Json]] = []
+        async for event in client.events():
+            match event:
+                case ToolCall(name=name, arguments=arguments):
+                    calls.append((name, arguments))
+                    await client.send_tool_result(event, case.result)
+                case Failure(error=error):
+                    return calls, f"error: {error}"
+                case Response(text=text, finish_reason=reason) if reason != "tool_calls":
+                    return calls, text
+        raise RuntimeError("the session has ended")
 
 
 async def _all(url: str, asked: list[Case]) -> Counter[str]:

@@ -160,7 +160,7 @@ def measure(sound: PageSound) -> Measured:
         loud = np.flatnonzero(np.abs(samples[begin - NEAR : end]) > SILENT)
         last = begin - NEAR + int(loud[-1]) if len(loud) else begin
         cuts.append(Cut(max(0.0, 1000 * (last - begin) / rate), float(jumps[last])))
-        # What would have been heard without the cut is no measure.
+        # What would have been heard without the cut does not count.
         wrong[begin : round(end_s * rate) + 1] = 0
         is_inner[last - NEAR : last + NEAR] = False
     for near in at_joints:

@@ -10,13 +10,13 @@ import torch
 
 from bench.throughput import SETTINGS, SOUND
 from tests.support.endless import endless_engine
+from tests.support.windows import windows_of
 from voxtral_worker.engine.conversation import (
     AssistantTurn,
     Audio,
     Conversation,
     Exchange,
     UserTurn,
-    windows_of,
 )
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel, load_model

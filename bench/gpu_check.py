@@ -32,8 +32,9 @@ from bench.gpu_talk import (
 from bench.gpu_timing import REPEATS, device_name, free, in_ms, memory, timed
 from bench.token_times import TokenTimes
 from tests.support.endless import endless_core
-from tests.support.schedules import BLOCKS, Reference, Said, Talk, check
-from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn, windows_of
+from tests.support.schedules import BLOCKS, Reference, Said, Visit, check
+from tests.support.windows import windows_of
+from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.decoding import Row
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.kv_cache import blocks_for
@@ -72,20 +73,20 @@ def measure_floors(device: torch.device, size: int = 8192) -> Floors:
 
 
 def check_tokens(device: torch.device, folder: Path = EMBEDDED_MODEL) -> None:
-    """The embedded model on the device beside plain generate(). Raises AssertionError."""
+    """The embedded model on the device against plain generate(). Raises AssertionError."""
     # Also of cuDNN's convolutions, whose TF32 is on by default.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    talks = [
-        Talk(0, (Said(0), Said("hello", cut=1), Said(2))),
-        Talk(50, (Said("turn on the kitchen light"), Said(1))),
-        Talk(100, (Said(3), Said("what time is it"))),
+    visits = [
+        Visit(0, (Said(0), Said("hello", cut=1), Said(2))),
+        Visit(50, (Said("turn on the kitchen light"), Said(1))),
+        Visit(100, (Said(3), Said("what time is it"))),
     ]
     for dtype, sure in (("float32", 1e-3), ("bfloat16", SURE_IN_BF16)):
         settings = Settings(model_id=str(folder), device=device.type, dtype=dtype)
         loaded = load_model(settings)
         reference = Reference(load_model(settings).model, loaded, sure)
         for blocks in BLOCKS:
-            counts = check(loaded, reference, talks, blocks)
+            counts = check(loaded, reference, visits, blocks)
             print(f"tokens of the embedded model in {dtype}, {blocks} blocks: equal, {counts}")
             free(device)
 
@@ -151,7 +152,7 @@ def _decode_step(
 def _first_token(
     engine: Engine, tokens: TokenTimes, model: Any, floors: Floors, weights: int
 ) -> None:
-    """From the end of a 3 s turn to its first token, beside encoder, prefill and one decode."""
+    """From the end of a 3 s turn to its first token, with encoder, prefill and one decode."""
 
     def first_s() -> float:
         conversation = Conversation(UserTurn((Audio(TURN),)), transcribe=True)

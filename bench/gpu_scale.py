@@ -22,7 +22,7 @@ class Scale:
     # Rows of a step of its own, with so many tokens each.
     batches: tuple[int, ...] = (1, 16, 64)
     context_tokens: int = 2000
-    # Sequences in the engine's own loop, and beside the peers.
+    # Sequences in the engine's own loop, and in comparisons with the peers.
     loops: tuple[int, ...] = (1, 16, 32)
     loop_tokens: int = 128
     rounds: int = 5
@@ -35,7 +35,7 @@ class Scale:
     late_windows: int = 21
     file_windows: int = 60
     file_s: float = 150.0
-    # Talkers beside the file, and for how long they are listened to alone.
+    # Talkers at the same time as the file, and for how long they are measured alone.
     beside: int = 8
     talk_s: float = 20.0
     fewest_talkers: int = 8
@@ -48,7 +48,7 @@ class Scale:
 
     @property
     def settings(self) -> Settings:
-        """Of an engine that nobody is answered by from memory."""
+        """Of an engine without a response cache."""
         return Settings(
             device=self.device.type,
             dtype="bfloat16",
@@ -78,7 +78,7 @@ TINY = Scale(
     most_talkers=2,
     turn_every_s=0.5,
     answer_tokens=4,
-    # It is no GPU.
+    # It is not a GPU.
     most_first_s=60.0,
     most_gap_s=60.0,
 )

@@ -15,6 +15,7 @@ from bench.gpu_scale import Scale, load_random
 from bench.gpu_timing import in_ms, memory
 from bench.token_times import TokenTimes
 from tests.support.endless import endless_engine
+from tests.support.windows import windows_of
 from voxtral_worker.engine.conversation import (
     SAMPLE_RATE,
     WINDOW_SAMPLES,
@@ -23,7 +24,6 @@ from voxtral_worker.engine.conversation import (
     Conversation,
     Exchange,
     UserTurn,
-    windows_of,
 )
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.generation import Generation

@@ -26,11 +26,12 @@ import websockets
 from bench.load_speakers import percentile
 from tests.support.random_model import Shape, write_random_model
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.talker import address_of, delete, new_session
 from tests.support.workers import running_worker
 
 # The shape of the embedded model, with a larger vocabulary.
 SHAPE = Shape(128, 4, 4, 192, 512, 4, 6, 2, 32, 20_000, 36, "50MB")
-CONFIG = {"temperature": 2, "top_p": 1, "max_length": 1500, "silence_ms": 300}
+CONFIG: dict[str, object] = {"temperature": 2, "top_p": 1, "max_length": 1500, "silence_ms": 300}
 FRAME_BYTES = 2 * FRAME_SAMPLES
 TIMEOUT_S = 60.0
 # So many answers of 300 bytes fill the buffers between the worker and a client that does not read.
@@ -127,25 +128,24 @@ class Result:
 class Stage:
     """Sessions on one worker."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
-        self._http = http
+    def __init__(self, url: str) -> None:
         self._url = url
 
     @asynccontextmanager
     async def talker(self, *, reads: bool) -> AsyncIterator[Talker]:
         """A session that is being answered. A client that does not read gets small buffers."""
-        async with self._http.post(
-            f"{self._url}/session/create", json={"config": CONFIG}
-        ) as response:
-            session = await response.json()
+        session_id = await new_session(self._url, **CONFIG)
         address = urlsplit(self._url)
         line = socket.socket()
         if not reads:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.connect((address.hostname, address.port))
-        path = "ws://" + address.netloc + session["websocket_url"]
         async with websockets.connect(
-            path, sock=line, max_queue=16, ping_interval=None, close_timeout=0.1
+            address_of(self._url, "audio", session_id),
+            sock=line,
+            max_queue=16,
+            ping_interval=None,
+            close_timeout=0.1,
         ) as opened:
             one = Talker(opened)
             reading = asyncio.create_task(one.read()) if reads else None
@@ -155,7 +155,7 @@ class Stage:
             yield one
             if reading is not None:
                 reading.cancel()
-            await self._http.delete(f"{self._url}/session/{session['session_id']}")
+            await delete(self._url, session_id)
 
 
 async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Result:
@@ -163,7 +163,7 @@ async def interrupt(url: str, sessions: int, rounds: int, *, reads: bool) -> Res
     result = Result([], [], [], 0)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        watch, stage = Watch(http, url), Stage(http, url)
+        watch, stage = Watch(http, url), Stage(url)
         cut_off_before = (await watch.figures()).get(CUT_OFF, 0.0)
         for _ in range(sessions - 1):
             await stack.enter_async_context(stage.talker(reads=True))

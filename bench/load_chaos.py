@@ -1,23 +1,25 @@
 """Many failures at once: are the remaining clients answered, and are all resources released?"""
 
 import asyncio
-import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import websockets
 
 from bench.load_cuts import CHUNK_BYTES, converse
-from bench.load_fuzz import TIMEOUT_S, address, delete, new_session, until_at_rest
+from bench.load_fuzz import TIMEOUT_S, until_at_rest
 from bench.load_speakers import LEAST_GAP_FRAMES, answers_alone
 from tests.support.redis_server import RedisServer
 from tests.support.sounds import clips, silence
+from tests.support.talker import address_of, delete, new_session
 from tests.support.workers import RunningWorker, running_process
+from voxtral_worker.client import Failure, Response, VoxtralClient, VoxtralError
+from voxtral_worker.client.line import FINAL_CODES
 
 SECONDS = 300.0
 PATIENCE_S = 120.0
@@ -97,27 +99,25 @@ async def is_cut(chaos: Chaos, rng: random.Random) -> None:
 
 async def writes(chaos: Chaos, rng: random.Random) -> None:
     """A client that sends the same text again and again, each time without a history."""
-    session_id = await new_session(chaos.url, temperature=0, max_length=16)
-    async with websockets.connect(address(chaos.url, "control", session_id)) as socket:
+    async with VoxtralClient(chaos.url, temperature=0, max_length=16) as client:
         for _ in range(rng.randint(1, 4)):
-            await socket.send('{"type": "control", "control_type": "clear_history"}')
-            await socket.send(json.dumps({"type": "text_input", "text": GREETING}))
-            chaos.judge("writes", [GREETING], [await _answer(socket)])
-    await delete(chaos.url, session_id)
+            chaos.judge("writes", [GREETING], [await _greet(client)])
 
 
-async def _answer(socket: Any) -> dict[str, Any]:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            message: dict[str, Any] = json.loads(await socket.recv())
-            if message["type"] in ("text_response", "error"):
-                return message
+async def _greet(client: VoxtralClient) -> dict[str, Any]:
+    await client.clear_history()
+    await client.send_text(GREETING)
+    async with asyncio.timeout(TIMEOUT_S), aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Response | Failure):
+                return event.message
+    raise RuntimeError("the session has ended")
 
 
 async def stops_reading(chaos: Chaos, rng: random.Random) -> None:
     """A client that sends much, reads none of the answers, and leaves."""
     session_id = await new_session(chaos.url, mode="transcribe")
-    path = address(chaos.url, "audio", session_id)
+    path = address_of(chaos.url, "audio", session_id)
     async with websockets.connect(path, max_queue=1, close_timeout=0.1) as socket:
         audio = speech([rng.choice(list(clips()))])
         for start in range(0, len(audio), CHUNK_BYTES):
@@ -132,17 +132,21 @@ async def stops_reading(chaos: Chaos, rng: random.Random) -> None:
 
 async def is_deleted(chaos: Chaos, rng: random.Random) -> None:
     """A client whose session is deleted in the middle of a turn."""
-    session_id = await new_session(chaos.url, mode="transcribe")
-    async with websockets.connect(address(chaos.url, "audio", session_id)) as socket:
+    async with VoxtralClient(chaos.url, mode="transcribe") as client:
         audio = speech([rng.choice(list(clips()))])
         for start in range(0, len(audio), CHUNK_BYTES):
-            await socket.send(audio[start : start + CHUNK_BYTES])
+            await client.send_audio(audio[start : start + CHUNK_BYTES])
         await asyncio.sleep(rng.uniform(0.0, 0.5))
-        await delete(chaos.url, session_id)
-        async with asyncio.timeout(TIMEOUT_S):
-            await socket.wait_closed()
-        if socket.close_code != 1000:
-            chaos.wrong.append(f"a deleted session's socket was closed with {socket.close_code}")
+        await delete(chaos.url, str(client.session_id))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                async for _ in client.events():
+                    pass
+            chaos.wrong.append("a deleted session's events ended without a reason")
+        except VoxtralError as error:
+            # What the client makes of the close code 1000.
+            if str(error) != FINAL_CODES[1000]:
+                chaos.wrong.append(f"a deleted session ended with {error}")
     chaos.done["sessions deleted in a turn"] += 1
 
 
@@ -201,15 +205,6 @@ async def rage(
     return chaos
 
 
-async def _greeted(url: str) -> str:
-    session_id = await new_session(url, temperature=0, max_length=16)
-    async with websockets.connect(address(url, "control", session_id)) as socket:
-        await socket.send(json.dumps({"type": "text_input", "text": GREETING}))
-        answer = await _answer(socket)
-    await delete(url, session_id)
-    return str(answer["text"])
-
-
 async def compare(
     worker: RunningWorker,
     redis: RedisServer | None,
@@ -218,7 +213,8 @@ async def compare(
 ) -> tuple[Chaos, dict[str, tuple[float, float]]]:
     """The chaos, and the worker's figures at rest before and after it."""
     alone = await answers_alone(worker.url)
-    alone[GREETING] = await _greeted(worker.url)
+    async with VoxtralClient(worker.url, temperature=0, max_length=16) as client:
+        alone[GREETING] = (await _greet(client))["text"]
     # A short run first: pools and caches that it fills are not a leak.
     await rage(worker, None, min(5.0, seconds), alone, lambda chaos: chaos.right > 0)
     before = await until_at_rest(worker.url)

@@ -8,11 +8,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import websockets
 
 from bench.load_speakers import CONFIG
 from tests.support.sounds import clips, silence
+from tests.support.talker import address_of, delete, new_session
 
 CUTS = 300
 CUTS_PER_SESSION = 10
@@ -87,14 +87,8 @@ async def converse(
 ) -> Heard:
     """Send the stream, cut at these bytes; returns when every turn is answered."""
     heard, at = Heard(), 0
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(
-            f"{url}/session/create", json={"config": {**CONFIG, "barge_in": barge_in}}
-        ) as created,
-    ):
-        session = await created.json()
-    address = url.replace("http", "ws", 1) + session["websocket_url"]
+    session_id = await new_session(url, **{**CONFIG, "barge_in": barge_in})
+    address = address_of(url, "audio", session_id)
     for stop in [*cut_at, None]:
         async with websockets.connect(
             f"{address}?last_seq={len(heard.messages)}", max_size=None
@@ -113,8 +107,7 @@ async def converse(
     # answer?
     async with websockets.connect(f"{address}?last_seq={len(heard.messages)}") as socket:
         heard.audio_bytes_astray += abs(await _resumed(socket, heard) - len(audio))
-    async with aiohttp.ClientSession() as http:
-        await http.delete(f"{url}/session/{session['session_id']}")
+    await delete(url, session_id)
     return heard
 
 

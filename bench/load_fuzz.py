@@ -5,12 +5,12 @@ import json
 import random
 import urllib.request
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiohttp
 import websockets
 
 from bench.load_speakers import LEAST_GAP_FRAMES, scrape
@@ -18,7 +18,9 @@ from tests.support.fuzz_messages import frames
 from tests.support.fuzz_rest import fuzz_rest
 from tests.support.message_schema import problem_with
 from tests.support.sounds import clips, silence
+from tests.support.talker import address_of, delete, new_session
 from tests.support.workers import running_worker
+from voxtral_worker.client import Response, VoxtralClient
 
 MESSAGES = 20_000
 SOCKETS = 8
@@ -42,35 +44,19 @@ class Fuzzed:
     problems: list[str] = field(default_factory=list)
 
     def hear(self, raw: str | bytes) -> dict[str, Any]:
-        """Count a message of the worker, and check it."""
+        """Read a message of the worker, count it and check it."""
         message: dict[str, Any] = json.loads(raw)
+        self.check(message)
+        return message
+
+    def check(self, message: dict[str, Any]) -> None:
+        """Count a message of the worker, and check it."""
         problem = problem_with(message)
         if problem is not None:
             self.problems.append(problem)
         self.received[str(message.get("code", message["type"]))] += 1
         if message.get("code") == "PROCESSING_ERROR":
             self.problems.append(f"{message}")
-        return message
-
-
-async def new_session(url: str, **config: object) -> str:
-    """The id of a new session."""
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{url}/session/create", json={"config": config}) as response,
-    ):
-        return str((await response.json())["session_id"])
-
-
-async def delete(url: str, session_id: str) -> None:
-    """End a session."""
-    async with aiohttp.ClientSession() as http, http.delete(f"{url}/session/{session_id}"):
-        pass
-
-
-def address(url: str, line: str, session_id: str) -> str:
-    """The address of a session's socket."""
-    return f"{url.replace('http', 'ws', 1)}/ws/{line}/{session_id}"
 
 
 async def fuzz(url: str, line: str, count: int, rng: random.Random, tally: Fuzzed) -> None:
@@ -82,7 +68,7 @@ async def fuzz(url: str, line: str, count: int, rng: random.Random, tally: Fuzze
     coming = frames(count, rng)
     left = True
     while left:
-        async with websockets.connect(address(url, line, session_id), max_size=None) as socket:
+        async with websockets.connect(address_of(url, line, session_id), max_size=None) as socket:
             reading = asyncio.create_task(_read(socket, tally))
             left, closes = await _send(socket, coming, tally)
             await socket.close()
@@ -130,7 +116,7 @@ async def _read(socket: Any, tally: Fuzzed) -> None:
 async def _is_still_there(url: str, line: str, session_id: str, tally: Fuzzed) -> None:
     async with (
         asyncio.timeout(TIMEOUT_S),
-        websockets.connect(address(url, line, session_id), max_size=None) as socket,
+        websockets.connect(address_of(url, line, session_id), max_size=None) as socket,
     ):
         await socket.send(json.dumps({"type": "control", "control_type": "ping"}))
         while tally.hear(await socket.recv())["type"] != "control":
@@ -139,22 +125,19 @@ async def _is_still_there(url: str, line: str, session_id: str, tally: Fuzzed) -
 
 async def talk(url: str, tally: Fuzzed) -> list[str]:
     """The answers of a separate session to a text, a spoken sentence and another text."""
-    session_id = await new_session(url, temperature=0, max_length=16, mode="transcribe")
     sentence = silence(30) + next(iter(clips().values())) + silence(LEAST_GAP_FRAMES)
     answers: list[str] = []
     async with (
         asyncio.timeout(TIMEOUT_S),
-        websockets.connect(address(url, "audio", session_id), max_size=None) as socket,
+        VoxtralClient(url, temperature=0, max_length=16, mode="transcribe") as client,
+        aclosing(client.events()) as events,
     ):
         for said in ("hello", sentence, "what time is it"):
-            if isinstance(said, str):
-                await socket.send(json.dumps({"type": "text_input", "text": said}))
-            else:
-                await socket.send(said)
-            while (message := tally.hear(await socket.recv()))["type"] != "text_response":
-                pass
-            answers.append(message["text"])
-    await delete(url, session_id)
+            await (client.send_text(said) if isinstance(said, str) else client.send_audio(said))
+            while not isinstance(event := await anext(events), Response):
+                tally.check(event.message)
+            tally.check(event.message)
+            answers.append(event.text)
     return answers
 
 

@@ -8,7 +8,6 @@ is a process too.
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import resource
 import time
@@ -23,11 +22,13 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from bench.guard_jobs import JobApi, job_api
 from bench.load_speakers import CHUNK_FRAMES, CHUNK_S, LEAST_GAP_FRAMES, percentile
 from tests.support.attacks_by_use import ATTACKS, Attack, carry_out
+from tests.support.job_api import FakeJobApi
 from tests.support.sounds import FRAME_SAMPLES, clips, silence
 from tests.support.workers import RunningWorker, running_process
+from voxtral_worker.client import Failure, Response, Status, VoxtralClient
+from voxtral_worker.client.options import Options
 from voxtral_worker.settings import EMBEDDED_MODEL, REPOSITORY
 
 HANDLER = REPOSITORY / "handler.py"
@@ -52,7 +53,7 @@ SETTINGS = {
     "API_KEYS": f"{HONEST_KEY},{STRANGERS_KEY}",
     "MODEL_ID": str(EMBEDDED_MODEL),
 }
-CONFIG = {"mode": "transcribe", "temperature": 0, "barge_in": False}
+CONFIG: Options = {"mode": "transcribe", "temperature": 0, "barge_in": False}
 SENTENCES = ("what time is it", "close the kitchen window", "stop the music")
 
 
@@ -81,18 +82,14 @@ class Person:
 
     async def talk(self, url: str) -> None:
         """Talk until cancelled. Raises if the session is closed."""
-        headers = {"X-API-Key": HONEST_KEY}
-        async with aiohttp.ClientSession(url, headers=headers) as http:
-            async with http.post("/session/create", json={"config": CONFIG}) as response:
-                session = await response.json()
-            async with (
-                http.ws_connect(session["websocket_url"]) as socket,
-                asyncio.TaskGroup() as group,
-            ):
-                group.create_task(self._listen(socket))
-                await (self._speak(socket) if self.is_spoken else self._write(socket))
+        async with (
+            VoxtralClient(url, token=HONEST_KEY, **CONFIG) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._listen(client))
+            await (self._speak(client) if self.is_spoken else self._write(client))
 
-    async def _speak(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _speak(self, client: VoxtralClient) -> None:
         known, quiet = clips(), silence(LEAST_GAP_FRAMES)
         step = CHUNK_FRAMES * FRAME_SAMPLES * 2
         next_s = time.monotonic()
@@ -101,7 +98,7 @@ class Person:
             nonlocal next_s
             for start in range(0, len(audio), step):
                 await asyncio.sleep(max(0.0, next_s - time.monotonic()))
-                await socket.send_bytes(audio[start : start + step])
+                await client.send_audio(audio[start : start + step])
                 next_s += CHUNK_S
 
         for words in itertools.cycle(SENTENCES):
@@ -113,26 +110,31 @@ class Person:
             while turn.answered_s == float("inf"):
                 await stream(quiet[:step])
 
-    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _write(self, client: VoxtralClient) -> None:
         for words in itertools.cycle(SENTENCES):
             turn = Turn(words, time.monotonic())
             self.turns.append(turn)
-            await socket.send_str(json.dumps({"type": "text_input", "text": words}))
+            await client.send_text(words)
             while turn.answered_s == float("inf"):
                 await asyncio.sleep(LOOK_S / 10)
             await asyncio.sleep(max(0.0, turn.said_s + WRITES_EVERY_S - time.monotonic()))
 
-    async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        waiting = 0
-        async for frame in socket:
-            message = json.loads(frame.data)
-            if message["type"] == "text_response":
-                turn = self.turns[waiting]
-                turn.answered_s, turn.text = time.monotonic(), message["text"]
-                waiting += 1
-            elif message["type"] == "error":
-                self.errors.append(message["code"])
-        raise ConnectionError(f"an honest session was closed with {socket.close_code}")
+    async def _listen(self, client: VoxtralClient) -> None:
+        waiting = resumed = 0
+        async for event in client.events():
+            match event:
+                case Response(text=text):
+                    turn = self.turns[waiting]
+                    turn.answered_s, turn.text = time.monotonic(), text
+                    waiting += 1
+                case Failure(code=code):
+                    self.errors.append(code)
+                case Status(status="resumed"):
+                    resumed += 1
+                    # The first one only says that the session is open.
+                    if resumed > 1:
+                        raise ConnectionError("an honest session was cut off")
+        raise ConnectionError("an honest session was ended")
 
 
 @dataclass
@@ -224,7 +226,7 @@ def p95_s(turns: list[Turn]) -> float:
 class Guard:
     """People who talk, and what they notice. Owned by one event loop."""
 
-    def __init__(self, worker: RunningWorker, api: JobApi, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, worker: RunningWorker, api: FakeJobApi, pool: ProcessPoolExecutor) -> None:
         self._worker = worker
         self._api = api
         self._pool = pool
@@ -292,22 +294,20 @@ class Guard:
             return Counter()
         loop = asyncio.get_running_loop()
         if attack.carry is None:
-            self._api.answers.clear()
-            self._api.give(attack.jobs)
+            self._api.give_without_end(attack.jobs)
             await asyncio.sleep(seconds)
-            self._api.give(())
-            done = await loop.run_in_executor(None, self._api.wait_until_done, PATIENCE_S)
-            return self._api.answers if done else self._api.answers + Counter(["no answer"])
+            self._api.give_without_end(())
+            return await loop.run_in_executor(None, self._api.outcomes, PATIENCE_S)
         words = (attack.name, self._worker.url, STRANGERS_KEY, seconds)
         return await loop.run_in_executor(self._pool, carry_out, *words)
 
 
 @contextmanager
-def besieged_worker(log_path: Path | None = None) -> Iterator[tuple[RunningWorker, JobApi]]:
+def besieged_worker(log_path: Path | None = None) -> Iterator[tuple[RunningWorker, FakeJobApi]]:
     """A queue worker with the embedded model, default limits, two keys and little memory."""
     with (
-        job_api() as (api, environment),
-        running_process(SETTINGS | environment, log_path, script=HANDLER) as worker,
+        contextlib.closing(FakeJobApi()) as api,
+        running_process(SETTINGS | api.environment, log_path, script=HANDLER) as worker,
     ):
         limit_memory(worker.process.pid, SPARE_MEMORY_BYTES)
         yield worker, api

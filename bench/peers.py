@@ -37,7 +37,7 @@ GROUPS = ((True, 1), (True, 8), (True, 16), (True, 32), (False, 1), (False, 16),
 SERVERS = ("vLLM", "worker", "worker, compiled", "worker, sampled tail")
 PLAIN = ("generate(), one by one", "generate(), padded batch")
 WORKER = {"DTYPE": "float32", "RESPONSE_CACHE_SIZE": "0", "OMP_NUM_THREADS": "1"}
-# Compiled, as vLLM is unless told otherwise.
+# Compiled, as vLLM is by default.
 WAYS = {
     "worker": {"WINDOW_TAIL": "exact"},
     "worker, compiled": {"WINDOW_TAIL": "exact", "ENABLE_TORCH_COMPILE": "true"},

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from tests.support.schedules import BLOCKS, Reference, Talk, check, talks
+from tests.support.schedules import BLOCKS, Reference, Visit, check, visits
 from voxtral_worker.engine.layout import EXACT, WINDOW_TAILS
 from voxtral_worker.engine.model import load_model
 from voxtral_worker.settings import EMBEDDED_MODEL, Settings
@@ -36,8 +36,8 @@ def _run(schedules: int, most_sessions: int, window_tail: str) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(talks(most_sessions), st.sampled_from(BLOCKS))
-    def every(sessions: list[Talk], blocks: int) -> None:
+    @given(visits(most_sessions), st.sampled_from(BLOCKS))
+    def every(sessions: list[Visit], blocks: int) -> None:
         nonlocal total
         total += check(loaded, reference, sessions, blocks)
         total += Counter(schedules=1, sessions=len(sessions))

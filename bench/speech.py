@@ -7,19 +7,18 @@ clip in real time.
 """
 
 import asyncio
-import json
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import psutil
-import websockets
 
 from bench.load_speakers import percentile
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from tests.support.workers import running_process
+from voxtral_worker.client import Delta, Response, Speech, Status, VoxtralClient
+from voxtral_worker.client.options import Options
 from voxtral_worker.speech.embedded import EmbeddedVoice, voices_there
 from voxtral_worker.speech.sentences import SentenceSplitter
 from voxtral_worker.speech.voice import VOICE_RATE, Samples
@@ -49,7 +48,7 @@ async def _measure() -> None:
     sounds()
     with running_process({"SPEECH": "embedded", "RESPONSE_CACHE_SIZE": "0"}) as worker:
         process = psutil.Process(worker.process.pid)
-        url = worker.url.replace("http", "ws", 1)
+        url = worker.url
         await _asked(url, 3, voice="default")
         await first_sounds(url)
         await interruptions(url)
@@ -101,7 +100,7 @@ def _db(value: float) -> float:
 class Person:
     """One session that speaks and listens; times are of the monotonic clock."""
 
-    socket: Any
+    client: VoxtralClient
     # When the last frame of each utterance's speech was sent.
     spoken_s: list[float] = field(default_factory=list)
     # The waits for the first sound and the first word after it.
@@ -113,36 +112,36 @@ class Person:
 
     async def read(self) -> None:
         """Note what comes."""
-        async for frame in self.socket:
+        async for event in self.client.events():
             now_s = time.monotonic()
-            if isinstance(frame, bytes):
+            if isinstance(event, Delta) and not self.has_word:
+                self.has_word = True
+                self.words_s.append(now_s - self.spoken_s[-1])
+            if isinstance(event, Speech):
                 if not self.has_sound:
                     self.has_sound = True
                     self.sounds_s.append(now_s - self.spoken_s[-1])
-                continue
-            message = json.loads(frame)
-            if message["type"] == "text_delta" and not self.has_word:
-                self.has_word = True
-                self.words_s.append(now_s - self.spoken_s[-1])
-            self.finals += message.get("final", False)
+                self.finals += event.is_final
 
     async def speak(self, turns: int) -> None:
         """Take turns: each answer is heard to its end."""
         audio, last = utterance()
         for turn in range(turns):
             for number in range(len(audio) // FRAME_BYTES):
-                await self.socket.send(audio[number * FRAME_BYTES : (number + 1) * FRAME_BYTES])
+                await self.client.send_audio(
+                    audio[number * FRAME_BYTES : (number + 1) * FRAME_BYTES]
+                )
                 if number == last:
                     self.spoken_s.append(time.monotonic())
                     self.has_word = self.has_sound = False
                 await asyncio.sleep(FRAME_S)
             async with asyncio.timeout(TIMEOUT_S):
                 while self.finals <= turn:
-                    await self.socket.send(bytes(FRAME_BYTES))
+                    await self.client.send_audio(bytes(FRAME_BYTES))
                     await asyncio.sleep(FRAME_S)
             # What is ahead of the listener is played before it speaks again.
             for _ in range(int(2.5 / FRAME_S)):
-                await self.socket.send(bytes(FRAME_BYTES))
+                await self.client.send_audio(bytes(FRAME_BYTES))
                 await asyncio.sleep(FRAME_S)
 
 
@@ -152,12 +151,6 @@ def utterance() -> tuple[bytes, int]:
     frames = np.frombuffer(audio, "<i2").astype(np.float32).reshape(-1, FRAME_SAMPLES)
     loudness = np.sqrt((frames**2).mean(axis=1))
     return audio, int(np.flatnonzero(loudness > 0.05 * loudness.max())[-1])
-
-
-def address(url: str, **config: object) -> str:
-    """The address of a session's socket; the options are its config."""
-    query = urlencode({"config": json.dumps({"temperature": 0, **config})})
-    return f"{url}/ws/audio?{query}"
 
 
 async def first_sounds(url: str) -> None:
@@ -174,8 +167,8 @@ async def first_sounds(url: str) -> None:
 
 
 async def _converse(url: str, index: int) -> Person:
-    async with websockets.connect(address(url, voice="default"), max_size=None) as socket:
-        person = Person(socket)
+    async with VoxtralClient(url, temperature=0, voice="default") as client:
+        person = Person(client)
         reading = asyncio.create_task(person.read())
         # People do not begin together.
         await asyncio.sleep(0.37 * index)
@@ -196,25 +189,22 @@ async def interruptions(url: str) -> None:
     frames = [audio[at : at + FRAME_BYTES] for at in range(0, len(audio), FRAME_BYTES)]
     first = next(n for n, frame in enumerate(frames) if _is_loud(frame))
     for _ in range(BARGE_INS):
-        async with websockets.connect(address(url, voice="default"), max_size=None) as socket:
+        async with VoxtralClient(url, temperature=0, voice="default") as client:
             for chunk in frames + [bytes(FRAME_BYTES)] * 20:
-                await socket.send(chunk)
-            turn_id = await _until_sound(socket)
+                await client.send_audio(chunk)
+            turn_id = await _until_sound(client)
             begun_s = time.monotonic()
             last_s, told_s = begun_s, None
-            sending = asyncio.create_task(_send(socket, frames[first:]))
-            async with asyncio.timeout(TIMEOUT_S):
+            sending = asyncio.create_task(_send(client, frames[first:]))
+            async with asyncio.timeout(TIMEOUT_S), aclosing(client.events()) as events:
                 while told_s is None or not sending.done():
-                    frame = await socket.recv()
-                    if isinstance(frame, bytes):
+                    event = await anext(events)
+                    if event.turn_id != turn_id:
                         continue
-                    message = json.loads(frame)
-                    if message.get("turn_id") != turn_id:
-                        continue
-                    if message["type"] == "audio":
+                    if isinstance(event, Speech):
                         last_s = time.monotonic()
                         late += told_s is not None
-                    if message.get("status") == "interrupted":
+                    if isinstance(event, Status) and event.status == "interrupted":
                         told_s = time.monotonic()
         waits_ms.append(1000 * (last_s - begun_s))
         told_ms.append(1000 * (told_s - begun_s))
@@ -231,18 +221,18 @@ def _is_loud(frame: bytes) -> bool:
     return int(np.abs(np.frombuffer(frame, "<i2").astype(np.int32)).max()) > 1000
 
 
-async def _send(socket: Any, frames: list[bytes]) -> None:
+async def _send(client: VoxtralClient, frames: list[bytes]) -> None:
     for frame in frames:
-        await socket.send(frame)
+        await client.send_audio(frame)
         await asyncio.sleep(FRAME_S)
 
 
-async def _until_sound(socket: Any) -> str:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            frame = await socket.recv()
-            if isinstance(frame, str) and (message := json.loads(frame))["type"] == "audio":
-                return str(message["turn_id"])
+async def _until_sound(client: VoxtralClient) -> str:
+    async with asyncio.timeout(TIMEOUT_S), aclosing(client.events()) as events:
+        async for event in events:
+            if isinstance(event, Speech):
+                return str(event.turn_id)
+    raise RuntimeError("the session has ended")
 
 
 # What it costs.
@@ -280,18 +270,16 @@ async def _cost(url: str, process: psutil.Process, *, voice: str | None) -> tupl
 async def _asked(url: str, answers: int, voice: str | None) -> float:
     """Ask so many texts, each once its answer is whole; the seconds of speech that came."""
     spoken_ms = 0.0
-    async with websockets.connect(address(url, voice=voice), max_size=None) as socket:
+    config: Options = {"temperature": 0} if voice is None else {"temperature": 0, "voice": voice}
+    async with VoxtralClient(url, **config) as client:
         for number in range(answers):
-            asked = {"type": "text_input", "text": f"set a timer for {1 + number % 9} minutes"}
-            await socket.send(json.dumps(asked))
-            async with asyncio.timeout(TIMEOUT_S):
-                while True:
-                    frame = await socket.recv()
-                    if isinstance(frame, bytes):
-                        continue
-                    message = json.loads(frame)
-                    spoken_ms += message.get("duration_ms", 0.0)
-                    is_last = "final" if voice else "finish_reason"
-                    if is_last in message:
+            await client.send_text(f"set a timer for {1 + number % 9} minutes")
+            async with asyncio.timeout(TIMEOUT_S), aclosing(client.events()) as events:
+                async for event in events:
+                    if isinstance(event, Speech):
+                        spoken_ms += event.duration_ms
+                        if event.is_final:
+                            break
+                    elif isinstance(event, Response) and voice is None:
                         break
     return spoken_ms / 1000

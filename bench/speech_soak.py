@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-import websockets
 
-from bench.speech import FRAME_BYTES, address
+from bench.speech import FRAME_BYTES
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
+from tests.support.talker import open_socket
 from tests.support.workers import running_process
 from voxtral_worker.speech.voice import VOICE_RATE
 
@@ -25,19 +25,19 @@ LOOK_S = 5.0
 # The worker sends at most so far ahead of the listener.
 AHEAD_S = 2.0
 TURN_S = 30.0
-# Offsets are told in thousandths of a millisecond.
+# Offsets are sent in thousandths of a millisecond.
 ROUNDING_MS = 0.01
 
 
 @dataclass
 class Soak:
-    """What people were answered, and what the processes took meanwhile, in MiB."""
+    """What people were answered, and the memory of the processes at that time, in MiB."""
 
     turns: int = 0
     answered: int = 0
     pieces: int = 0
     speech_s: float = 0.0
-    # Pieces that do not begin where the one before has ended; frames of another length than told.
+    # Pieces that do not begin where the one before has ended; frames of another length than sent.
     lost: int = 0
     doubled: int = 0
     wrong_length: int = 0
@@ -60,14 +60,15 @@ class Listener:
         """Until the socket is closed."""
         async for frame in socket:
             if isinstance(frame, bytes):
-                self._hear(frame)
+                self.hear(frame)
                 continue
             message = json.loads(frame)
             if message["type"] == "audio":
                 self._soak.lost += self._piece is not None
-                self._take(message)
+                self.take(message)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def take(self, message: dict[str, Any]) -> None:
+        """Take the message about a piece, whose sound is the next frame."""
         if message["turn_id"] != self._turn_id:
             self._turn_id, self._end_ms = message["turn_id"], 0.0
         gap_ms = message["offset_ms"] - self._end_ms
@@ -76,7 +77,8 @@ class Listener:
         self._end_ms = message["offset_ms"] + message["duration_ms"]
         self._piece = message
 
-    def _hear(self, frame: bytes) -> None:
+    def hear(self, frame: bytes) -> None:
+        """Take a frame of sound."""
         piece, self._piece = self._piece, None
         if piece is None:
             self._soak.frames_alone += 1
@@ -93,7 +95,10 @@ class Listener:
 async def converse(url: str, soak: Soak, number: int, until_s: float) -> None:
     """One person's turns; each answer is heard to its end."""
     known = list(clips().values())
-    async with websockets.connect(address(url, voice="default"), max_size=None) as socket:
+    config = json.dumps({"temperature": 0, "voice": "default"})
+    # A socket and not our client: the client would hide what is wrong with frames.
+    async with open_socket(f"{url}/ws/audio", config=config) as talker:
+        socket = talker.socket
         listener = Listener(soak)
         reading = asyncio.create_task(listener.read(socket))
         turn = number

@@ -1,4 +1,4 @@
-"""The engine beside `generate()` and transformers' continuous batching.
+"""The engine compared with `generate()`.
 
 Same weights, same requests, in turn, in one process, on one core.
 """
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.manager import Manager
 from tests.support.endless import endless_engine
 from voxtral_worker.engine.conversation import Audio, Conversation, UserTurn
 from voxtral_worker.engine.engine import Engine
@@ -94,28 +93,21 @@ def run() -> None:
     """Print the tables: medians of whole groups, and their ratios."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
-        # One core a side: the manager's caller encodes while its thread computes.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    plain, manager = Plain(load_model(SETTINGS)), Manager(load_model(SETTINGS), TOKENS)
+    plain = Plain(load_model(SETTINGS))
     engine = endless_engine(load_model(SETTINGS), SETTINGS)
     settings = SETTINGS.model_copy(update={"enable_torch_compile": True})
     compiled = endless_engine(load_model(settings), settings)
 
-    def managed(count: int, *, is_audio: bool) -> float:
-        started_s = time.monotonic()
-        manager.generate([conversation(is_audio=is_audio) for _ in range(count)])
-        return time.monotonic() - started_s
-
     print(f"\nGroups of requests, {TOKENS} new tokens each, float32, one core: ms of the whole")
     print(f"group, medians of {ROUNDS} interleaved rounds. Ratios are to the padded batch.\n")
-    print("| requests | generate(), one by one | generate(), padded batch | transformers' manager")
-    print("| engine | engine, compiled | manager / engine / compiled |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| requests | generate(), one by one | generate(), padded batch", end=" ")
+    print("| engine | engine, compiled | engine / compiled |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for is_audio, count in GROUPS:
         figures = _interleaved(
             partial(plain.generate, count, 1, is_audio=is_audio),
             partial(plain.generate, count, count, is_audio=is_audio),
-            partial(managed, count, is_audio=is_audio),
             lambda: ask(engine, count, is_audio=is_audio)[1],  # noqa: B023 - called at once
             lambda: ask(compiled, count, is_audio=is_audio)[1],  # noqa: B023
         )
@@ -130,7 +122,7 @@ def run() -> None:
     print(f"\nms to the {FIRSTS}: generate() {firsts[0]:.0f}, engine {firsts[1]:.0f}", end="")
     print(f" ({firsts[1] / firsts[0]:.2f} ×), compiled {firsts[2]:.0f}", end="")
     print(f" ({firsts[2] / firsts[0]:.2f} ×)")
-    for side in (engine, compiled, manager):
+    for side in (engine, compiled):
         side.stop()
 
 

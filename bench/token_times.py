@@ -1,6 +1,6 @@
 """Every token that an engine chooses, and when.
 
-Deltas tell less: a special token has none, and half a character waits for its other half.
+Deltas show less: a special token has none, and half a character waits for its other half.
 """
 
 import time

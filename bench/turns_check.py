@@ -4,14 +4,14 @@ Plays turns of which it is known where they pause and where they end to a worker
 frame, so that it is known after which frame of sound a turn was over. A table has one row for each
 way to detect turns, in the terms of LiveKit's eot-bench: a `hold` is a pause within a turn, of at
 least 0.1 s; it is cut when the turn ends in it. The wait is the silence between the last speech
-and the end of the turn. A cut is mended when the turn opens again as the speaker goes on.
+and the end of the turn. A cut is mended when the turn opens again because the speaker continues.
 
 The folder holds `manifest.jsonl`, one object a line, with fields of eot-bench's data:
 
     {"id": "7", "audio": "7.wav", "language": "en", "kind": "list",
      "silence_spans": [{"start": 1.2, "end": 1.5}, {"start": 4.1, "end": 5.0}]}
 
-`audio` is a file beside it; spans are in seconds and in order, and the last one is the end of the
+`audio` is a file next to it; spans are in seconds and in order, and the last one is the end of the
 turn. `language` and `kind` may be left out; `kind` says for which turns a table of its own is made.
 """
 
@@ -20,9 +20,8 @@ import asyncio
 import json
 import statistics
 import sys
-import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,12 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-import websockets
 from numpy.typing import NDArray
 
 from tests.support.workers import running_process
 from voxtral_worker.audio.frames import FRAME_SAMPLES, SAMPLE_RATE
+from voxtral_worker.client import VoxtralClient
+from voxtral_worker.client.events import Event, Failure, Pong, Status
 from voxtral_worker.settings import REPOSITORY
 
 LEAST_SPAN_S = 0.1
@@ -137,50 +137,29 @@ def _spoken(folder: Path, row: dict[str, Any]) -> Spoken:
 async def play(url: str, spoken: Spoken, config: dict[str, Any], key: str | None) -> Heard:
     """Let a worker hear one turn, frame by frame; each is waited for."""
     heard = Heard(spoken)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    session_id = await asyncio.to_thread(create_session, url, config, headers)
-    address = url.replace("http", "ws", 1) + f"/ws/audio/{session_id}"
-    async with websockets.connect(
-        address, additional_headers=headers, max_size=None, open_timeout=WAIT_S
-    ) as socket:
-        frames = spoken.samples.reshape(-1, FRAME_SAMPLES)
-        for number, frame in enumerate(frames, 1):
-            await socket.send(frame.tobytes())
-            await socket.send('{"type": "control", "control_type": "ping"}')
-            await _until_pong(socket, heard, number * FRAME_S)
-    await asyncio.to_thread(end_session, url, session_id, headers)
+    async with (
+        VoxtralClient(url, token=key, **config) as client,
+        aclosing(client.events()) as events,
+    ):
+        for number, frame in enumerate(spoken.samples.reshape(-1, FRAME_SAMPLES), 1):
+            await client.send_audio(frame.tobytes())
+            await client.ping()
+            async with asyncio.timeout(WAIT_S):
+                while not isinstance(event := await anext(events), Pong):
+                    _note(heard, event, number * FRAME_S)
     return heard
 
 
-async def _until_pong(socket: Any, heard: Heard, at_s: float) -> None:
-    while True:
-        message = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))
-        if message.get("control_type") == "pong":
-            return
-        if message["type"] == "error":
-            raise RuntimeError(f"{heard.spoken.name}: {message['error']}")
-        if message.get("status") == "turn_reopened":
+def _note(heard: Heard, event: Event, at_s: float) -> None:
+    match event:
+        case Failure(error=error):
+            raise RuntimeError(f"{heard.spoken.name}: {error}")
+        case Status(status="turn_reopened"):
             heard.reopened.append(at_s)
-        elif message.get("status") == "speech_ended":
+        case Status(message, "speech_ended"):
             heard.ended.append((at_s, message.get("reason")))
             if "completeness" in message:
                 heard.scores.append(message["completeness"])
-
-
-def create_session(url: str, config: dict[str, Any], headers: dict[str, str]) -> str:
-    """Begin a session; its id."""
-    body = json.dumps({"config": config}).encode()
-    asked = urllib.request.Request(
-        f"{url}/session/create", body, {"Content-Type": "application/json", **headers}
-    )
-    with urllib.request.urlopen(asked, timeout=WAIT_S) as answer:
-        return str(json.load(answer)["session_id"])
-
-
-def end_session(url: str, session_id: str, headers: dict[str, str]) -> None:
-    """End a session."""
-    asked = urllib.request.Request(f"{url}/session/{session_id}", headers=headers, method="DELETE")
-    urllib.request.urlopen(asked, timeout=WAIT_S).close()
 
 
 async def play_all(

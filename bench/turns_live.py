@@ -7,31 +7,28 @@ sound: so they hold the VAD, the silence that is waited for, the score, the answ
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import websockets
-
-from bench.load_speakers import percentile
+from bench.load_speakers import percentile, scrape
 from bench.turns_check import (
     FRAME_S,
     WAIT_S,
     WAYS,
     BadManifest,
     Spoken,
-    create_session,
-    end_session,
     read_manifest,
 )
 from tests.support.workers import running_worker
 from voxtral_worker.audio.frames import FRAME_SAMPLES
+from voxtral_worker.client import VoxtralClient
+from voxtral_worker.client.events import Delta, Failure, Response, Status
 
 # Sessions at once: the worker is to have time for each.
 SIDE_BY_SIDE = 2
@@ -62,42 +59,39 @@ class Waited:
 
 async def play(url: str, spoken: Spoken, config: dict[str, Any]) -> Waited | None:
     """Let a worker hear one turn as a microphone would; None: it ended too early, or never."""
-    session_id = await asyncio.to_thread(create_session, url, config, {})
-    address = url.replace("http", "ws", 1) + f"/ws/audio/{session_id}"
-    async with websockets.connect(address, max_size=None) as socket:
+    async with VoxtralClient(url, **config) as client:
         started_s = time.monotonic()
 
         async def speak() -> None:
             frames = spoken.samples.reshape(-1, FRAME_SAMPLES)
             for number, frame in enumerate(frames, 1):
                 await asyncio.sleep(max(0.0, started_s + number * FRAME_S - time.monotonic()))
-                await socket.send(frame.tobytes())
+                await client.send_audio(frame.tobytes())
 
         speaking = asyncio.create_task(speak())
         try:
-            return await _wait(socket, started_s, 1000 * spoken.spans[-1][0])
+            return await _wait(client, started_s, 1000 * spoken.spans[-1][0])
         except TimeoutError:
             return None
         finally:
             await speaking
-            await asyncio.to_thread(end_session, url, session_id, {})
 
 
-async def _wait(socket: Any, started_s: float, end_ms: float) -> Waited | None:
+async def _wait(client: VoxtralClient, started_s: float, end_ms: float) -> Waited | None:
     reason, first_ms = "", 0.0
-    async with asyncio.timeout(WAIT_S):
-        async for text in socket:
-            message, now_ms = json.loads(text), 1000 * (time.monotonic() - started_s)
-            if message["type"] == "error":
-                raise RuntimeError(message["error"])
-            if message.get("status") == "speech_ended":
-                reason, first_ms = message["reason"] if now_ms > end_ms else "", 0.0
-            elif message["type"] == "text_delta" and reason and not first_ms:
-                first_ms = now_ms
-            elif message["type"] == "text_response" and first_ms:
-                told = message["metrics"]
-                whole_ms = first_ms - end_ms
-                return Waited(told["endpoint_ms"], told["first_token_ms"], whole_ms, reason)
+    async with asyncio.timeout(WAIT_S), aclosing(client.events()) as events:
+        async for event in events:
+            now_ms = 1000 * (time.monotonic() - started_s)
+            match event:
+                case Failure(error=error):
+                    raise RuntimeError(error)
+                case Status(message, "speech_ended"):
+                    reason, first_ms = message["reason"] if now_ms > end_ms else "", 0.0
+                case Delta() if reason and not first_ms:
+                    first_ms = now_ms
+                case Response(metrics=told) if first_ms:
+                    whole_ms = first_ms - end_ms
+                    return Waited(told["endpoint_ms"], told["first_token_ms"], whole_ms, reason)
     return None
 
 
@@ -138,10 +132,10 @@ def run(turns: Sequence[Spoken], ways: Sequence[str], kinds: Sequence[str]) -> N
 
 def _scores(url: str) -> str:
     """What the worker's metrics say of its scores."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
     named = ("voxtral_turn_scores_total", "voxtral_turn_score_seconds_sum")
-    return ", ".join(line for line in lines if line.startswith(named))
+    return ", ".join(
+        f"{name} {value:g}" for name, value in scrape(url).items() if name.startswith(named)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Whole windows beside a sampled tail: whether answers are the same, and what they cost.
+"""Whole windows compared with a sampled tail: whether answers are the same, and what they cost.
 
 `python -m bench.window_tail [PART ...]`; parts are throughput, agreement, conversations.
 
@@ -217,7 +217,7 @@ class Padded:
 
 
 def throughput(engines: dict[str, Engine], rounds: int) -> None:
-    """Print what groups of requests cost in both modes, beside the library's padded batch."""
+    """Print what groups of requests cost in both modes, and in the library's padded batch."""
     padded, sounds = Padded(), of_three_seconds()
 
     def group(engine: Engine, count: int) -> tuple[float, float]:

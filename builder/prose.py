@@ -17,21 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/*.md", "docs/*.md")
 SOURCES = (
     "handler.py",
+    "bench/*.py",
     "builder/**/*.py",
     "examples/*.py",
-    "src/voxtral_worker/*.py",
-    "src/voxtral_worker/audio/**/*.py",
-    "src/voxtral_worker/client/**/*.py",
-    "src/voxtral_worker/engine/**/*.py",
-    "src/voxtral_worker/jobs/**/*.py",
-    "src/voxtral_worker/server/*.py",
-    "src/voxtral_worker/server/gate/**/*.py",
-    "src/voxtral_worker/server/native/**/*.py",
-    "src/voxtral_worker/server/openai/realtime/**/*.py",
-    "src/voxtral_worker/server/shared/**/*.py",
-    "src/voxtral_worker/sessions/**/*.py",
-    "src/voxtral_worker/speech/**/*.py",
-    "src/voxtral_worker/turns/**/*.py",
+    "src/**/*.py",
+    "tests/**/*.py",
 )
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 

@@ -1,12 +1,13 @@
-"""Writes the tables of session options in docs/protocol.md: `python -m builder.write_options`.
+"""Writes the tables of session options in docs/: `python -m builder.write_options`.
 
-The tables come from the models that the worker reads options with. A test compares the page with
+The tables come from the models that the worker reads options with. A test compares the pages with
 what this script writes.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
@@ -25,19 +26,10 @@ from voxtral_worker.values import (
     options_of,
 )
 
-TABLES: dict[str, Values] = {
-    "options of a session": SessionConfig(),
-    "options of a realtime session": SessionOptions(),
-}
 WORDS = {"string": "a text", "boolean": "true or false", "array": "a list", "object": "an object"}
 UNITS = {"string": "characters", "array": "members"}
-PAGE = REPOSITORY / "docs" / "protocol.md"
+PROTOCOL, SPEECH = (REPOSITORY / "docs" / name for name in ("protocol.md", "speech.md"))
 END = "<!-- end of options -->\n"
-
-
-def begin(name: str) -> str:
-    """The marker before a table."""
-    return f"<!-- {name}: written by builder/write_options.py -->\n"
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,32 @@ def rows(options: Values, path: str = "", kind: str = "") -> Iterator[Row]:
             of_kind = f"`{tag_of(within)}`: " if len(models) > 1 else kind
             defaults = value if isinstance(value, within) else within()
             yield from rows(defaults, f"{path}{name}.", of_kind)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The options of a session whose names begin with one of these."""
+
+    name: str
+    page: Path
+    options: Values
+    names: tuple[str, ...] = ("",)
+
+    @property
+    def begin(self) -> str:
+        """The marker before the table."""
+        return f"<!-- {self.name}: written by builder/write_options.py -->\n"
+
+    def rows(self) -> list[Row]:
+        """Its rows."""
+        return [row for row in rows(self.options) if row.name.startswith(self.names)]
+
+
+TABLES = (
+    Table("options of a session", PROTOCOL, SessionConfig()),
+    Table("options of a realtime session", PROTOCOL, SessionOptions()),
+    Table("options of speech", SPEECH, SessionConfig(), ("voice", "output_")),
+)
 
 
 def models_in(annotation: Any) -> Iterator[type[Values]]:
@@ -116,18 +134,18 @@ def default_of(field: FieldInfo, value: Any) -> str:
     return f"`{shown}`"
 
 
-def page(text: str) -> str:
-    """docs/protocol.md with new tables. Raises ValueError if one of the markers is missing."""
-    for name, options in TABLES.items():
-        table = "| option | may be | default | what it does |\n|---|---|---|---|\n"
-        table += "".join(row.written() for row in rows(options))
-        text = with_table(text, begin(name), table, END)
-    return text
+def written(table: Table, text: str) -> str:
+    """A page with a new table. Raises ValueError if one of its markers is missing."""
+    lines = "| option | may be | default | what it does |\n|---|---|---|---|\n"
+    return with_table(
+        text, table.begin, lines + "".join(row.written() for row in table.rows()), END
+    )
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")
+    """Write the tables into their pages."""
+    for table in TABLES:
+        table.page.write_text(written(table, table.page.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_or_skip
 from tests.support.running_server import RunningServer
 from tests.support.settings import changed
+from tests.support.talking_server import TalkingServer
 from tests.support.workers import running_worker
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
@@ -101,8 +102,17 @@ def start_server(vad: Vad) -> Iterator[Callable[..., RunningServer]]:
 
 @pytest.fixture
 def server(start_server: Callable[..., RunningServer]) -> RunningServer:
-    """A server on a free loopback port, with real ears and an engine that says what it is told."""
+    """A server on a free loopback port, with real ears, and an engine that a test controls."""
     return start_server()
+
+
+@pytest.fixture
+def talking(start_server: Callable[..., RunningServer]) -> Iterator[TalkingServer]:
+    """A server that speaks."""
+    talking = TalkingServer(start_server(ready=False))
+    yield talking
+    talking.server.stop()
+    talking.speech.stop()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A folder that cannot be served is told in the first second, by the name of what is missing."""
+"""A folder that cannot be served ends the start in its first second: what is missing is named."""
 
 import json
 from pathlib import Path

@@ -51,7 +51,7 @@ def test_the_files_are_those_of_the_model_that_will_be_loaded(
     assert files_to_read(Settings(model_id=str(EMBEDDED_MODEL))) == [
         EMBEDDED_MODEL / "model.safetensors"
     ]
-    # Without a word about the model, it depends on the device, which nobody knows yet.
+    # Without a word about the model, it depends on the device, which is not known yet.
     assert files_to_read(Settings()) == []
     assert files_to_read(Settings(model_id="owner/name")) == []
     monkeypatch.setattr(

@@ -20,6 +20,7 @@ import numpy as np
 from voxtral_worker.errors import EngineFailure
 from voxtral_worker.running_time import running_s
 from voxtral_worker.turns import vad as vads
+from voxtral_worker.turns.network import SpeechNetwork
 
 class Gate:
     def __init__(self, inner):
@@ -58,8 +59,8 @@ async def main():
     vad.stop()
 
 vads.HUNG_S = 1.5
-vad = vads.Vad()
-gate = vad._model = Gate(vad._model)
+gate = Gate(SpeechNetwork())
+vad = vads.Vad(gate)
 vad.start()
 asyncio.run(main())
 """

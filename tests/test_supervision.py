@@ -128,7 +128,7 @@ PARSED = {
 class Calls(ast.NodeVisitor):
     """Every call of a file with the function that it stands in, and whether that is async.
 
-    A lambda or a plain function within an async one is not run by it, but by whoever gets it.
+    A lambda or a plain function within an async one is not run by it, but by its later caller.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a value is told in plain words, whatever the value."""
+"""What is wrong with a value is said in plain words, whatever the value."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from voxtral_worker.values import (
     Values,
     clean_text,
     described,
-    made_by,
+    made_of,
     number,
     or_null,
     read,
@@ -48,7 +48,7 @@ class Outer(Values):
     is_on: Flag = False
     name: Annotated[str | None, or_null(clean_text("a name or null", 1, 8))] = "x"
     later: Annotated[int, whole(0, 3)] | None = None
-    note: Annotated[str, made_by(short, "a short text", {"type": "string"})] = ""
+    note: Annotated[str, made_of(lambda value, _: short(value), {"type": "string"})] = ""
     inner: Inner | None = None
     many: tuple[Inner, ...] = ()
     own: float = Field(default=7.0, exclude=True)

@@ -12,8 +12,9 @@ A model is strict: "5" and true are not numbers. The settings, which are read fr
 """
 
 import itertools
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
@@ -102,37 +103,37 @@ def whole(low: int, high: int) -> May:
 
 
 def number(low: float, high: float) -> May:
-    """A number in a range; one that is whole stays whole."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=-int(-low // 1), le=int(high)),
-        core_schema.float_schema(ge=low, le=high),
-    ]
+    """A number in a range."""
     described = {"type": "number", "minimum": low, "maximum": high}
-    words = f"a number from {low:g} to {high:g}"
-    return May(words, core_schema.union_schema(kinds), described)
+    return May(f"a number from {low:g} to {high:g}", _number(ge=low, le=high), described)
 
 
 def at_least(low: float, most: float) -> May:
     """A number that is not smaller; what is larger than `most` counts as that."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(ge=int(low), strict=True),
-        core_schema.float_schema(ge=low, strict=True),
-    ]
     schema = core_schema.no_info_after_validator_function(
-        lambda value: min(value, most), core_schema.union_schema(kinds)
+        lambda value: min(value, most), _number(ge=low)
     )
     return May(f"a number of at least {low:g}", schema, {"type": "number", "minimum": low})
 
 
 def above(low: float, high: float) -> May:
     """A number that is larger, and at most so large."""
-    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
-        core_schema.int_schema(gt=int(low), le=int(high), strict=True),
-        core_schema.float_schema(gt=low, le=high, strict=True),
-    ]
     described = {"type": "number", "exclusiveMinimum": low, "maximum": high}
     words = f"a number above {low:g} and at most {high:g}"
-    return May(words, core_schema.union_schema(kinds), described)
+    return May(words, _number(gt=low, le=high), described)
+
+
+def _number(
+    ge: float | None = None, gt: float | None = None, le: float | None = None
+) -> CoreSchema:
+    """A number within its limits; one that is whole stays whole."""
+    least = None if ge is None else math.ceil(ge)
+    above, most = (None if limit is None else math.floor(limit) for limit in (gt, le))
+    kinds: list[CoreSchema | tuple[CoreSchema, str]] = [
+        core_schema.int_schema(ge=least, gt=above, le=most),
+        core_schema.float_schema(ge=ge, gt=gt, le=le),
+    ]
+    return core_schema.union_schema(kinds)
 
 
 def clean_text(words: str, least: int = 0, most: int | None = None) -> May:
@@ -155,15 +156,22 @@ def filled_text(most: int) -> May:
     return May(words, schema, {"type": "string", "minLength": 1, "maxLength": most}, tells=True)
 
 
+def is_clean(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON may hold, and can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def not_too_long(text: str, most: int, name: str = "") -> str:
     """For validators: a text that may be so long and can be encoded; a model has to name it."""
     if len(text) > most:
         raise rest(f"{name} has {len(text)} characters, but may have {most}".lstrip(), TooLarge)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_clean(text):
         words = f"{name} is {shown(text)}, but must be a text without half a surrogate pair"
-        raise rest(words.lstrip()) from None
+        raise rest(words.lstrip())
     return text
 
 
@@ -224,19 +232,6 @@ OR_NULL = May("", tells=True)
 Flag: TypeAlias = Annotated[bool, May("true or false")]
 
 
-def made_by(read: Callable[[Any], Any], words: str, described: JsonSchema) -> May:
-    """What a function makes of a value. A BadInput that it raises reaches the caller unchanged."""
-
-    def make(value: Any) -> Any:
-        try:
-            return read(value)
-        except BadInput as error:
-            raise refused(error) from None
-
-    schema = core_schema.no_info_plain_validator_function(make)
-    return May(words, schema, described, tells=True)
-
-
 def may_be(words: str) -> PydanticCustomError:
     """For validators: what a value may be in words."""
     return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
@@ -247,14 +242,34 @@ def told(tell: Callable[[str, Any], WorkerError]) -> PydanticCustomError:
     return PydanticCustomError(_TOLD, _TOLD, {"tell": tell})
 
 
-def refused(error: WorkerError) -> PydanticCustomError:
-    """For validators: an error of the worker's, whose sentence stays as it is."""
-    return told(lambda _, __: error)
-
-
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
     """For validators: the name of the field and these words are the sentence."""
     return told(lambda field, _: kind(f"{field} {words}".lstrip()))
+
+
+def attempt(make: Callable[[str], T]) -> T:
+    """For validators: what a function makes. It gets its whole name, for its BadInput."""
+    try:
+        return make("")
+    except BadInput:
+        # The name is known once the whole is read: the error is made again with it then.
+        raise told(lambda name, _: _error_of(make, name)) from None
+
+
+def _error_of(make: Callable[[str], object], name: str) -> BadInput:
+    try:
+        make(name)
+    except BadInput as error:
+        return error
+    raise AssertionError(f"{name} is wrong only without its name")
+
+
+def made_of(make: Callable[[Any, str], object], described: JsonSchema, words: str = "") -> May:
+    """What a function makes of a value and its whole name, which its BadInput needs."""
+    schema = core_schema.no_info_plain_validator_function(
+        lambda value: attempt(lambda name: make(value, name))
+    )
+    return May(words, schema, described, tells=True)
 
 
 def at(key: str, error: PydanticCustomError, value: object) -> ValidationError:
@@ -296,7 +311,8 @@ class Later:
 class By:
     """In the annotation of a union of models: the text under this key says which one it is.
 
-    `words` say what the text may be, and `refuse` makes the error of them.
+    A member may be a union that has a key of its own. `words` say what the text may be, and
+    `refuse` makes the error of them.
     """
 
     key: str
@@ -306,13 +322,9 @@ class By:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        kinds: dict[str, type[Values]] = {
-            name: model
-            for model in get_args(source) or (source,)
-            for name in get_args(model.model_fields[self.key].annotation)
-        }
+        kinds = dict(self._kinds(source))
 
-        def pick(value: object) -> type[Values]:
+        def pick(value: object) -> Any:
             if not isinstance(value, dict):
                 raise may_be("an object")
             name = value.get(self.key)
@@ -321,6 +333,15 @@ class By:
             return kinds[name]
 
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
+
+    def _kinds(self, source: Any) -> Iterator[tuple[str, Any]]:
+        for member in get_args(source) or (source,):
+            if isinstance(member, type) and issubclass(member, Values):
+                for name in get_args(member.model_fields[self.key].annotation):
+                    yield name, member
+            else:
+                kind: TypeAdapter[Any] = TypeAdapter(member)
+                yield from ((name, kind) for name, _ in self._kinds(get_args(member)[0]))
 
 
 class Values(BaseModel):
@@ -495,20 +516,18 @@ def read(
     before: str = "",
     *,
     at: Place = (),
-    tags: int = 0,
     known: Any = None,
     refuse: Callable[[list[Problem]], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
-    The error's sentence begins with `before`. `at` is where the value stands. Where the model is a
-    union that a field decides, so many `tags` stand before the name of a field. `known` is what its
+    The error's sentence begins with `before`. `at` is where the value stands. `known` is what its
     validators may ask. `refuse` makes another error of the problems.
     """
     try:
         return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
-        found = [_problem(each, at, tags) for each in error.errors(include_url=False)]
+        found = [_problem(each, at) for each in error.errors(include_url=False)]
     if refuse is not None:
         raise refuse(found)
     if isinstance(value, dict):
@@ -530,27 +549,17 @@ def is_good(kind: TypeAdapter[Any], value: object) -> bool:
     return True
 
 
-def _problem(wrong: Any, at: Place, tags: int) -> Problem:
-    field, context = _path((*at, *wrong["loc"][tags:])), wrong.get("ctx", {})
+def _problem(wrong: Any, at: Place) -> Problem:
+    field, value = _path((*at, *wrong["loc"])), wrong["input"]
     match wrong["type"]:
         case kind if kind == _TOLD:
-            return Problem(field, context["tell"](field, wrong["input"]))
+            return Problem(field, wrong["ctx"]["tell"](field, value))
         case kind if kind == _MAY_BE:
-            return Problem(field, _wrong(field, wrong["input"], context["words"]), is_value=True)
-        case "union_tag_invalid":
-            name = context["discriminator"].strip("'")
-            field = _path((*at, name))
-            may_be = "one of " + context["expected_tags"].replace("'", "")
-            return Problem(field, _wrong(field, wrong["input"].get(name), may_be), is_value=True)
-        case "union_tag_not_found":
-            field = _path((*at, context["discriminator"].strip("'")))
-            return Problem(field, BadInput(f"{field} is missing"))
-        case "model_attributes_type":
-            return Problem(field, _wrong(field, wrong["input"], "an object"), is_value=True)
+            return Problem(field, _wrong(field, value, wrong["ctx"]["words"]), is_value=True)
         case "missing":
             return Problem(field, BadInput(f"{field} is missing"))
     # No model should let it come to this: its fields have words of their own.
-    return Problem(field, BadInput(f"{field} is {shown(wrong['input'])}, which cannot be used"))
+    return Problem(field, BadInput(f"{field} is {shown(value)}, which cannot be used"))
 
 
 def _wrong(field: str, value: object, words: str) -> BadInput:

@@ -389,7 +389,7 @@ def test_a_worker_that_leaves_while_the_processes_start_hears_nothing_of_it() ->
         stderr=subprocess.PIPE,
     )
     theirs.close()
-    # It has said that it is ready, and nobody has read it.
+    # It has said that it is ready, and that was not read.
     assert select.select([ours], [], [], WAIT_S)[0]
     ours.close()
     _, told = child.communicate(timeout=WAIT_S)
@@ -397,7 +397,7 @@ def test_a_worker_that_leaves_while_the_processes_start_hears_nothing_of_it() ->
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not a zombie that nobody has waited for."""
+    """Whether a process is there and not a zombie that was not waited for."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

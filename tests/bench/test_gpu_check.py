@@ -112,7 +112,7 @@ def test_a_crowd_in_which_somebody_got_nothing_is_not_within_the_limits() -> Non
 
 
 class Deaf:
-    """An engine that answers nobody until it is asked to, and only those who were given up."""
+    """An engine that answers no request until it is asked to, and then only those given up."""
 
     def __init__(self) -> None:
         self.listeners: list[Any] = []
@@ -259,7 +259,7 @@ def test_vllm_gets_a_core_or_a_share_of_a_gpu() -> None:
 def test_shards_become_one_file_of_the_other_format(weights: Path, tmp_path: Path) -> None:
     write_mistral_format(weights, tmp_path)
     index = json.loads((weights / "model.safetensors.index.json").read_text())["weight_map"]
-    # Its positions are computed by whoever loads the other format.
+    # A program that loads the other format computes its positions.
     assert len(load_file(tmp_path / "consolidated.safetensors")) == len(index) - 1
 
 

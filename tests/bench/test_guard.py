@@ -1,7 +1,7 @@
-"""Short forms of the attacks that the worker has to bear, each beside people who talk.
+"""Short forms of the attacks that the worker has to bear, each while people talk.
 
-They say what must hold at any speed: everybody is answered with the right words, `/ping` answers,
-the process lives, and the attack is told no more than it may be. `make bench-load`, part `guard`,
+They say what must hold at any speed: all are answered with the right words, `/ping` answers,
+the process lives, and the attack learns no more than it may. `make bench-load`, part `guard`,
 measures times and memory.
 """
 

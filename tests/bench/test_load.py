@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def serve() -> Iterator[Callable[[str, tuple[Settings, ...]], list[str]]]:
         urls = []
         for one in wanted:
             port = free_port()
-            server = ServerThread(replace(one, port=port, model_id=folder))
+            server = ServerThread(changed(one, port=port, model_id=folder))
             server.start()
             server.become_ready(Parts(engine, vad, loaded))
             stops.append(server.stop)

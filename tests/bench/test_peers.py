@@ -1,4 +1,4 @@
-"""The benchmark beside other servers: the checkpoint in their format, and equal answers."""
+"""The benchmark with other servers: the checkpoint in their format, and equal answers."""
 
 import json
 from pathlib import Path

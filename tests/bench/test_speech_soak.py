@@ -26,10 +26,10 @@ def test_a_lost_a_doubled_and_a_short_piece_are_seen() -> None:
     listener = Listener(made)
     piece = {"turn_id": "1", "offset_ms": 0.0, "duration_ms": 400.0}
     for changes in ({}, {"offset_ms": 400.0}, {"offset_ms": 400.0}, {"offset_ms": 1200.0}):
-        listener._take({**piece, **changes})
-        listener._hear(bytes(19_200))
-    listener._hear(bytes(2))
-    listener._take({**piece, "offset_ms": 1600.0})
-    listener._hear(bytes(19_198))
+        listener.take({**piece, **changes})
+        listener.hear(bytes(19_200))
+    listener.hear(bytes(2))
+    listener.take({**piece, "offset_ms": 1600.0})
+    listener.hear(bytes(19_198))
     assert (made.doubled, made.lost, made.frames_alone, made.wrong_length) == (1, 1, 1, 1)
     assert made.pieces == 5

@@ -20,14 +20,14 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def worker(redis: RedisServer) -> Iterator[RunningWorker]:
+def stormy_worker(redis: RedisServer) -> Iterator[RunningWorker]:
     settings = load_chaos.SETTINGS | {"RATE_LIMIT_STORE": redis.url}
     with running_process(settings, is_faulty=True) as running:
         yield running
 
 
 def has_seen_all(chaos: load_chaos.Chaos) -> bool:
-    """Whether everything went wrong at least once, and somebody was answered in spite of it."""
+    """Whether everything went wrong at least once, and a user was answered in spite of it."""
     kinds = ("sockets cut", "faults injected", "Redis stopped", "clients that stopped reading")
     return chaos.right > 0 and all(chaos.done[kind] for kind in kinds)
 
@@ -35,9 +35,9 @@ def has_seen_all(chaos: load_chaos.Chaos) -> bool:
 # Minutes on a busy machine.
 @pytest.mark.timeout(600)
 def test_those_who_are_left_in_chaos_are_answered_rightly_and_nothing_stays_behind(
-    worker: RunningWorker, redis: RedisServer
+    stormy_worker: RunningWorker, redis: RedisServer
 ) -> None:
-    chaos, figures = asyncio.run(load_chaos.compare(worker, redis, 4.0, has_seen_all))
+    chaos, figures = asyncio.run(load_chaos.compare(stormy_worker, redis, 4.0, has_seen_all))
     assert chaos.wrong == []
     assert has_seen_all(chaos), chaos.done
     # One more: a fault of the time before, which found nothing to fail then.

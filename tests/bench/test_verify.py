@@ -28,12 +28,12 @@ def test_the_embedded_model_passes_on_bundled_and_own_recordings(
     own.mkdir()
     shutil.copy(CLIPS / "stop-the-music.wav", own / "mine.WAV")
     (own / "mine.txt").write_text("Stop that music, please!")
-    # Of which nobody has said what is in it; it has the name of a bundled clip.
+    # Without a text that says what is in it; it has the name of a bundled clip.
     shutil.copy(CLIPS / "turn-on-the-kitchen-light.wav", own)
     assert run(["--audio", str(own), "--clips", "2"]) == 0
     text = capsys.readouterr().out
     assert row(text, "turn-on-the-kitchen-light.wav")[1::3] == ["0 of 5", "equal"]
-    # A reference that differs is told, and judges nobody.
+    # A reference that differs is shown, but the gate does not use it.
     assert row(text, "own/mine.WAV")[1::3] == ["2 of 4", "equal"]
     assert row(text, "own/turn-on-the-kitchen-light.wav")[1::3] == ["-", "equal"]
     assert row(text, "answer to 'hello'")[4] == "equal"

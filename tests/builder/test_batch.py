@@ -174,9 +174,9 @@ def test_a_branch_is_learned_as_if_it_stood_alone_behind_the_trunk() -> None:
 
     def found(*prompts: Prompt | Tree) -> Batch:
         # Positions from 0 on, no noise, and the same silent groups left out each time.
-        batcher = Batcher(Letters(), ExampleMaker([], seed=9))
-        batcher._random.random = lambda: 0.5  # type: ignore[method-assign]
-        return batcher.assemble([said], prompts)
+        maker = ExampleMaker([], seed=9)
+        maker.random.random = lambda: 0.5  # type: ignore[method-assign]
+        return Batcher(Letters(), maker).assemble([said], prompts)
 
     def loss(batch: Batch) -> float:
         batch.weights = torch.ones_like(batch.weights)

@@ -62,7 +62,7 @@ def test_the_windows_are_those_of_the_real_model() -> None:
 
 
 def test_the_encoder_positions_are_whispers_sinusoids() -> None:
-    # Other servers compute them anew instead of reading them.
+    # Other servers compute them again instead of reading them.
     weight = listener().model.model.audio_tower.embed_positions.weight
     assert torch.allclose(weight, sinusoids(*weight.shape), atol=5e-3)
 

@@ -78,7 +78,7 @@ def test_nothing_that_a_locked_package_needs_is_missing() -> None:
         if (name, *sorted(requirement.extras)) not in seen:
             seen.add((name, *sorted(requirement.extras)))
             left += needs_of(requirement)
-    # And nothing is in it that nobody needs.
+    # And nothing is in it that is not needed.
     assert {name for name, *_ in seen} == versions.keys()
 
 

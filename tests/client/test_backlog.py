@@ -23,7 +23,7 @@ def full() -> Backlog:
 def test_audio_is_fast_until_too_many_turns_wait_and_then_as_it_was_spoken() -> None:
     backlog = full()
     assert backlog.speed() == 1.0
-    # Told again after a lost connection, it is the same turn.
+    # Received again after a lost connection, it is the same turn.
     take(backlog, "status", "0", status="speech_ended")
     take(backlog, "text_response", "0", text="One.")
     assert backlog.speed() == FAST

@@ -25,11 +25,11 @@ def audio() -> bytes:
     return bytes(9600) + sound + bytes(9600)
 
 
-async def chunks(cut_after: int = -1, client: VoxtralClient | None = None) -> AsyncIterator[bytes]:
+async def chunks(cut_after: int = -1, line: CuttableLine | None = None) -> AsyncIterator[bytes]:
     data = audio()
     for number, start in enumerate(range(0, len(data), 3200)):
-        if number == cut_after and client is not None and client._line._socket is not None:
-            client._line._socket.transport.abort()
+        if number == cut_after and line is not None:
+            line.cut()
         yield data[start : start + 3200]
         await asyncio.sleep(0.01)
 
@@ -44,8 +44,10 @@ async def test_a_spoken_sentence_is_answered_word_by_word(worker: str) -> None:
 
 
 async def test_a_cut_line_is_resumed_without_losing_or_doubling_audio(worker: str) -> None:
-    async with VoxtralClient(worker, temperature=0) as voxtral:
-        events = [event async for event in voxtral.stream(chunks(8, voxtral))]
+    line = CuttableLine(int(worker.rpartition(":")[2]))
+    async with VoxtralClient(await line.listen(), temperature=0) as voxtral:
+        events = [event async for event in voxtral.stream(chunks(8, line))]
+    await line.close()
     resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
     assert len(resumed) == 2
     assert resumed[1].message["audio_bytes_received"] <= 8 * 3200

@@ -488,7 +488,7 @@ def test_a_wrong_use_ends_with_2(
 
 
 @pytest.fixture(scope="module")
-def talking() -> Iterator[str]:
+def voiced_url() -> Iterator[str]:
     """The URL of a worker that has a voice."""
     speech = open_speech(Settings(speech="embedded"))
     server = EmbeddedServer(speech, api_keys=())
@@ -496,16 +496,16 @@ def talking() -> Iterator[str]:
     server.stop()
 
 
-def test_a_text_is_said_into_a_file_by_its_ending(talking: str, tmp_path: Path) -> None:
+def test_a_text_is_said_into_a_file_by_its_ending(voiced_url: str, tmp_path: Path) -> None:
     path = tmp_path / "said.mp3"
-    done = voxtral("speak", "The light is on.", "-o", str(path), "--url", talking)
+    done = voxtral("speak", "The light is on.", "-o", str(path), "--url", voiced_url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(decode(path.read_bytes())) > 32_000
 
 
-def test_a_text_from_standard_input_is_said_to_standard_output(talking: str) -> None:
+def test_a_text_from_standard_input_is_said_to_standard_output(voiced_url: str) -> None:
     done = subprocess.run(
-        command("speak", "-", "-o", "-", "--url", talking),
+        command("speak", "-", "-o", "-", "--url", voiced_url),
         input=b"The light is on.",
         capture_output=True,
         timeout=60,
@@ -515,18 +515,18 @@ def test_a_text_from_standard_input_is_said_to_standard_output(talking: str) -> 
     assert done.stdout.startswith(b"RIFF")
 
 
-def test_a_voice_that_there_is_not_is_told_with_those_there_are(talking: str) -> None:
-    done = voxtral("speak", "Hi.", "-o", "x.wav", "--voice", "bass", "--url", talking)
+def test_a_voice_that_there_is_not_is_told_with_those_there_are(voiced_url: str) -> None:
+    done = voxtral("speak", "Hi.", "-o", "x.wav", "--voice", "bass", "--url", voiced_url)
     assert done.returncode == 1
     assert "must be one of default, heart" in done.stderr
 
 
-def test_a_file_that_cannot_be_written_is_told(talking: str, tmp_path: Path) -> None:
-    done = voxtral("speak", "Hi.", "-o", str(tmp_path), "--url", talking)
+def test_a_file_that_cannot_be_written_is_told(voiced_url: str, tmp_path: Path) -> None:
+    done = voxtral("speak", "Hi.", "-o", str(tmp_path), "--url", voiced_url)
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
 
 
-async def test_the_client_says_texts_too(talking: str) -> None:
-    client = VoxtralClient(talking)
+async def test_the_client_says_texts_too(voiced_url: str) -> None:
+    client = VoxtralClient(voiced_url)
     assert len(decode(await client.speak("The light is on."))) > 32_000

@@ -1,4 +1,4 @@
-"""The client's REST calls: what becomes of a credential, and of an answer that is none."""
+"""The client's REST calls: what becomes of a credential, and of an answer that cannot be used."""
 
 import threading
 from collections.abc import Callable, Iterator

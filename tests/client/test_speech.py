@@ -1,23 +1,10 @@
 """Spoken answers as the Python client's events."""
 
 import asyncio
-from collections.abc import Callable, Iterator
 
-import pytest
-
-from tests.server.test_spoken_answers import TalkingServer
-from tests.support.running_server import RunningServer
+from tests.support.cuttable_line import CuttableLine
+from tests.support.talking_server import TalkingServer
 from voxtral_worker.client import Response, Speech, Voxtral, VoxtralClient
-
-Start = Callable[..., RunningServer]
-
-
-@pytest.fixture
-def talking(start_server: Start) -> Iterator[TalkingServer]:
-    talking = TalkingServer(start_server(ready=False))
-    yield talking
-    talking.server.stop()
-    talking.speech.stop()
 
 
 async def spoken(client: VoxtralClient) -> tuple[list[Speech], list[Response]]:
@@ -47,14 +34,16 @@ async def test_each_piece_of_speech_is_an_event_with_its_sound(talking: TalkingS
 async def test_after_a_lost_connection_the_words_come_and_the_sound_does_not_twice(
     talking: TalkingServer,
 ) -> None:
-    async with VoxtralClient(talking.server.url, voice="default") as client:
+    line = CuttableLine(talking.server.settings.port)
+    async with VoxtralClient(await line.listen(), voice="default") as client:
         await client.send_text("hello")
         pieces, _ = await spoken(client)
-        # Nobody has read that: it comes again, without its sound.
+        # That was not read: it comes again, without its sound.
         await client.send_text("hello")
         await asyncio.sleep(0.5)
-        client._line._socket.transport.abort()  # type: ignore[union-attr]
+        line.cut()
         again, (response,) = await spoken(client)
+    await line.close()
     assert "".join(piece.text for piece in again) == response.text
     assert [piece.offset_ms for piece in again] == [piece.offset_ms for piece in pieces]
     # What was ahead when the connection was lost is silent, and nothing is there twice.

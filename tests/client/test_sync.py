@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.client.test_client import SAID, audio
+from tests.support.cuttable_line import cuttable
 from tests.support.ports import free_port
 from voxtral_worker.client import Delta, Response, Retry, Status, Voxtral, VoxtralError
 
@@ -29,17 +30,16 @@ def test_a_spoken_sentence_is_answered_without_asyncio(worker: str) -> None:
 
 
 def test_a_cut_line_is_resumed_without_asyncio(worker: str) -> None:
-    async def abort() -> None:
-        assert voxtral._client._line._socket is not None
-        voxtral._client._line._socket.transport.abort()
-
     def cut_in_the_middle() -> Iterator[bytes]:
         for number, piece in enumerate(pieces()):
             if number == 3:
-                voxtral._loop.run(abort())
+                cut()
             yield piece
 
-    with Voxtral(worker, temperature=0) as voxtral:
+    with (
+        cuttable(int(worker.rpartition(":")[2])) as (url, cut),
+        Voxtral(url, temperature=0) as voxtral,
+    ):
         events = list(voxtral.stream(cut_in_the_middle()))
     resumed = [e for e in events if isinstance(e, Status) and e.status == "resumed"]
     assert len(resumed) == 2

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture(scope="module")
 def open_page(open_any: OpenPage, worker: str) -> OpenPage:
-    """Opens pages of the console, of the real worker unless told otherwise."""
+    """Opens pages of the console, by default of the real worker."""
 
     @asynccontextmanager
     async def open_one(url: str = worker, **screen: object) -> AsyncIterator[Page]:

@@ -195,7 +195,7 @@ async def test_a_worker_that_starts_shows_its_steps_without_being_asked(
         now = notice.locator(".is-under-way")
         await expect(now).to_contain_text("Model")
         await expect(now).to_contain_text("Downloading the weights: 42 %, 4.0 of 9.4 GB")
-        # The seconds go on between two calls.
+        # The seconds continue between two calls.
         await expect(now.locator(".took")).not_to_have_text("21.4 s")
         to_come = notice.locator(".is-to-come")
         await expect(to_come).to_have_text(["Speech detection", "Warm-up"])
@@ -249,7 +249,7 @@ async def test_what_was_said_is_shown_in_its_final_words(open_fake: OpenFake) ->
         fake.say("transcript", turn_id="2", text="Turn on the light.")
         await expect(said).to_have_text("Turn on the light.")
         await expect(said).not_to_contain_class("is-spoken")
-        # A turn that goes on is written down anew.
+        # A turn that continues is transcribed again.
         fake.status("turn_reopened", turn_id="2")
         fake.status("speech_ended", turn_id="2")
         fake.say("transcript", turn_id="2", text="Turn on the light in the kitchen.")
@@ -462,7 +462,7 @@ async def test_tools_of_the_page_do_what_the_model_calls(open_fake: OpenFake) ->
         await expect(page.locator("#phone")).to_have_text("Dialled 314")
         turn = page.locator(".turn").last
         await expect(turn).to_contain_text('set_timer(amount: 5, unit: "minutes") → done')
-        # The same turn goes on to its answer.
+        # The same turn continues to its answer.
         await expect(turn).to_contain_class("is-waiting")
         fake.say("text_delta", turn_id="2", text="Done.")
         fake.answer("2", "Done.")

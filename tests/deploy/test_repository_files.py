@@ -17,7 +17,7 @@ from voxtral_worker.settings import REPOSITORY
 
 FORMS = sorted((REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
-# Texts that tell people which commands to run.
+# Texts that show people which commands to run.
 GUIDES = ("CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md")
 
 
@@ -156,7 +156,7 @@ def test_a_workflow_is_one_by_the_forges_schema(workflow: Path) -> None:
         timeout=120,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    # No text that somebody else can choose becomes part of a command.
+    # No text that a stranger can choose becomes part of a command.
     steps = [step for job in read(workflow)["jobs"].values() for step in job["steps"]]
     assert [step["run"] for step in steps if "${{" in step.get("run", "")] == []
 

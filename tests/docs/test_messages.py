@@ -63,7 +63,7 @@ async def real_conversation(worker: str, spoken: bytes) -> list[Message]:
 
 
 async def call_a_tool(talker: Talker) -> None:
-    """The model is told to call one, and its result is answered."""
+    """The model is asked to call one, and its result is answered."""
     schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
     offered = [{"type": "function", "name": "set_device", "parameters": schema}]
     choice = {"tool_choice": {"name": "set_device"}, "parallel_tool_calls": False}
@@ -87,7 +87,7 @@ async def spoken_answer(worker: str) -> list[Message]:
 
 
 async def speak(talker: Talker, spoken: bytes, pace_s: float) -> None:
-    """At 0.1 as fast as one speaks: then there is time to guess the words meanwhile."""
+    """At 0.1 as fast as one speaks: then there is time to guess the words."""
     for start in range(0, len(spoken), 3200):
         await talker.send(spoken[start : start + 3200])
         await asyncio.sleep(pace_s)

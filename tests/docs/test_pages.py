@@ -107,20 +107,17 @@ def test_a_readme_without_a_place_for_its_settings_is_refused(marker: str) -> No
         write_configuration.readme(text)
 
 
-def test_the_tables_of_options_are_what_their_script_writes() -> None:
-    page = write_options.PAGE.read_text("utf-8")
-    assert page == write_options.page(page), "run: python -m builder.write_options"
-
-
-@pytest.mark.parametrize("marker", [*map(write_options.begin, write_options.TABLES)])
-def test_a_page_without_a_place_for_its_options_is_refused(marker: str) -> None:
+@pytest.mark.parametrize("table", write_options.TABLES)
+def test_a_table_of_options_is_what_its_script_writes(table: write_options.Table) -> None:
+    page = table.page.read_text("utf-8")
+    assert page == write_options.written(table, page), "run: python -m builder.write_options"
     with pytest.raises(ValueError, match="options"):
-        write_options.page(write_options.PAGE.read_text("utf-8").replace(marker, ""))
+        write_options.written(table, page.replace(table.begin, ""))
 
 
 def test_every_option_says_what_it_may_be_and_what_it_does() -> None:
-    for options in write_options.TABLES.values():
-        for row in write_options.rows(options):
+    for table in write_options.TABLES:
+        for row in table.rows():
             assert row.may_be and row.does, row
             assert not any("|" in cell for cell in dataclasses.astuple(row)), row
 

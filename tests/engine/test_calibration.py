@@ -72,7 +72,7 @@ def test_the_engine_is_measured_and_its_memory_counted(loaded: LoadedModel) -> N
 
 def test_a_session_keeps_the_rows_of_four_turns_of_speech() -> None:
     assert session_tokens("exact") == 1600
-    # 56 rows of 3 s, and 25 tokens beside them.
+    # 56 rows of 3 s, and 25 tokens with them.
     assert session_tokens("sampled") == 4 * (56 + 25)
 
 

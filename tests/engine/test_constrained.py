@@ -85,7 +85,7 @@ def test_arguments_satisfy_any_schema_whatever_the_weights(
     made = ask(chance, Toolbox(tools, "required", "it" if is_named else None, parallel=False))
     assert made.text == ""
     if made.finish_reason == "length":
-        # Cut off by the limit, which is no call.
+        # Cut off by the limit, which is not a call.
         assert made.calls == ()
         return
     assert made.finish_reason == "tool_calls"

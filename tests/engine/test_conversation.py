@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.support.windows import windows_of
 from voxtral_worker.engine.conversation import (
     WINDOW_SAMPLES,
     AssistantTurn,
@@ -9,7 +10,6 @@ from voxtral_worker.engine.conversation import (
     Exchange,
     UserTurn,
     audio_in,
-    windows_of,
 )
 
 

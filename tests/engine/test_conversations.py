@@ -1,4 +1,4 @@
-"""Whatever runs beside it, whatever was cached: a session's greedy tokens are its own."""
+"""Whatever runs at the same time, whatever was cached: a session's greedy tokens are its own."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.support.schedules import BLOCKS, Reference, Said, Schedule, Talk, check, talks
+from tests.support.schedules import BLOCKS, Reference, Said, Schedule, Visit, check, visits
 from voxtral_worker.engine.core import EngineCore
 from voxtral_worker.engine.engine import Engine
 from voxtral_worker.engine.model import LoadedModel
@@ -23,13 +23,13 @@ SCHEDULES = 8
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    sessions=talks(5),
+    sessions=visits(5),
     blocks=st.sampled_from(BLOCKS),
     window_tail=st.sampled_from(["sampled", "sampled", "exact"]),
 )
 @pytest.mark.timeout(600)
 def test_greedy_tokens_do_not_depend_on_company_cache_or_eviction(
-    light: LoadedModel, light_reference: Any, sessions: list[Talk], blocks: int, window_tail: str
+    light: LoadedModel, light_reference: Any, sessions: list[Visit], blocks: int, window_tail: str
 ) -> None:
     of_mode = Reference(light_reference, light, window_tail=window_tail)
     counts = check(light, of_mode, sessions, blocks)
@@ -43,7 +43,7 @@ def test_a_turn_prefills_only_what_it_added(
     engine = Engine(EngineCore(light, Settings(response_cache_size=0, window_tail=window_tail)))
     engine.start()
     schedule = Schedule(engine)
-    schedule.run([Talk(0, (Said(0), Said("hello"), Said(1), Said("what time is it")))])
+    schedule.run([Visit(0, (Said(0), Said("hello"), Said(1), Said("what time is it")))])
     engine.stop()
     prompt = answer = 0
     for answered in schedule.results["0"]:
@@ -61,7 +61,7 @@ def test_an_answer_cut_short_is_remembered_as_it_was_delivered(
 ) -> None:
     said = (Said(2, cut=1), Said("turn on the kitchen light", cut=1), Said(3))
     of_mode = Reference(reference, loaded, window_tail=window_tail)
-    counts = check(loaded, of_mode, [Talk(0, said)], max(BLOCKS))
+    counts = check(loaded, of_mode, [Visit(0, said)], max(BLOCKS))
     assert counts["turns"] == 3
     assert counts["reused"] == 2
 
@@ -71,10 +71,10 @@ def test_a_session_that_is_gone_leaves_no_blocks(loaded: LoadedModel) -> None:
     engine, cache = Engine(core), core.scheduler.cache
     engine.start()
     schedule = Schedule(engine)
-    schedule.run([Talk(0, (Said("hello"),))])
+    schedule.run([Visit(0, (Said("hello"),))])
     assert cache.kept > 0
     engine.forget("0")
-    schedule.run([Talk(0, ()), Talk(0, (Said("hello"),))])
+    schedule.run([Visit(0, ()), Visit(0, (Said("hello"),))])
     engine.stop()
     cache.forget("1")
     assert cache.kept == 0

@@ -1,4 +1,4 @@
-"""A hub on this machine that breaks off in the middle: the next start goes on from there."""
+"""A hub on this machine that breaks off in the middle: the next start continues from there."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,7 @@ from voxtral_worker.engine.model import fetched
 from voxtral_worker.errors import LoadFailure
 
 COMMIT = "c" * 40
-# The hub's client writes 10 MB at a time: less would not be there to go on from.
+# The hub's client writes 10 MB at a time: less would not be there to continue from.
 WEIGHTS = bytes(range(256)) * (24 << 12)
 FILES = {
     "config.json": json.dumps({"model_type": "voxtral"}).encode(),

@@ -25,7 +25,7 @@ from voxtral_worker.engine.model import LoadedModel
 from voxtral_worker.engine.request import Finished, GenerationRequest, Sampling
 from voxtral_worker.settings import Settings
 
-# A tensor there has no data: whoever reads it fails.
+# A tensor there has no data: reading it fails.
 NOWHERE = torch.device("meta")
 PLENTY = 1 << 30
 ROWS_BYTES = 375 * 8 * 4
@@ -98,7 +98,7 @@ def test_those_that_were_idle_longest_lose_theirs_beyond_the_bound() -> None:
     kept = [audio in embeddings for audio in (first, second, third, in_use)]
     assert kept == [True, False, True, True]
     assert value_of(metrics.embeddings_idle_bytes) == 2 * ROWS_BYTES
-    # One that has none any more is put away by whoever held it too.
+    # One that has none any more is put away by its other holder too.
     embeddings.put_away([second])
     embeddings.trim()
     assert embeddings.idle_bytes == 2 * ROWS_BYTES

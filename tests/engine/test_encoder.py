@@ -1,4 +1,4 @@
-"""Windows are encoded a few at a time, whoever waits for them."""
+"""Windows are encoded a few at a time, whichever requests wait for them."""
 
 from pathlib import Path
 

@@ -231,7 +231,7 @@ def test_a_cancelled_generation_ends_interrupted(engine: Engine) -> None:
 
 
 class BrokenRunner:
-    """A runner whose steps fail as told, and which otherwise is the real one."""
+    """The real runner, but steps fail where a test wants it."""
 
     def __init__(self, runner: Any, errors: Iterator[Exception | None]) -> None:
         self._runner = runner

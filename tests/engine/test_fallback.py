@@ -18,7 +18,7 @@ class OutOfResources(Exception):
     """As Triton's: no RuntimeError."""
 
 
-class Forwards:
+class FailingForwards:
     """A model whose kernel fails from the call `fails_at` on; the gathered path never fails."""
 
     def __init__(self, fails_at: int, error: Exception | None = None) -> None:
@@ -34,7 +34,7 @@ class Forwards:
         return torch.stack([ids, positions], dim=1)
 
 
-def make_steps(forward: Forwards, recorder: FakeRecorder) -> DecodeSteps:
+def make_steps(forward: FailingForwards, recorder: FakeRecorder) -> DecodeSteps:
     cache = [torch.zeros(5, 16, 2, 4)]
     return DecodeSteps(
         forward, cache, cache, most_rows=6, most_tokens=64, spare_block=4, recorder=recorder
@@ -49,7 +49,7 @@ def test_a_kernel_that_fails_at_warm_up_is_replaced_by_gathering(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = fallbacks()
-    steps = make_steps(Forwards(0), FakeRecorder())
+    steps = make_steps(FailingForwards(0), FakeRecorder())
     before_it = steps.attention
     assert before_it == "paged"
     with caplog.at_level(logging.WARNING):
@@ -62,7 +62,7 @@ def test_a_kernel_that_fails_at_warm_up_is_replaced_by_gathering(
 
 def test_a_kernel_that_fails_later_answers_the_same_step_by_gathering() -> None:
     recorder = FakeRecorder()
-    forward = Forwards(6)
+    forward = FailingForwards(6)
     steps = make_steps(forward, recorder)
     steps.prepare()
     assert recorder.recorded == 4
@@ -73,7 +73,7 @@ def test_a_kernel_that_fails_later_answers_the_same_step_by_gathering() -> None:
 
 
 def test_memory_that_is_short_is_no_reason_to_stay_slow() -> None:
-    steps = make_steps(Forwards(0, torch.OutOfMemoryError()), FakeRecorder())
+    steps = make_steps(FailingForwards(0, torch.OutOfMemoryError()), FakeRecorder())
     with pytest.raises(torch.OutOfMemoryError):
         steps.prepare()
     assert steps.attention == "paged"
@@ -84,7 +84,7 @@ def test_a_failing_compilation_is_replaced_by_the_plain_model() -> None:
         raise RuntimeError("Failed to find C compiler")
 
     cache = [torch.zeros(5, 16, 2, 4)]
-    plain = Forwards(0)
+    plain = FailingForwards(0)
     steps = DecodeSteps(
         uncompilable, cache, cache, most_rows=6, most_tokens=64, spare_block=4, plain=plain
     )
@@ -103,6 +103,6 @@ def test_the_slow_way_has_no_other_behind_it() -> None:
 
 def test_recordings_of_all_sizes_write_to_one_buffer() -> None:
     recorder = FakeRecorder()
-    make_steps(Forwards(99), recorder).prepare()
+    make_steps(FailingForwards(99), recorder).prepare()
     assert len(recorder.outputs) == 4
     assert len({output.untyped_storage().data_ptr() for output in recorder.outputs}) == 1

@@ -22,7 +22,7 @@ from voxtral_worker.errors import EngineFailure, NotReady, WorkerError
 WAIT_S = 60.0
 
 
-class Gate:
+class StepGate:
     """A step that waits at a gate before it computes."""
 
     def __init__(self, core: EngineCore) -> None:
@@ -45,7 +45,7 @@ def wait_for(engine: Engine, *, healthy: bool) -> bool:
 
 def test_an_engine_whose_step_hangs_is_unhealthy_until_it_goes_on(loaded: LoadedModel) -> None:
     core = EngineCore(loaded, EMBEDDED)
-    engine, gate = Engine(core, heartbeat=Heartbeat(0.2)), Gate(core)
+    engine, gate = Engine(core, heartbeat=Heartbeat(0.2)), StepGate(core)
     engine.start()
     try:
         listener = ask(engine, said("hello"))
@@ -153,7 +153,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
         assert beats
         assert set(beats) == {layers}
         encoder_layers = loaded.model.config.audio_config.num_hidden_layers
-        # Those of the encoder, and one for each loop; the last may be told after the answer.
+        # Those of the encoder, and one for each loop; the last may come after the answer.
         assert heartbeat.beats - before >= sum(beats) + encoder_layers + len(beats) - 1
     finally:
         engine.stop()
@@ -166,7 +166,7 @@ def test_every_layer_of_a_step_is_a_beat_on_a_cpu(loaded: LoadedModel) -> None:
 def test_a_step_that_is_late_at_warm_up_is_no_failure(loaded: LoadedModel) -> None:
     """A GPU's libraries are set up within the first one."""
     core = EngineCore(loaded, EMBEDDED)
-    engine, gate = Engine(core, heartbeat=Heartbeat(0.05)), Gate(core)
+    engine, gate = Engine(core, heartbeat=Heartbeat(0.05)), StepGate(core)
     engine.start()
     failures: list[BaseException] = []
 

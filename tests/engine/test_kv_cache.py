@@ -1,5 +1,7 @@
 """Blocks of the KV cache: who holds them, and who never does."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -97,7 +99,7 @@ def test_a_block_is_free_or_has_exactly_one_holder(
             admission = cache.admit(owner, wanted, size + 5)
             if admission is not None:
                 reused = admission.blocks[: blocks_for(admission.cached_tokens)]
-                # What is reused was written by this owner and nobody since.
+                # What is reused was written by this owner, and by no other one since.
                 assert all(written[block] == owner for block in reused)
                 for block in admission.blocks:
                     written[block] = owner
@@ -108,9 +110,11 @@ def test_a_block_is_free_or_has_exactly_one_holder(
             who, blocks, stored = running.pop(size % len(running))
             cache.release(who, blocks, stored if move == "release" else [])
         held = [block for _, blocks, _ in running for block in blocks]
-        kept = [block for prefix in cache._kept.values() for block in prefix.blocks]
-        everything = held + kept + cache._free
-        assert sorted(everything) == list(range(10))
+        # One sequence gets all that no other holds: what is free, and what is kept.
+        rest = copy.deepcopy(cache).admit(None, keys(1, 0), 16 * cache.available)
+        assert rest is not None
+        assert cache.available == cache.free + cache.kept
+        assert sorted([*held, *rest.blocks]) == list(range(10))
 
 
 def test_fifty_sessions_of_the_released_model_fit_beside_its_weights_into_24_gb() -> None:

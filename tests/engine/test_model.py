@@ -1,4 +1,4 @@
-"""Where the model comes from, and how a load that fails is told."""
+"""Where the model comes from, and how a load that fails is reported."""
 
 import logging
 import os

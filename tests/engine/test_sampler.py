@@ -94,7 +94,7 @@ def test_half_precision_is_sampled_in_float32() -> None:
 def seeded_draws(
     logits: torch.Tensor, others: int, temperature: float, top_p: float, seed: int
 ) -> list[int]:
-    """What a row with a seed draws beside so many other rows, on each step."""
+    """What a row with a seed draws among so many other rows, on each step."""
     drawn = []
     for step in range(20):
         beside = torch.randn(others, len(logits)) * 3

@@ -270,7 +270,7 @@ def test_a_step_takes_prompts_in_parts_and_a_quarter_of_it_for_whom_nobody_waits
     turn.stored = 200
     assert scheduler.plan(()) == [Chunk(turn, 200, 300), Chunk(job, 0, 50)]
     compute(turn)
-    # A turn that decodes still counts as somebody who waits.
+    # A turn that decodes still counts as a turn that waits.
     assert scheduler.plan(()) == [Chunk(turn, 300, 301), Chunk(job, 0, 50)]
     scheduler.release(turn)
     assert scheduler.plan(()) == [Chunk(job, 0, 200)]

@@ -1,4 +1,4 @@
-"""What one caller takes of the engine, others have: blocks go back, and to whoever talks."""
+"""What one caller takes of the engine, others have: blocks go back, and to who talks."""
 
 import queue
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ SOME = 3
 
 
 @pytest.fixture
-def small_core(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineCore:
+def tight_core(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineCore:
     """A core with a cache of 1,600 tokens, whose answers are as long as they may be."""
     a_token = model_runner.bytes_per_token(loaded.model.config.text_config, loaded.dtype)
     monkeypatch.setattr(model_runner, "CPU_CACHE_BYTES", BLOCKS * 16 * a_token)
@@ -42,9 +42,9 @@ def small_core(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> EngineCo
 
 
 @pytest.fixture
-def small(small_core: EngineCore) -> Iterator[Engine]:
+def tight(tight_core: EngineCore) -> Iterator[Engine]:
     """An engine of that core."""
-    engine = Engine(small_core)
+    engine = Engine(tight_core)
     engine.start()
     yield engine
     engine.stop()
@@ -62,20 +62,20 @@ def job(tokens: int) -> GenerationRequest:
 
 
 def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_nothing_of_it(
-    small_core: EngineCore, small: Engine
+    tight_core: EngineCore, tight: Engine
 ) -> None:
     alone = Listener()
-    small.submit(job(JOB_TOKENS), alone)
+    tight.submit(job(JOB_TOKENS), alone)
     expected = alone.all()
     assert isinstance(expected[-1], Finished)
     before = value_of(metrics.generations_put_back)
 
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
-    small.submit(job(JOB_TOKENS), listening("job", order))
+    tight.submit(job(JOB_TOKENS), listening("job", order))
     heard = [order.get(timeout=WAIT_S) for _ in range(SOME)]
     # More than the half that the job leaves.
     asked = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 1200))
-    turn = small.submit(asked, listening("turn", order))
+    turn = tight.submit(asked, listening("turn", order))
     while sum(isinstance(event, Finished | Failed) for _, event in heard) < 2:
         heard.append(order.get(timeout=WAIT_S))
         if sum(name == "turn" for name, _ in heard) == SOME:
@@ -92,20 +92,20 @@ def test_a_turn_that_finds_no_blocks_begins_before_a_long_job_ends_and_changes_n
     assert isinstance(last, Finished)
     assert last.usage.completion_tokens == JOB_TOKENS
     assert value_of(metrics.generations_put_back) == before + 1
-    assert small_core.scheduler.cache.free == BLOCKS
+    assert tight_core.scheduler.cache.free == BLOCKS
 
 
 def test_the_prompt_of_a_turn_is_made_before_those_of_jobs_that_came_before_it(
-    small: Engine, monkeypatch: pytest.MonkeyPatch
+    tight: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "JOBS_STEP_S", 0.0)
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
     # Too long for the context: only to make their prompts takes time.
     long = GenerationRequest(said("hello " * 20_000), Sampling(0.0, 1.0, 4), Urgency.JOB)
     for _ in range(40):
-        small.submit(long, listening("job", order))
+        tight.submit(long, listening("job", order))
     turn = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 4))
-    small.submit(turn, listening("turn", order))
+    tight.submit(turn, listening("turn", order))
     ended: list[str] = []
     while len(ended) < 41:
         name, event = order.get(timeout=WAIT_S)
@@ -127,12 +127,12 @@ def test_jobs_whose_prompts_are_not_made_yet_are_told_that_the_worker_stops(
     assert all(isinstance(listener.all()[-1], Failed) for listener in listeners)
 
 
-def test_a_job_that_waits_again_can_be_cancelled(small_core: EngineCore, small: Engine) -> None:
+def test_a_job_that_waits_again_can_be_cancelled(tight_core: EngineCore, tight: Engine) -> None:
     order: queue.Queue[tuple[str, GenerationEvent]] = queue.Queue()
-    generation = small.submit(job(JOB_TOKENS), listening("job", order))
+    generation = tight.submit(job(JOB_TOKENS), listening("job", order))
     order.get(timeout=WAIT_S)
     asked = GenerationRequest(said("hello"), Sampling(0.0, 1.0, 1200))
-    turn = small.submit(asked, listening("turn", order))
+    turn = tight.submit(asked, listening("turn", order))
     while order.get(timeout=WAIT_S)[0] != "turn":
         pass
     generation.cancel()
@@ -143,21 +143,21 @@ def test_a_job_that_waits_again_can_be_cancelled(small_core: EngineCore, small: 
             ended.append((name, event.finish_reason))
             turn.cancel()
     assert ended == [("job", "interrupted"), ("turn", "interrupted")]
-    assert small_core.scheduler.cache.free == BLOCKS
+    assert tight_core.scheduler.cache.free == BLOCKS
 
 
 @pytest.mark.parametrize("urgency", [Urgency.JOB, Urgency.PARTIAL])
 def test_what_is_no_turn_and_needs_more_than_half_of_the_cache_is_told_so(
-    small: Engine, urgency: Urgency
+    tight: Engine, urgency: Urgency
 ) -> None:
     words = said("hello " * 400)
     listener = Listener()
-    small.submit(GenerationRequest(words, Sampling(0.0, 1.0, 4), urgency), listener)
+    tight.submit(GenerationRequest(words, Sampling(0.0, 1.0, 4), urgency), listener)
     failed = listener.all()[-1]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, TooLarge)
     assert "room for 796" in failed.error.message
-    assert isinstance(ask(small, words, Sampling(0.0, 1.0, 4)).all()[-1], Finished)
+    assert isinstance(ask(tight, words, Sampling(0.0, 1.0, 4)).all()[-1], Finished)
 
 
 def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last_request(
@@ -178,7 +178,7 @@ def test_an_owner_who_leaves_while_the_inbox_is_full_is_forgotten_after_its_last
     engine.start()
     for listener in listeners:
         assert isinstance(listener.all()[-1], Finished)
-    # The last of them is released before it is told.
+    # The last of them is released before its end is reported.
     assert (cache.kept, cache.free) == (0, cache.total)
     engine.stop()
 
@@ -191,7 +191,7 @@ def test_owners_that_an_engine_never_forgets_do_not_pile_up() -> None:
 
 
 def test_callers_who_come_and_go_leave_no_block_behind(
-    small_core: EngineCore, small: Engine
+    tight_core: EngineCore, tight: Engine
 ) -> None:
     ends: list[Listener] = []
     for number in range(30):
@@ -201,7 +201,7 @@ def test_callers_who_come_and_go_leave_no_block_behind(
         request = GenerationRequest(
             said("good night"), Sampling(0.0, 1.0, 5 + 40 * (number % 5)), urgency, str(number % 7)
         )
-        generation = small.submit(request, listener)
+        generation = tight.submit(request, listener)
         if number % 3 == 0:
             assert isinstance(listener.events.get(timeout=WAIT_S), Delta | Finished)
             generation.cancel()
@@ -209,8 +209,8 @@ def test_callers_who_come_and_go_leave_no_block_behind(
         if not (listener.events.queue and isinstance(listener.events.queue[-1], Finished)):
             listener.all()
     for number in range(7):
-        small.forget(str(number))
-    ask(small, said("hello"), Sampling(0.0, 1.0, 2)).all()
-    assert (small_core.scheduler.cache.kept, small_core.scheduler.cache.free) == (0, BLOCKS)
-    assert small_core.scheduler.everyone() == []
-    assert small_core.embeddings.idle_bytes == 0
+        tight.forget(str(number))
+    ask(tight, said("hello"), Sampling(0.0, 1.0, 2)).all()
+    assert (tight_core.scheduler.cache.kept, tight_core.scheduler.cache.free) == (0, BLOCKS)
+    assert tight_core.scheduler.everyone() == []
+    assert tight_core.embeddings.idle_bytes == 0

@@ -1,4 +1,4 @@
-"""Windows of which a part is computed, beside a pass over the library's modules."""
+"""Windows of which a part is computed, compared with the library's modules."""
 
 from typing import Any
 

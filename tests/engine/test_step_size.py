@@ -59,7 +59,7 @@ def test_the_second_time_is_what_counts(
 def test_an_engine_measures_and_then_answers_as_others_do(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real parts are measured, and what that wrote into the cache is nobody's context."""
+    """The real parts are measured, and what that wrote into the cache is not used as context."""
     plain, sized = EngineCore(loaded, EMBEDDED), EngineCore(loaded, EMBEDDED)
     seen: list[StepSize] = []
 

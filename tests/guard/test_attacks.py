@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from tests.support.attacks_on_access import ATTACKS, Attack
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
+from tests.support.settings import changed
 from tests.support.world import KEY, World, bearer, exchange
 from voxtral_worker.settings import Settings
 from voxtral_worker.turns.vad import Vad
@@ -26,7 +26,7 @@ def world(vad: Vad) -> Iterator[World]:
 
     def start(**settings: Any) -> RunningServer:
         given = Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False)
-        server = RunningServer(replace(given, **settings), vad)
+        server = RunningServer(changed(given, **settings), vad)
         running.append(server)
         server.become_ready()
         return server
@@ -75,7 +75,7 @@ def test_every_test_that_the_docs_name_is_there() -> None:
     named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
     rows = [line for line in text.splitlines() if line.startswith("|") and line.count("|") > 3]
     assert len(rows) > 20
-    # A row without a test promises what nobody looks at.
+    # A row without a test is a promise that is not checked.
     assert [row for row in rows[2:] if not re.search(r"`test_\w+` \|$", row)] == []
     files = Path(__file__).parents[1].rglob("test_*.py")
     there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}

@@ -1,4 +1,4 @@
-"""The short form of `make bench-load`'s part `fuzz`: nobody else notices, every answer is good."""
+"""The short form of `make bench-load`'s part `fuzz`: others do not notice, every answer is good."""
 
 import asyncio
 import logging

@@ -94,10 +94,10 @@ async def test_an_address_has_one_limit_however_it_is_written_and_passed_on(
         [(by_cloudflare, "unknown"), (by_proxy, "2001:db8::7")],
         [(by_proxy, "::ffff:9.9.9.9")],
         [(by_proxy, "9.9.9.9")],
-        # Whoever has one address has all of its network.
+        # A client with one address has all of its network.
         [(by_proxy, "2001:db8::8")],
         [(by_proxy, "2001:db8:0:1::8")],
-        # What is no address counts for the proxy itself.
+        # A text that is not an address counts for the proxy itself.
         [(by_proxy, "10.0.0.3, nonsense")],
         [(by_proxy, "10.0.0.4, other nonsense")],
     ]
@@ -266,7 +266,7 @@ async def test_who_guesses_credentials_too_often_is_refused_whatever_they_say(
 
     async with ClientSession() as http:
         for number in range(20):
-            # What is no guess does not count.
+            # A call that is not a guess does not count.
             assert (await call(ADDRESS, ""))[0] == 401
             assert (await call(ADDRESS, key))[0] == 200
             assert (await call(ADDRESS, f"guess {number}"))[0] == 401
@@ -324,7 +324,7 @@ async def test_without_redis_each_worker_counts_by_itself_until_it_is_back(
 async def test_a_redis_that_accepts_but_never_answers_is_waited_for_once(
     start_server: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The kernel takes connections for it; nobody reads them.
+    # The kernel takes connections for it; they are not read.
     silent = socket.create_server(("127.0.0.1", 0))
     port = silent.getsockname()[1]
     caplog.set_level(logging.WARNING, redis_link.__name__)

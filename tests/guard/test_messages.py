@@ -1,4 +1,4 @@
-"""Messages that are no audio are counted before anybody reads them."""
+"""Messages that are not audio are counted before they are read."""
 
 import asyncio
 import json

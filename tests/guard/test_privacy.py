@@ -178,10 +178,11 @@ class Real:
         return {type(found).__name__ for found in self._all() if id(found) not in self._before}
 
     def expire(self) -> None:
-        """From now on every session has been quiet for too long."""
+        """Every session has been quiet for too long."""
 
         async def expire() -> None:
-            self.server.thread.service.sessions.registry._idle_timeout_s = 0.0
+            for conversation in self.server.thread.service.sessions.registry.everyone():
+                conversation.session.last_activity_s = time.monotonic() - 10_000
 
         self.server.thread.call(expire())
 

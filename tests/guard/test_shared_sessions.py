@@ -1,4 +1,4 @@
-"""Two workers that share a Redis: a conversation begun at one goes on at the other."""
+"""Two workers that share a Redis: a conversation begun at one continues at the other."""
 
 import asyncio
 import json
@@ -99,7 +99,7 @@ async def test_a_client_that_moves_leaves_the_worker_it_came_from(
         await left_behind.until("text_response")
         await until(lambda: histories(redis) == [[["first", ANSWER]]])
         await say(other, session_id, "second")
-        # It notices when it next tells Redis, at the latest with the next refresh.
+        # It notices when it next writes to Redis, at the latest with the next refresh.
         assert await left_behind.closed() == 4409
     assert len(other.engine.requests[-1].conversation.history) == 1
     await until(lambda: histories(redis) == [[["first", ANSWER], ["second", ANSWER]]])

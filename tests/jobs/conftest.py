@@ -16,7 +16,7 @@ def api() -> Iterator[FakeJobApi]:
 
 
 @pytest.fixture
-def worker(api: FakeJobApi, tmp_path: Path) -> Iterator[WorkerProcess]:
+def queue_worker(api: FakeJobApi, tmp_path: Path) -> Iterator[WorkerProcess]:
     started = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="5")
     yield started
     started.kill()

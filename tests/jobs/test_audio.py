@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.support.job_fakes import FakeEngine, Say, echo
+from tests.support.job_fakes import Say, SteppingEngine, echo
 from voxtral_worker.audio.recordings import RECORDINGS_AT_ONCE, Recordings, Samples
 from voxtral_worker.audio.stretches import Stretch
 from voxtral_worker.engine.conversation import Audio, Conversation
@@ -35,25 +35,25 @@ def recording(seconds: float, rate: int = RATE, container: str = "WAV") -> str:
 
 
 @pytest.fixture
-def engines() -> Iterator[list[FakeEngine]]:
-    started: list[FakeEngine] = []
+def engines() -> Iterator[list[SteppingEngine]]:
+    started: list[SteppingEngine] = []
     yield started
     for engine in started:
         engine.stop()
 
 
 async def run(
-    engines: list[FakeEngine],
+    engines: list[SteppingEngine],
     say: Say = echo,
     find_speech: FindSpeech = take_all_as_speech,
     **fields: Any,
 ) -> list[dict[str, Any]]:
-    engines.append(FakeEngine(say, step_s=0.005))
+    engines.append(SteppingEngine(say, step_s=0.005))
     handler = JobHandler(engines[-1], dict, Settings(), find_speech=find_speech)
     return [piece async for piece in handler.handle({"id": "j1", "input": fields})]
 
 
-async def test_a_short_recording_is_one_greedy_request(engines: list[FakeEngine]) -> None:
+async def test_a_short_recording_is_one_greedy_request(engines: list[SteppingEngine]) -> None:
     pieces = await run(engines, type="transcribe", audio_base64=recording(1), language="en")
     assert [piece["text"] for piece in pieces] == ["window 16000"]
     request = engines[0].requests[0]
@@ -63,7 +63,7 @@ async def test_a_short_recording_is_one_greedy_request(engines: list[FakeEngine]
     assert request.urgency == 2
 
 
-async def test_any_rate_and_container_becomes_16_khz(engines: list[FakeEngine]) -> None:
+async def test_any_rate_and_container_becomes_16_khz(engines: list[SteppingEngine]) -> None:
     for container in ("WAV", "FLAC", "OGG", "MP3"):
         sound = recording(1, 44_100, container)
         pieces = await run(engines, type="transcribe", audio_base64=sound)
@@ -72,7 +72,7 @@ async def test_any_rate_and_container_becomes_16_khz(engines: list[FakeEngine]) 
 
 
 async def test_a_long_recording_is_written_down_a_few_windows_at_a_time_and_in_order(
-    engines: list[FakeEngine],
+    engines: list[SteppingEngine],
 ) -> None:
     def number_of_samples(conversation: Conversation) -> list[str]:
         (audio,) = conversation.user.parts
@@ -93,7 +93,7 @@ async def test_a_long_recording_is_written_down_a_few_windows_at_a_time_and_in_o
 
 
 async def test_what_holds_no_speech_adds_no_words_and_is_not_asked_about(
-    engines: list[FakeEngine],
+    engines: list[SteppingEngine],
 ) -> None:
     async def find(samples: Samples) -> tuple[Stretch, ...]:
         found.append(len(samples))
@@ -124,13 +124,13 @@ async def test_what_holds_no_speech_adds_no_words_and_is_not_asked_about(
         ("Goedemorgen allemaal, welkom bij de vergadering van vandaag.", {}, [None, "nl", "nl"]),
         ("Goedemorgen allemaal, welkom bij ons.", {"language": "de"}, ["de", "de", "de"]),
         ("Ich weiß es nicht.", {}, [None, None, "de"]),
-        # Too short to tell, and a language that the model was not trained for.
+        # Too short to detect it, and a language that the model was not trained for.
         ("Hallo!", {}, [None, None, None]),
         ("Dzień dobry wszystkim, witam na dzisiejszym spotkaniu.", {}, [None, None, None]),
     ],
 )
 async def test_the_language_of_the_first_window_is_that_of_the_others(
-    engines: list[FakeEngine], first: str, asked: dict[str, Any], told: list[str | None]
+    engines: list[SteppingEngine], first: str, asked: dict[str, Any], told: list[str | None]
 ) -> None:
     sound = recording(80)
     *_, last = await run(engines, lambda _: [first], type="transcribe", audio_base64=sound, **asked)
@@ -139,7 +139,7 @@ async def test_the_language_of_the_first_window_is_that_of_the_others(
 
 
 async def test_a_question_about_a_recording_comes_after_all_of_it(
-    engines: list[FakeEngine],
+    engines: list[SteppingEngine],
 ) -> None:
     await run(engines, type="audio", audio_base64=recording(70), text="who?", system_prompt="x")
     (request,) = engines[0].requests
@@ -151,7 +151,7 @@ async def test_a_question_about_a_recording_comes_after_all_of_it(
 
 
 async def test_a_recording_that_does_not_fit_the_context_fails_with_its_field(
-    engines: list[FakeEngine],
+    engines: list[SteppingEngine],
 ) -> None:
     pieces = await run(
         engines, lambda _: TooLarge("too long"), type="audio", audio_base64=recording(1)
@@ -159,7 +159,7 @@ async def test_a_recording_that_does_not_fit_the_context_fails_with_its_field(
     assert pieces == [{"error": "audio_base64: too long (PAYLOAD_TOO_LARGE)"}]
 
 
-async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeEngine]) -> None:
+async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[SteppingEngine]) -> None:
     sound = recording(1)
     lines = "\n".join(sound[start : start + 76] for start in range(0, len(sound), 76))
     address = "data:audio/wav;base64," + sound
@@ -193,12 +193,12 @@ async def test_base64_may_come_in_lines_or_as_a_data_address(engines: list[FakeE
     ],
 )
 async def test_a_recording_that_cannot_be_used_fails_with_its_field(
-    engines: list[FakeEngine], fields: dict[str, Any], error: str
+    engines: list[SteppingEngine], fields: dict[str, Any], error: str
 ) -> None:
     assert await run(engines, type="transcribe", **fields) == [{"error": error}]
 
 
-async def test_more_than_half_an_hour_is_refused(engines: list[FakeEngine]) -> None:
+async def test_more_than_half_an_hour_is_refused(engines: list[SteppingEngine]) -> None:
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(1801 * 1000, np.int16), 1000, format="FLAC")
     sound = base64.b64encode(silence.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What a job gets back, and what becomes of the engine's work when nobody reads."""
+"""What a job gets back, and what becomes of the engine's work when no one reads."""
 
 import asyncio
 import inspect
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.support.job_fakes import FakeEngine, Say, echo, endless, until
+from tests.support.job_fakes import Say, SteppingEngine, echo, endless, until
 from voxtral_worker.errors import EngineFailure, TooLarge
 from voxtral_worker.jobs.handler import STOPS_REMEMBERED, JobHandler
 from voxtral_worker.settings import Settings
@@ -17,19 +17,19 @@ Piece = dict[str, Any]
 
 
 @pytest.fixture
-def engines() -> Iterator[list[FakeEngine]]:
-    started: list[FakeEngine] = []
+def engines() -> Iterator[list[SteppingEngine]]:
+    started: list[SteppingEngine] = []
     yield started
     for engine in started:
         engine.stop()
 
 
 @pytest.fixture
-def make(engines: list[FakeEngine]) -> Any:
+def make(engines: list[SteppingEngine]) -> Any:
     def make(
         say: Say = echo, *, step_s: float = 0.0, stall_s: float = 30.0, **settings: Any
-    ) -> tuple[JobHandler, FakeEngine]:
-        engines.append(FakeEngine(say, step_s))
+    ) -> tuple[JobHandler, SteppingEngine]:
+        engines.append(SteppingEngine(say, step_s))
         handler = JobHandler(
             engines[-1], lambda: {"status": "healthy"}, Settings(**settings), stall_s=stall_s
         )
@@ -53,7 +53,7 @@ def counted(kind: str, outcome: str) -> float:
     return REGISTRY.get_sample_value("voxtral_jobs_total", labels) or 0.0
 
 
-async def until_all_are_cancelled(engine: FakeEngine) -> None:
+async def until_all_are_cancelled(engine: SteppingEngine) -> None:
     def are_cancelled() -> bool:
         return all(generation.is_cancelled for generation in engine.generations)
 
@@ -151,7 +151,7 @@ async def test_a_failure_is_a_sentence_without_the_workers_insides(make: Any) ->
         raise AssertionError
 
     handler, _ = make()
-    handler_with_broken_health = JobHandler(FakeEngine(), broken, Settings())
+    handler_with_broken_health = JobHandler(SteppingEngine(), broken, Settings())
     assert await output(handler_with_broken_health, type="health") == [
         {"error": "the worker failed on this job (PROCESSING_ERROR)"}
     ]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from tests.support.job_fakes import FakeEngine, FakeLeases, until
+from tests.support.job_fakes import FakeLeases, SteppingEngine, until
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.lease import addresses, hold_lease
 from voxtral_worker.jobs.outlet import Outlet
@@ -15,7 +15,7 @@ from voxtral_worker.settings import Settings, read_settings
 
 
 def start(leases: FakeLeases, **fields: Any) -> tuple[JobHandler, AsyncGenerator[dict[str, Any]]]:
-    handler = JobHandler(FakeEngine(), dict, Settings(), leases, stall_s=0.01)
+    handler = JobHandler(SteppingEngine(), dict, Settings(), leases, stall_s=0.01)
     pieces = handler.handle({"id": "j1", "input": {"type": "session", **fields}})
     assert isinstance(pieces, AsyncGenerator)
     return handler, pieces

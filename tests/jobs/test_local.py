@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.job_fakes import FakeEngine
+from tests.support.job_fakes import SteppingEngine
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.local import run_local
 from voxtral_worker.settings import Settings
@@ -14,7 +14,7 @@ from voxtral_worker.settings import Settings
 
 @pytest.fixture
 def handler() -> Iterator[JobHandler]:
-    engine = FakeEngine()
+    engine = SteppingEngine()
     yield JobHandler(engine, lambda: {"status": "healthy"}, Settings())
     engine.stop()
 

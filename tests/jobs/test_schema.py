@@ -136,7 +136,10 @@ def test_a_session_job_takes_a_session_config() -> None:
             {"type": "text", "messages": [{"role": "user", "content": "a", "age": 1}]},
             r"messages\[0\] has no field 'age'; it has role, name, content",
         ),
-        ({"type": "text", "messages": [{"content": "a"}]}, r"messages\[0\].role is missing"),
+        (
+            {"type": "text", "messages": [{"content": "a"}]},
+            r"messages\[0\].role is null, but must be one of system",
+        ),
         ({"type": "text", "text": "a", "seed": 0.5, "stop": 1}, "seed is 0.5, .*; stop is 1, but"),
         ({"type": "text", "text": "a", "b": 1, "c": 2}, "'b', 'c' are no fields of a text job"),
         ({"type": "transcribe", "audio_base64": "a", "stop": ["."]}, "'stop' is not a field"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.job_fakes import FakeEngine, endless
+from tests.support.job_fakes import SteppingEngine, endless
 from voxtral_worker.jobs.handler import JobHandler
 from voxtral_worker.jobs.sdk import JobLoop, run_serve_api
 from voxtral_worker.jobs.shutdown import (
@@ -28,7 +28,7 @@ Fetch = Callable[[], Awaitable[dict[str, Any] | None]]
 
 
 class FakeScaler:
-    """Asks for one job after the other, runs each in a task, and stops when told to."""
+    """Asks for one job after the other, runs each in a task, and stops on a signal."""
 
     def __init__(self, handler: JobHandler, job_loop: JobLoop, fetch: Fetch) -> None:
         self.jobs_fetcher: Callable[..., Awaitable[dict[str, Any] | None]] = fetch
@@ -72,7 +72,7 @@ async def never() -> None:
 
 
 def run(
-    fetch: Fetch, engine: FakeEngine, terminated: list[float], drain_timeout_s: float = 5.0
+    fetch: Fetch, engine: SteppingEngine, terminated: list[float], drain_timeout_s: float = 5.0
 ) -> tuple[FakeScaler, float]:
     """Run until the loop is left; the scaler, and how long it took in seconds."""
     handler = JobHandler(engine, dict, Settings())
@@ -86,7 +86,7 @@ def run(
 
 
 async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
-    engine = FakeEngine()
+    engine = SteppingEngine()
     handler = JobHandler(engine, dict, Settings())
     job_loop = JobLoop(handler, lambda _: None, 5.0)
     answers = [["j1", "j2"], ["j1"]]
@@ -112,7 +112,7 @@ async def test_the_sdk_hears_only_of_stops_of_jobs_that_have_begun() -> None:
 async def test_an_sdk_with_other_stops_is_said_and_left_as_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = FakeEngine()
+    engine = SteppingEngine()
     job_loop = JobLoop(JobHandler(engine, dict, Settings()), lambda _: None, 5.0)
     for _ in range(2):
         job_loop.before_question()
@@ -158,7 +158,7 @@ def test_an_open_question_is_left_when_there_is_nothing_else_to_wait_for() -> No
         await never()
 
     terminated: list[float] = []
-    scaler, took_s = run(fetch, FakeEngine(), terminated)
+    scaler, took_s = run(fetch, SteppingEngine(), terminated)
     assert scaler.was_told
     assert terminated == [5.0]
     assert took_s < 6
@@ -174,7 +174,7 @@ def test_a_job_that_an_open_question_brings_is_answered_and_no_other_is_asked_fo
         await asyncio.sleep(0.3)
         return text_job()
 
-    scaler, _ = run(fetch, FakeEngine(), [])
+    scaler, _ = run(fetch, SteppingEngine(), [])
     assert questions == 1
     assert [output[-1]["text"] for output in scaler.outputs] == ["a b "]
 
@@ -190,7 +190,7 @@ def test_the_loop_is_not_left_while_a_job_is_open() -> None:
         await never()
         return None
 
-    scaler, _ = run(fetch, FakeEngine(step_s=0.1), [])
+    scaler, _ = run(fetch, SteppingEngine(step_s=0.1), [])
     assert scaler.outputs[0][-1]["finish_reason"] == "stop"
 
 
@@ -205,7 +205,7 @@ def test_a_job_that_takes_too_long_is_answered_with_an_error_and_the_loop_is_lef
         await never()
         return None
 
-    scaler, _ = run(fetch, FakeEngine(endless, step_s=0.001), [], drain_timeout_s=0.2)
+    scaler, _ = run(fetch, SteppingEngine(endless, step_s=0.001), [], drain_timeout_s=0.2)
     assert scaler.outputs[0][-1]["error"].endswith("(NOT_READY)")
 
 
@@ -223,7 +223,7 @@ def test_a_second_signal_leaves_no_time_and_every_job_is_answered_all_the_same()
         return None
 
     terminated: list[float] = []
-    scaler, took_s = run(fetch, FakeEngine(endless, step_s=0.001), terminated, 60.0)
+    scaler, took_s = run(fetch, SteppingEngine(endless, step_s=0.001), terminated, 60.0)
     assert scaler.outputs == [[{"error": "the worker is stopping at once (NOT_READY)"}]]
     assert terminated == [60.0, 0.0]
     assert scaler.job_loop.exit_code == 128 + signal.SIGTERM
@@ -238,7 +238,7 @@ def test_a_worker_whose_engine_is_lost_asks_for_no_more_jobs_and_leaves_with_1()
         nonlocal questions
         questions += 1
 
-    engine = FakeEngine()
+    engine = SteppingEngine()
     terminated: list[float] = []
     handler = JobHandler(engine, dict, Settings())
     job_loop = JobLoop(handler, terminated.append, 5.0, lambda: health.pop(0))
@@ -256,7 +256,7 @@ def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:
         await asyncio.sleep(0.05)
 
     terminated: list[float] = []
-    run(fetch, FakeEngine(), terminated)
+    run(fetch, SteppingEngine(), terminated)
     os.kill(os.getpid(), signal.SIGTERM)
     assert terminated == [5.0]
 
@@ -264,7 +264,7 @@ def test_a_signal_after_the_loop_has_ended_changes_nothing() -> None:
 def test_the_local_api_may_not_have_the_streaming_servers_port(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    engine = FakeEngine()
+    engine = SteppingEngine()
     handler = JobHandler(engine, dict, Settings())
     assert run_serve_api(handler, ["--rp_api_port", "8000"], Settings()) == 1
     assert "--rp_api_port is taken" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.job_fakes import FakeEngine
+from tests.support.job_fakes import SteppingEngine
 from tests.support.voices import MS_PER_CHARACTER, FakeVoice
 from voxtral_worker.audio.clips import read_clip
 from voxtral_worker.errors import SpeechFailed
@@ -20,7 +20,7 @@ class Jobs:
     """A handler whose engine says what it is asked, and whose voice hums it."""
 
     def __init__(self) -> None:
-        self.engine = FakeEngine()
+        self.engine = SteppingEngine()
         self.voice = FakeVoice()
         self.speech = Speech(self.voice, "hum")
         self.speech.start()

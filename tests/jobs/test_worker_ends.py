@@ -1,4 +1,4 @@
-"""How a real worker ends: what its jobs and its talkers are told."""
+"""How a real worker ends: what its jobs and its talkers get."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ LONG = {"type": "text", "texts": ["hello"] * 1024, "temperature": 2, "max_length
 
 
 def test_jobs_in_flight_are_finished_after_sigterm_and_talkers_are_sent_away(
-    api: FakeJobApi, worker: WorkerProcess
+    api: FakeJobApi, queue_worker: WorkerProcess
 ) -> None:
     api.give("lease", type="session")
     api.wait(lambda: "lease" in api.streamed)
-    address = f"ws://127.0.0.1:{worker.port}/ws/audio/"
+    address = f"ws://127.0.0.1:{queue_worker.port}/ws/audio/"
     address += api.streamed["lease"][0]["output"]["session_id"]
 
     async def talk_until_closed() -> int:
         async with connect(address) as socket:
             api.give("short", type="text", text="hello", max_length=200, temperature=1)
             await asyncio.to_thread(api.wait, lambda: "short" in api.taken)
-            worker.signal(signal.SIGTERM)
+            queue_worker.signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(8):
                     while True:
@@ -42,76 +42,76 @@ def test_jobs_in_flight_are_finished_after_sigterm_and_talkers_are_sent_away(
     assert asyncio.run(talk_until_closed()) == 1012
     assert api.result("short")["output"][0]["usage"]["completion_tokens"] > 0
     assert "(NOT_READY)" in api.result("lease")["error"]
-    assert worker.wait(60) == 0, worker.log
-    assert not is_listening(worker.port)
+    assert queue_worker.wait(60) == 0, queue_worker.log
+    assert not is_listening(queue_worker.port)
 
 
 def test_what_cannot_be_finished_in_time_is_failed_and_says_so(
     api: FakeJobApi, tmp_path: Path
 ) -> None:
-    worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="0.5")
+    queue_worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="0.5")
     try:
         api.give("long", **LONG)
         api.wait(lambda: "long" in api.taken)
-        worker.signal(signal.SIGTERM)
+        queue_worker.signal(signal.SIGTERM)
         assert api.result("long") == {
             "error": "the worker is stopping and the job could not be finished within 0.5 s "
             "(NOT_READY)"
         }
-        assert worker.wait(60) == 0, worker.log
+        assert queue_worker.wait(60) == 0, queue_worker.log
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 def test_a_second_sigterm_ends_at_once_and_every_job_is_answered(
     api: FakeJobApi, tmp_path: Path
 ) -> None:
-    worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="300")
+    queue_worker = WorkerProcess.on_queue(api, tmp_path / "log", DRAIN_TIMEOUT_SECONDS="300")
     try:
         api.give("long", **LONG)
         api.wait(lambda: "long" in api.taken)
-        worker.signal(signal.SIGTERM)
-        worker.until_log_has("jobs open")
-        worker.signal(signal.SIGTERM)
+        queue_worker.signal(signal.SIGTERM)
+        queue_worker.until_log_has("jobs open")
+        queue_worker.signal(signal.SIGTERM)
         assert api.result("long") == {"error": "the worker is stopping at once (NOT_READY)"}
-        assert worker.wait(30) == 128 + signal.SIGTERM, worker.log
-        assert worker.left_behind() == []
-        assert not is_listening(worker.port)
-        assert "Traceback" not in worker.log
+        assert queue_worker.wait(30) == 128 + signal.SIGTERM, queue_worker.log
+        assert queue_worker.left_behind() == []
+        assert not is_listening(queue_worker.port)
+        assert "Traceback" not in queue_worker.log
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 def test_a_job_that_comes_with_the_last_answer_is_still_done(
-    api: FakeJobApi, worker: WorkerProcess
+    api: FakeJobApi, queue_worker: WorkerProcess
 ) -> None:
     api.poll_s = 10.0
     api.give("first", type="text", text="hello", max_length=3)
     api.result("first")
     time.sleep(0.3)  # the next question is open now
-    worker.signal(signal.SIGTERM)
-    worker.until_log_has("SIGTERM with 0 jobs open")
+    queue_worker.signal(signal.SIGTERM)
+    queue_worker.until_log_has("SIGTERM with 0 jobs open")
     api.give("last", type="text", text="hello", max_length=3)
     assert api.result("last")["output"][0]["index"] == 0
-    assert worker.wait(60) == 0, worker.log
+    assert queue_worker.wait(60) == 0, queue_worker.log
 
 
 def test_a_worker_with_nothing_to_do_does_not_wait_for_open_questions(
-    api: FakeJobApi, worker: WorkerProcess
+    api: FakeJobApi, queue_worker: WorkerProcess
 ) -> None:
     api.give("first", type="health")
     api.result("first")
     api.poll_s = 120.0
     time.sleep(0.5)
-    worker.signal(signal.SIGTERM)
-    assert worker.wait(60) == 0, worker.log
+    queue_worker.signal(signal.SIGTERM)
+    assert queue_worker.wait(60) == 0, queue_worker.log
 
 
-def test_a_killed_worker_leaves_its_port_free(api: FakeJobApi, worker: WorkerProcess) -> None:
+def test_a_killed_worker_leaves_its_port_free(api: FakeJobApi, queue_worker: WorkerProcess) -> None:
     api.wait(lambda: bool(api.pings))
-    worker.signal(signal.SIGKILL)
-    worker.wait(60)
-    assert not is_listening(worker.port)
+    queue_worker.signal(signal.SIGKILL)
+    queue_worker.wait(60)
+    assert not is_listening(queue_worker.port)
 
 
 async def talk_until_sent_away(address: str, is_open: asyncio.Event) -> tuple[list[str], int]:
@@ -131,11 +131,11 @@ async def talk_until_sent_away(address: str, is_open: asyncio.Event) -> tuple[li
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_sigterm_at_any_moment_loses_no_job_and_tells_talkers(
-    api: FakeJobApi, worker: WorkerProcess, seed: int
+    api: FakeJobApi, queue_worker: WorkerProcess, seed: int
 ) -> None:
     api.give("lease", type="session")
     api.wait(lambda: "lease" in api.streamed)
-    address = f"ws://127.0.0.1:{worker.port}/ws/audio/"
+    address = f"ws://127.0.0.1:{queue_worker.port}/ws/audio/"
     address += api.streamed["lease"][0]["output"]["session_id"]
 
     async def terminate_while_talking() -> tuple[list[str], int]:
@@ -145,15 +145,15 @@ def test_sigterm_at_any_moment_loses_no_job_and_tells_talkers(
         for number in range(30):
             api.give(f"job-{number}", type="text", text="hello", max_length=60, temperature=1.5)
         await asyncio.sleep(random.Random(seed).uniform(0.0, 1.0))
-        worker.signal(signal.SIGTERM)
+        queue_worker.signal(signal.SIGTERM)
         return await talker
 
     seen, code = asyncio.run(terminate_while_talking())
     assert "draining" in seen
     assert code == 1012
-    assert worker.wait(60) == 0, worker.log
+    assert queue_worker.wait(60) == 0, queue_worker.log
     assert sorted(api.done) == sorted(api.taken)
     assert all(len(answers) == 1 for answers in api.done.values())
-    assert not is_listening(worker.port)
-    assert worker.left_behind() == []
-    assert "Traceback" not in worker.log
+    assert not is_listening(queue_worker.port)
+    assert queue_worker.left_behind() == []
+    assert "Traceback" not in queue_worker.log

@@ -25,7 +25,7 @@ from voxtral_worker.settings import REPOSITORY
 
 FAULTY = REPOSITORY / "tests" / "support" / "faulty_handler.py"
 SHORT = {"type": "text", "text": "hello", "temperature": 0, "max_length": 8}
-# Hot enough to go on and on, and never the same.
+# Hot enough to continue without end, and never the same.
 LONG = {"type": "text", "texts": ["hello"] * 400, "temperature": 2, "max_length": 4096}
 
 
@@ -37,7 +37,9 @@ def api() -> Iterator[FakeJobApi]:
 
 
 @pytest.fixture(scope="module")
-def worker(api: FakeJobApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+def faulty_worker(
+    api: FakeJobApi, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
     started = WorkerProcess.on_queue(
         api,
         tmp_path_factory.mktemp("worker") / "log",
@@ -70,7 +72,7 @@ def kind_of_job(number: int, clip: str) -> dict[str, Any]:
 
 
 def test_jobs_stopped_at_any_moment_leave_the_engine_and_the_sessions_empty(
-    api: FakeJobApi, worker: WorkerProcess, two_minutes: str
+    api: FakeJobApi, faulty_worker: WorkerProcess, two_minutes: str
 ) -> None:
     api.give("first", **SHORT)
     expected = api.result("first")
@@ -87,12 +89,12 @@ def test_jobs_stopped_at_any_moment_leave_the_engine_and_the_sessions_empty(
     api.give("after", **SHORT)
     assert texts(api.result("after")) == texts(expected)
     # Left alone, the long ones would take half an hour, and the sessions longer.
-    worker.until(worker.is_idle, 120)
+    faulty_worker.until(faulty_worker.is_idle, 120)
     # Who was quicker than its stop was answered, once and with its output: no long job was.
     answered = {name for name in api.done if name.startswith("stopped-")}
     assert all("output" in api.result(name) for name in answered)
     assert answered <= {f"stopped-{number}" for number in range(2, 16, 4)}
-    assert "Traceback" not in worker.log
+    assert "Traceback" not in faulty_worker.log
 
 
 def texts(answer: Any) -> Any:
@@ -101,22 +103,22 @@ def texts(answer: Any) -> Any:
 
 def test_a_fault_in_mid_stream_fails_that_job_without_a_traceback(tmp_path: Path) -> None:
     api = FakeJobApi()
-    worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY, MAX_BATCH_SIZE="1")
+    faulty_worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY, MAX_BATCH_SIZE="1")
     try:
-        fail_in_mid_stream(api, worker)
+        fail_in_mid_stream(api, faulty_worker)
     finally:
-        worker.kill()
+        faulty_worker.kill()
         api.close()
 
 
-def fail_in_mid_stream(api: FakeJobApi, worker: WorkerProcess) -> None:
+def fail_in_mid_stream(api: FakeJobApi, faulty_worker: WorkerProcess) -> None:
     api.give("before", **SHORT)
     expected = api.result("before")
     for number in range(3):
         name = f"fails-{number}"
         api.give(name, **LONG, stream=True)
         api.wait(partial(contains, api.streamed, name))
-        worker.signal(signal.SIGUSR1)
+        faulty_worker.signal(signal.SIGUSR1)
         error = api.result(name).get("error")
         assert error == "the model failed on this request (PROCESSING_ERROR)"
         told = [piece["output"] for piece in api.streamed[name]]
@@ -127,68 +129,70 @@ def fail_in_mid_stream(api: FakeJobApi, worker: WorkerProcess) -> None:
         assert any("delta" in piece for piece in told)
     api.give("after", **SHORT)
     assert texts(api.result("after")) == texts(expected)
-    assert worker.figure("voxtral_engine_failures_total") == 3
-    worker.until(worker.is_idle)
-    assert '"status": "healthy"' in worker.get("/health")
+    assert faulty_worker.figure("voxtral_engine_failures_total") == 3
+    faulty_worker.until(faulty_worker.is_idle)
+    assert '"status": "healthy"' in faulty_worker.get("/health")
 
 
-def test_a_fault_in_a_step_of_many_is_no_ones_loss(api: FakeJobApi, worker: WorkerProcess) -> None:
+def test_a_fault_in_a_step_of_many_is_no_ones_loss(
+    api: FakeJobApi, faulty_worker: WorkerProcess
+) -> None:
     api.give("alone", **{**SHORT, "max_length": 40})
     expected = texts(api.result("alone"))
     many = [f"one-of-many-{number}" for number in range(4)]
     for name in many:
         api.give(name, type="text", texts=["hello"] * 40, temperature=0, max_length=40)
     api.wait(lambda: set(many) <= set(api.taken))
-    worker.signal(signal.SIGUSR1)
+    faulty_worker.signal(signal.SIGUSR1)
     answers = [texts(api.result(name)) for name in many]
     assert answers == [expected * 40] * 4
-    assert worker.figure("voxtral_engine_failures_total") == 0
-    worker.until(worker.is_idle)
+    assert faulty_worker.figure("voxtral_engine_failures_total") == 0
+    faulty_worker.until(faulty_worker.is_idle)
 
 
 def test_a_lost_device_ends_a_queue_worker_which_takes_no_more_jobs(tmp_path: Path) -> None:
     api = FakeJobApi()
-    worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY)
+    faulty_worker = WorkerProcess.on_queue(api, tmp_path / "log", FAULTY)
     try:
         api.give("before", **SHORT)
         api.result("before")
-        worker.signal(signal.SIGUSR2)
+        faulty_worker.signal(signal.SIGUSR2)
         api.give("meets-the-loss", type="text", text="good night")
         assert "error" in api.result("meets-the-loss")
-        assert worker.wait(60) == 1
+        assert faulty_worker.wait(60) == 1
         api.give("too-late", **SHORT)
         assert "too-late" not in api.taken
-        assert not is_listening(worker.port)
+        assert not is_listening(faulty_worker.port)
     finally:
-        worker.kill()
+        faulty_worker.kill()
         api.close()
 
 
 def test_a_lost_device_ends_a_pods_worker_and_tells_who_talks(tmp_path: Path) -> None:
-    worker = WorkerProcess(
+    faulty_worker = WorkerProcess(
         tmp_path / "log", script=FAULTY, RUNPOD_POD_ID="pod-test", RATE_LIMIT_ENABLED="false"
     )
     try:
-        worker.until_log_has("worker: ready")
-        assert asyncio.run(talk_until_lost(worker)) == 1012
-        assert worker.wait(60) == 1
-        assert not is_listening(worker.port)
+        faulty_worker.until_log_has("worker: ready")
+        assert asyncio.run(talk_until_lost(faulty_worker)) == 1012
+        assert faulty_worker.wait(60) == 1
+        assert not is_listening(faulty_worker.port)
     finally:
-        worker.kill()
+        faulty_worker.kill()
 
 
-def new_session(worker: WorkerProcess) -> str:
+def new_session(faulty_worker: WorkerProcess) -> str:
     """The address of a session's audio socket."""
-    address = f"127.0.0.1:{worker.port}"
+    address = f"127.0.0.1:{faulty_worker.port}"
     create = urllib.request.Request(f"http://{address}/session/create", method="POST")
     with urllib.request.urlopen(create, timeout=10) as answer:
         return f"ws://{address}{json.load(answer)['websocket_url']}"
 
 
-async def talk_until_lost(worker: WorkerProcess) -> int:
+async def talk_until_lost(faulty_worker: WorkerProcess) -> int:
     """The code that a talker's socket is closed with."""
-    async with connect(await asyncio.to_thread(new_session, worker)) as socket:
-        worker.signal(signal.SIGUSR2)
+    async with connect(await asyncio.to_thread(new_session, faulty_worker)) as socket:
+        faulty_worker.signal(signal.SIGUSR2)
         await socket.send(json.dumps({"type": "text_input", "text": "hello"}))
         codes = []
         try:

@@ -27,7 +27,9 @@ def five_quiet_seconds() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerProcess) -> None:
+def test_a_queue_worker_answers_every_job_once(
+    api: FakeJobApi, queue_worker: WorkerProcess
+) -> None:
     api.give("j1", type="text", text="hello", max_length=30, temperature=0, stream=True)
     api.give("j2", type="text", texts=["hello", "hello"], max_length=5)
     api.give("j3", type="health")
@@ -38,7 +40,7 @@ def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerPr
     assert "".join(deltas) == output[-1]["text"]
     assert [streamed["output"] for streamed in api.streamed["j1"]] == output
     assert [piece["index"] for piece in api.result("j2")["output"]] == [0, 1]
-    # Nobody spoke, so the engine was not asked.
+    # There was no speech, so the engine was not asked.
     (written,) = api.result("j5")["output"]
     assert (written["text"], written["usage"]["prompt_tokens"]) == ("", 0)
     assert api.result("j3")["output"][0]["status"] == "healthy"
@@ -47,52 +49,56 @@ def test_a_queue_worker_answers_every_job_once(api: FakeJobApi, worker: WorkerPr
     }
     api.wait(lambda: bool(api.pings))
     # The SDK's own level would write what people say into the log.
-    assert output[-1]["text"] not in worker.log
+    assert output[-1]["text"] not in queue_worker.log
 
-    worker.signal(signal.SIGTERM)
+    queue_worker.signal(signal.SIGTERM)
     # Far less than the 90 s that the SDK may leave a question open.
-    assert worker.wait(60) == 0, worker.log
-    assert not is_listening(worker.port)
-    assert worker.left_behind() == []
+    assert queue_worker.wait(60) == 0, queue_worker.log
+    assert not is_listening(queue_worker.port)
+    assert queue_worker.left_behind() == []
 
 
 def test_a_job_that_is_stopped_no_longer_uses_the_engine(
-    api: FakeJobApi, worker: WorkerProcess
+    api: FakeJobApi, queue_worker: WorkerProcess
 ) -> None:
     api.give("endless", **LONG, stream=True)
     api.wait(lambda: "endless" in api.streamed)
     api.stop("endless")
     api.give("after", type="text", text="hello", max_length=3)
     assert api.result("after")["output"][0]["index"] == 0
-    worker.until_log_has("Job stopped.")
+    queue_worker.until_log_has("Job stopped.")
     assert "endless" not in api.done
 
 
 def test_the_test_job_of_the_repository_runs_to_its_end_from_anywhere(tmp_path: Path) -> None:
-    worker = WorkerProcess(tmp_path / "log")
+    queue_worker = WorkerProcess(tmp_path / "log")
     try:
-        assert worker.wait(60) == 0, worker.log
-        output = json.loads(worker.log[worker.log.index("[\n") : worker.log.rindex("]") + 1])
+        assert queue_worker.wait(60) == 0, queue_worker.log
+        output = json.loads(
+            queue_worker.log[queue_worker.log.index("[\n") : queue_worker.log.rindex("]") + 1]
+        )
         assert [piece["index"] for piece in output] == [0]
         assert output[0]["usage"]["completion_tokens"] > 0
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 def test_a_test_job_that_fails_exits_1(tmp_path: Path) -> None:
-    worker = WorkerProcess(tmp_path / "log", ("--test_input", '{"input": {"type": "text"}}'))
+    queue_worker = WorkerProcess(tmp_path / "log", ("--test_input", '{"input": {"type": "text"}}'))
     try:
-        assert worker.wait(60) == 1, worker.log
-        assert "the test job failed: exactly one of text, texts, messages" in worker.log
+        assert queue_worker.wait(60) == 1, queue_worker.log
+        assert "the test job failed: exactly one of text, texts, messages" in queue_worker.log
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 def test_the_sdks_local_api_is_served_beside_the_streaming_server(tmp_path: Path) -> None:
     api_port = free_port()
-    worker = WorkerProcess(tmp_path / "log", ("--rp_serve_api", "--rp_api_port", str(api_port)))
+    queue_worker = WorkerProcess(
+        tmp_path / "log", ("--rp_serve_api", "--rp_api_port", str(api_port))
+    )
     try:
-        worker.until_log_has("Uvicorn running on")
+        queue_worker.until_log_has("Uvicorn running on")
         call = urllib.request.Request(
             f"http://localhost:{api_port}/runsync",
             json.dumps({"input": {"type": "text", "text": "hello", "max_length": 3}}).encode(),
@@ -100,17 +106,17 @@ def test_the_sdks_local_api_is_served_beside_the_streaming_server(tmp_path: Path
         )
         with urllib.request.urlopen(call, timeout=10) as response:
             assert json.load(response)["output"][0]["index"] == 0
-        assert is_listening(worker.port)
-        worker.signal(signal.SIGTERM)
-        assert worker.wait(60) == 0, worker.log
-        assert not is_listening(worker.port)
+        assert is_listening(queue_worker.port)
+        queue_worker.signal(signal.SIGTERM)
+        assert queue_worker.wait(60) == 0, queue_worker.log
+        assert not is_listening(queue_worker.port)
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 def test_leases_leave_the_engines_places_to_other_jobs(api: FakeJobApi, tmp_path: Path) -> None:
     leases = [f"lease-{number}" for number in range(20)]
-    worker = WorkerProcess.on_queue(
+    queue_worker = WorkerProcess.on_queue(
         api, tmp_path / "log", MAX_BATCH_SIZE="4", DRAIN_TIMEOUT_SECONDS="5"
     )
     try:
@@ -130,16 +136,16 @@ def test_leases_leave_the_engines_places_to_other_jobs(api: FakeJobApi, tmp_path
         assert healthy == {"healthy", None}
         sessions = [api.streamed[name][0]["output"]["session_id"] for name in leases]
         for session in sessions:
-            url = f"http://127.0.0.1:{worker.port}/session/{session}"
+            url = f"http://127.0.0.1:{queue_worker.port}/session/{session}"
             urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10)
         assert all("output" in api.result(name) for name in leases)
     finally:
-        worker.kill()
+        queue_worker.kill()
 
 
 @pytest.mark.parametrize("status", [500, 429, 0])
 def test_a_job_api_that_fails_for_a_while_is_asked_again(
-    api: FakeJobApi, worker: WorkerProcess, status: int
+    api: FakeJobApi, queue_worker: WorkerProcess, status: int
 ) -> None:
     api.give("before", type="text", text="hello", max_length=3)
     api.result("before")
@@ -149,8 +155,8 @@ def test_a_job_api_that_fails_for_a_while_is_asked_again(
     api.failing = None
     api.wait(lambda: "after" in api.done, 60.0)
     assert api.result("after")["output"][0]["index"] == 0
-    worker.signal(signal.SIGTERM)
-    assert worker.wait(60) == 0, worker.log
+    queue_worker.signal(signal.SIGTERM)
+    assert queue_worker.wait(60) == 0, queue_worker.log
 
 
 def mixed_job(number: int, clip: str) -> dict[str, Any]:
@@ -186,7 +192,9 @@ def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: P
     path = REPOSITORY / "models" / "voxtral-tiny" / "clips" / "what-time-is-it.wav"
     clip = base64.b64encode(path.read_bytes()).decode()
     # Eight at once.
-    worker = WorkerProcess.on_queue(api, tmp_path / "log", MAX_BATCH_SIZE="7", MAX_SESSIONS="1")
+    queue_worker = WorkerProcess.on_queue(
+        api, tmp_path / "log", MAX_BATCH_SIZE="7", MAX_SESSIONS="1"
+    )
     try:
         names = [f"job-{number}" for number in range(200)]
         for number, name in enumerate(names):
@@ -196,7 +204,7 @@ def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: P
         for kind in range(10):
             answers = [without_identity(api.result(f"job-{n}")) for n in range(kind, 200, 10)]
             if kind == 7:
-                # One session at a time: the others are told to come later.
+                # One session at a time: the others are refused for now.
                 assert all(
                     answer == [(None, None, None)] * len(answer) or "AT_CAPACITY" in answer
                     for answer in answers
@@ -204,6 +212,6 @@ def test_200_mixed_jobs_are_answered_once_and_alike(api: FakeJobApi, tmp_path: P
             else:
                 assert all(answer == answers[0] for answer in answers), answers
         assert "What time is it?" in str(without_identity(api.result("job-5")))
-        assert "Traceback" not in worker.log
+        assert "Traceback" not in queue_worker.log
     finally:
-        worker.kill()
+        queue_worker.kill()

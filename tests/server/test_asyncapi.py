@@ -114,7 +114,7 @@ def test_what_the_worker_takes_is_described_and_most_of_what_it_refuses_is_not()
         else:
             assert matching(json.loads(text)), text
     assert refused > 100
-    # A schema cannot say that blanks or half of a surrogate pair are no text.
+    # A schema cannot say that blanks or half of a surrogate pair are not a text.
     assert undescribed > 0.8 * refused
 
 

@@ -68,7 +68,7 @@ async def test_what_is_queued_is_sent_before_the_close() -> None:
     assert socket.closed_with == 4408
 
 
-async def test_a_client_that_does_not_read_is_cut_off() -> None:
+async def test_a_client_that_does_not_read_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     socket, transport = FakeSocket(reads=False), FakeTransport()
     connection = open_connection(socket, transport)
     for number in range(OUTBOX_MESSAGES + 2):
@@ -77,7 +77,8 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
             await asyncio.sleep(0)
     assert transport.was_aborted
     assert connection.is_closing
-    assert connection._close_with == (CloseCode.POLICY, "the client does not read")
+    assert connection.close_code == CloseCode.POLICY
+    assert caplog.messages == ["connection cut off: the client does not read"]
     await connection.finished()
 
 
@@ -124,7 +125,7 @@ async def test_what_was_read_does_not_count_for_what_waits() -> None:
 async def test_a_client_that_leaves_while_a_large_frame_is_compressed_leaves_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody would read the error of the task in which aiohttp compresses it."""
+    """The error of the task in which aiohttp compresses it would not be read."""
     compresses, has_gone, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
     compress = ZLibCompressor.compress
 

@@ -44,7 +44,7 @@ async def until_no_session_is_left(server: RunningServer) -> None:
 
 
 def wait_for_a_session(server: RunningServer) -> None:
-    """Keeps the loop of its caller from running meanwhile."""
+    """Keeps the loop of its caller from running at the same time."""
     last_s = time.monotonic() + 10
     while not server.thread.health()["active_sessions"] and time.monotonic() < last_s:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A session that was made by a JWT is its subject's; to others it is none."""
+"""A session that was made by a JWT is its subject's; for others it does not exist."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def guarded(start_server: Start, **settings: Any) -> RunningServer:
 
 
 async def answers(server: RunningServer, session_id: str, headers: dict[str, str]) -> list[Any]:
-    """Everything that a caller is told when it tries to see, open and end a session."""
+    """Everything that a caller gets when it tries to see, open and end a session."""
     told: list[Any] = []
     async with ClientSession(headers=headers) as http:
         for line in ("audio", "control"):

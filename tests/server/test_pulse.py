@@ -33,7 +33,7 @@ def test_any_byte_is_a_sign_of_life() -> None:
 def test_silence_does_not_count_while_the_worker_does_not_listen() -> None:
     heard = Pulse(0.0)
     signs = {heard.look(float(second), 0, is_listening=False) for second in range(3600)}
-    # Pings go on: clients that have limits of their own take them as a sign of life.
+    # Pings continue: clients that have limits of their own take them as a sign of life.
     assert signs == {Sign.NOTHING, Sign.PING}
     assert heard.look(3599.0 + PONG_S, 0, is_listening=True) is not Sign.GONE
     assert heard.look(3599.0 + PING_S + PONG_S, 0, is_listening=True) is Sign.GONE

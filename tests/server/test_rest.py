@@ -319,7 +319,7 @@ async def test_newcomers_are_refused_while_as_many_talk_as_can_be_answered_in_ti
     assert health["capacity"] == {"max_sessions": 50, "available": 0}
     status, body, headers = await call("POST", f"{server.url}/session/create")
     assert (status, body["code"], headers["Retry-After"]) == (503, "AT_CAPACITY", "2")
-    # Who is in may go on talking.
+    # Existing sessions may continue to talk.
     async with talk(server, sessions[0]) as talker:
         await talker.text("hello")
         await talker.until("text_response")

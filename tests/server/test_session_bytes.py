@@ -44,7 +44,7 @@ async def held(server: RunningServer) -> float:
 
 
 async def stats(server: RunningServer) -> dict[str, int]:
-    """What REST tells of the only session."""
+    """What REST shows of the only session."""
     (session_id,) = server.thread.service.sessions.registry.ids()
     async with (
         aiohttp.ClientSession() as http,
@@ -91,7 +91,7 @@ async def test_speech_that_fills_a_session_is_refused_and_what_was_heard_is_answ
 ) -> None:
     server = start_server(max_session_bytes=SMALL, metrics_public=True)
     speech = clip[9600:-32_000]
-    # Longer than has room beside anything, and without a pause.
+    # So long that there is no room for anything else, and without a pause.
     speech *= 1 + SMALL // (2 * len(speech))
     async with talk(server) as talker:
         await talker.send({"type": "config_update", "config": {"silence_ms": 3000}})

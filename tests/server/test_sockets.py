@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker import metrics
 from voxtral_worker.engine.conversation import Audio
 from voxtral_worker.errors import AtCapacity, EngineFailure
+from voxtral_worker.turns.vad import Vad
 
 Start = Callable[..., RunningServer]
 CHUNK = 3200
@@ -115,7 +117,7 @@ async def test_end_turn_ends_it_before_the_silence_does(server: RunningServer, c
 
 
 class LateVad:
-    """A VAD that takes its time when it is told to."""
+    """A VAD that takes its time when a test wants it."""
 
     def __init__(self, vad: Any) -> None:
         self._vad = vad
@@ -143,12 +145,11 @@ def middle(clip: bytes) -> int:
 
 
 async def test_a_worker_that_is_late_in_hearing_does_not_take_it_for_a_pause(
-    start_server: Start, clip: bytes
+    start_server: Start, vad: Vad, clip: bytes
 ) -> None:
     server = start_server(ready=False)
-    late = LateVad(server._vad)
-    server._vad = late  # type: ignore[assignment]
-    server.become_ready()
+    late = LateVad(vad)
+    server.become_ready(vad=late)
     async with talk(server) as talker:
         await talker.send(clip[: middle(clip)])
         await talker.status("speech_started")
@@ -162,12 +163,20 @@ async def test_a_worker_that_is_late_in_hearing_does_not_take_it_for_a_pause(
 async def test_a_loop_that_was_late_reads_what_has_come_before_it_sees_a_pause(
     server: RunningServer, clip: bytes
 ) -> None:
+    is_late = threading.Event()
+
+    async def be_late() -> None:
+        is_late.set()
+        time.sleep(1.5)  # noqa: ASYNC251 - this is what the test is about
+
     async with talk(server) as talker:
         await talker.send(clip[: middle(clip)])
         await talker.status("speech_started")
-        server.thread._loop.call_soon_threadsafe(time.sleep, 1.5)
+        late = asyncio.create_task(asyncio.to_thread(server.thread.call, be_late()))
+        await asyncio.to_thread(is_late.wait)
         await talker.send(clip[middle(clip) :])
         assert await turns_of(talker) == 1
+        await late
 
 
 async def test_speech_without_a_pause_is_cut_into_turns_that_hold_each_sample_once(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ import pytest
 
 from tests.support.running_server import RunningServer
 from tests.support.talker import WAIT_S, Talker, create, open_socket, talk
-from tests.support.voices import MS_PER_CHARACTER, FakeVoice
+from tests.support.talking_server import TalkingServer
+from tests.support.voices import MS_PER_CHARACTER
 from voxtral_worker.audio.formats import decoder_for
 from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.speech.speech import Speech
 
 Start = Callable[..., RunningServer]
 SPOKEN = {"voice": "default"}
@@ -43,26 +43,6 @@ class Hearer(Talker):
         while not (pieces and pieces[-1].get("final")):
             pieces.append(await self.until("audio"))
         return pieces
-
-
-class TalkingServer:
-    """A server with a voice that does as a test says."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self.voice = FakeVoice()
-        self.speech = Speech(self.voice, "hum")
-        self.speech.start()
-        self.server = server
-        self.engine = server.engine
-        server.become_ready(speech=self.speech)
-
-
-@pytest.fixture
-def talking(start_server: Start) -> Iterator[TalkingServer]:
-    talking = TalkingServer(start_server(ready=False))
-    yield talking
-    talking.server.stop()
-    talking.speech.stop()
 
 
 def hearing(talker: Talker) -> Hearer:
@@ -137,7 +117,7 @@ async def test_the_first_sentence_is_heard_before_the_answer_is_whole(
 async def test_speech_over_speech_interrupts_it_and_nothing_comes_after(
     talking: TalkingServer, clip: bytes
 ) -> None:
-    # Far more than may be ahead, so that it goes on when it is interrupted.
+    # Far more than may be ahead, so that it still plays when it is interrupted.
     talking.engine.words = ("This is a very long sentence that goes on and on. " * 4,)
     made = await session(talking)
     async with talk(talking.server, made["session_id"]) as talker:

@@ -15,7 +15,10 @@ from tests.support.running_server import RunningServer
 from tests.support.talker import Talker, create, open_socket, talk
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.server import ears
+from voxtral_worker.server.gate.access import Caller
+from voxtral_worker.server.native.dialect import NativeDialect
 from voxtral_worker.sessions import listening
+from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.settings import EMBEDDED_MODEL, TURN_MODEL
 from voxtral_worker.turns import completeness
 from voxtral_worker.turns.completeness import Completeness, load_network
@@ -51,7 +54,7 @@ class FakeScorer:
 
 
 def recording() -> bytes:
-    """Sentences with pauses that end turns, that do not, and that turns go on after."""
+    """Sentences with pauses that end turns, that do not, and after which turns continue."""
     parts = [np.zeros(SAMPLE_RATE // 2, np.float32)]
     names = (
         "set-a-timer-for-five-minutes",
@@ -72,7 +75,7 @@ def with_scorer(server: RunningServer, scorer: Any) -> RunningServer:
 
 
 async def turns_of(server: RunningServer, sound: bytes, chunk: int, pace_s: float) -> list[Any]:
-    """When turns began, ended and went on, by the order in which they are told."""
+    """When turns began, ended and continued, in the order of the messages."""
     async with open_socket(f"{server.ws_url}/ws/audio", config=SEMANTIC) as talker:
         for start in range(0, len(sound), chunk):
             await talker.send(sound[start : start + chunk])
@@ -130,13 +133,15 @@ async def test_a_score_that_does_not_come_ends_the_turn_as_silence_does(
 
 
 async def test_a_session_from_a_worker_with_a_turn_model_goes_on_without_one(
-    start_server: Start,
+    server: RunningServer,
 ) -> None:
-    with_one = with_scorer(start_server(), FakeScorer(0.0, 1.0))
-    async with open_socket(f"{with_one.ws_url}/ws/audio", config=SEMANTIC) as talker:
+    async def take_over() -> None:
+        config = SessionConfig().updated({"turn_detection": "semantic"})
+        server.thread.service.sessions.start("s1", config, Caller(), NativeDialect)
+
+    await asyncio.to_thread(server.thread.call, take_over())
+    async with open_socket(f"{server.ws_url}/ws/audio/s1") as talker:
         await talker.status("connected")
-        (conversation,) = with_one.thread.service.sessions.registry.everyone()
-        conversation.driver.ears._scorer = None
         sound = recording()
         for start in range(0, len(sound), 64_000):
             await talker.send(sound[start : start + 64_000])

@@ -40,7 +40,7 @@ def test_who_has_been_quiet_leaves_room_and_is_still_let_speak() -> None:
     assert admission.room(TALKING_S) == 2
     for name in ("s0", "s2", "new"):
         admission.talks(name, TALKING_S + 1)
-    # Nobody who was admitted is refused: there may be more than fit.
+    # An admitted session is never refused: there may be more than fit.
     assert admission.talking(TALKING_S + 1) == 4
     assert admission.room(TALKING_S + 1) == 0
 

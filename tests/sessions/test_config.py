@@ -97,7 +97,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, vs in GOOD.items() for v in vs])
 def test_a_value_within_its_range_is_taken(key: str, value: Any) -> None:
     updated = SessionConfig().updated({key: value})
-    # Who dictates wants each sentence for itself, unless told otherwise.
+    # Dictation has each sentence for itself by default.
     other = {"reopen_ms": 0} if value == "transcribe" else {}
     assert updated.as_dict() == {**SessionConfig().as_dict(), **other, key: value}
     assert updated.given == {key}

@@ -87,7 +87,7 @@ def recount(session: Session, dialect: NativeDialect) -> int:
     return total + sum(map(len, held))
 
 
-class World:
+class HeldSession:
     """Does what a session asks for, as a driver and an engine would."""
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ actions = st.lists(
 def test_the_account_is_what_a_recount_finds_and_within_the_bound(
     done: list[tuple[str, int]],
 ) -> None:
-    world = World()
+    world = HeldSession()
     for action, amount in done:
         world.act(action, amount)
     world.perform(world.session.give_up())
@@ -218,7 +218,7 @@ def test_the_account_is_what_a_recount_finds_and_within_the_bound(
 
 
 def test_a_full_session_refuses_all_that_makes_it_larger_and_goes_on_when_it_is_cleared() -> None:
-    world = World()
+    world = HeldSession()
     while not world.refused:
         world.act("speech", 10)
         world.act("silence", 3)
@@ -247,7 +247,7 @@ def test_a_turn_that_has_no_room_when_it_ends_is_told_so() -> None:
     session = Session("s", SessionConfig().updated({"max_length": 1}), 0.0, max_bytes=LIMIT)
     frames = np.zeros((40, 512), np.float32)
     session.listening.hear(frames, [0.9] * 40, 0.0)
-    # Longer answers while nothing waits need no room yet; then somebody takes what there is.
+    # Longer answers while nothing waits need no room yet; then another one takes what there is.
     session.update_config({"max_length": 4096})
     session.answers.history.append(Exchange(UserTurn(("x" * 1_800_000,)), AssistantTurn(text="y")))
     effects = session.listening.end_turn(0.0)
@@ -271,7 +271,7 @@ def test_longer_answers_than_turns_that_wait_have_room_for_are_refused() -> None
 def test_neither_a_guess_nor_a_partial_is_asked_for_without_room(
     taken: int, asked: set[str]
 ) -> None:
-    world = World()
+    world = HeldSession()
     session = world.session
     session.update_config({"interim": True, "silence_ms": 1000})
     session.answers.history.append(Exchange(UserTurn(("x" * taken,)), AssistantTurn(text="y")))

@@ -40,7 +40,7 @@ def answer(session: Session, turn_id: str, text: str, last: GenerationEvent = DO
 
 
 def moved(session: Session) -> Session:
-    """The session as another worker goes on with it."""
+    """The session as another worker continues it."""
     record = read_record(session.record().as_json())
     there = Session("s", record.config, 0.0)
     there.go_on_from(record)

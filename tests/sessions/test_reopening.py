@@ -1,4 +1,4 @@
-"""Turns that go on after they have ended, and speech that is too short to interrupt."""
+"""Turns that continue after they have ended, and speech that is too short to interrupt."""
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_a_turn_whose_answer_failed_is_answered_when_it_goes_on() -> None:
     talk = Talk()
     talk.spoken_turn()
     talk.session.on_event("1", Failed(EngineFailure("no")), talk.now_s)
-    # What failed is remembered by nobody, but its sound is there.
+    # What failed is not in the history, but its sound is there.
     assert told(talk.hear((0.9, 4))) == [reopened()]
     assert frames_of(asked(talk.hear(END))) == list(range(45))
 

@@ -16,7 +16,7 @@ DONE = Finished("stop", Usage(400, 2, 100), Timings(0.0, 0.1, 0.02))
 SPEECH, PAUSE = 40, 5
 
 
-class Talk:
+class ScoredTalk:
     """A session whose pauses are scored; speech is loud and silence is not."""
 
     def __init__(self, *, speculates: bool = False, **options: object) -> None:
@@ -43,7 +43,7 @@ class Talk:
 
 
 def test_a_pause_is_scored_by_the_sound_of_its_turn() -> None:
-    talk = Talk()
+    talk = ScoredTalk()
     talk.hear(0.0, 30)
     asked, _ = talk.pause()
     assert asked.samples.shape == ((10 + SPEECH + PAUSE) * 512,)
@@ -52,14 +52,14 @@ def test_a_pause_is_scored_by_the_sound_of_its_turn() -> None:
 
 
 def test_of_a_long_turn_the_last_eight_seconds_are_scored() -> None:
-    talk = Talk()
+    talk = ScoredTalk()
     effects = talk.hear(0.9, 400) + talk.hear(0.0, PAUSE)
     (asked,) = [effect for effect in effects if isinstance(effect, Score)]
     assert asked.samples.shape == (8 * 16_000,)
 
 
 def test_no_frame_is_heard_for_which_the_score_is_due() -> None:
-    talk = Talk()
+    talk = ScoredTalk()
     asked, _ = talk.pause()
     assert told(talk.hear(0.0, 20)) == []
     assert talk.left == 19
@@ -77,7 +77,7 @@ def test_no_frame_is_heard_for_which_the_score_is_due() -> None:
     [(0.9, 7, "semantic"), (0.6, 18, "silence"), (0.3, 30, "silence"), (None, 17, "silence")],
 )
 def test_a_turn_ends_as_its_score_says(score: float | None, frames: int, reason: str) -> None:
-    talk = Talk()
+    talk = ScoredTalk()
     asked, _ = talk.pause()
     talk.score(asked, score)
     assert told(talk.hear(0.0, frames - PAUSE - 1)) == []
@@ -87,14 +87,14 @@ def test_a_turn_ends_as_its_score_says(score: float | None, frames: int, reason:
 
 
 def test_a_stream_that_stops_is_waited_for_as_long_as_the_longest_pause() -> None:
-    assert Talk().session.listening.stall_s == pytest.approx(0.96 + 0.25)
-    assert Talk(eagerness="low").session.listening.stall_s == pytest.approx(1.6 + 0.25)
+    assert ScoredTalk().session.listening.stall_s == pytest.approx(0.96 + 0.25)
+    assert ScoredTalk(eagerness="low").session.listening.stall_s == pytest.approx(1.6 + 0.25)
 
 
 def test_words_that_sound_incomplete_have_their_guess_dropped_and_made_again_before_the_end() -> (
     None
 ):
-    talk = Talk(speculates=True)
+    talk = ScoredTalk(speculates=True)
     # Answered turns earn the credit for two guesses.
     for _ in range(4):
         talk.session.listening.turns.speculator.policy.end_turn()
@@ -110,7 +110,7 @@ def test_words_that_sound_incomplete_have_their_guess_dropped_and_made_again_bef
 
 
 def test_words_that_sound_complete_are_answered_ahead_even_of_who_pauses_often() -> None:
-    talk = Talk(speculates=True)
+    talk = ScoredTalk(speculates=True)
     policy = talk.session.listening.turns.speculator.policy
     policy.pauses.extend([9] * 8)
     asked, effects = talk.pause()
@@ -122,11 +122,11 @@ def test_words_that_sound_complete_are_answered_ahead_even_of_who_pauses_often()
 
 
 def test_a_guess_that_was_made_stays_where_the_words_sound_complete() -> None:
-    talk = Talk(speculates=True)
+    talk = ScoredTalk(speculates=True)
     asked, effects = talk.pause()
     assert len(requests(effects)) == 1
     assert talk.score(asked, 0.95) == []
-    talk = Talk(speculates=True)
+    talk = ScoredTalk(speculates=True)
     asked, effects = talk.pause()
     assert talk.score(asked, 0.6) == []
 

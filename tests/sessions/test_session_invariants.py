@@ -22,13 +22,13 @@ from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.sessions.effects import Cancel, Effect, Generate, Tell
 from voxtral_worker.sessions.session import Session
 
-# Generations that are no responses.
+# Generations that are not responses.
 BESIDE = ("partial", "transcript")
 DONE = Finished("stop", Usage(1, 1, 0), Timings())
 FAILED = Failed(EngineFailure("it broke"))
 
 
-class World:
+class Bookkeeper:
     """Performs a session's effects as the driver would, and keeps the books."""
 
     def __init__(self, max_turn_s: float = 300.0, reopen_ms: int = 800) -> None:
@@ -169,7 +169,7 @@ def kinds_of(messages: list[events.Event]) -> list[str]:
 
 
 def as_it_ended_last(messages: list[events.Event]) -> list[events.Event]:
-    """What was told of a turn, without what was taken back."""
+    """What was sent of a turn, without what was taken back."""
     reopened = [n for n, m in enumerate(messages) if isinstance(m, events.TurnReopened)]
     for number in reopened:
         kinds = kinds_of(messages[:number])
@@ -182,7 +182,7 @@ def as_it_ended_last(messages: list[events.Event]) -> list[events.Event]:
 def test_every_turn_is_told_in_order_and_answered_once_with_what_was_delivered(
     done: list[tuple[str, int]], max_turn_s: float, reopen_ms: int
 ) -> None:
-    world = World(max_turn_s, reopen_ms)
+    world = Bookkeeper(max_turn_s, reopen_ms)
     for action, amount in done:
         world.act(action, amount)
     world.act("silence", 20)
@@ -222,7 +222,7 @@ def test_every_turn_is_told_in_order_and_answered_once_with_what_was_delivered(
 @given(actions)
 @settings(max_examples=40, deadline=None)
 def test_giving_up_at_any_moment_leaves_nothing_running(done: list[tuple[str, int]]) -> None:
-    world = World()
+    world = Bookkeeper()
     for action, amount in done:
         world.act(action, amount)
     world.perform(world.session.give_up())

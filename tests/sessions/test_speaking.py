@@ -14,7 +14,7 @@ FORMAT = SpeechFormat("default", "pcm_s16le", 24_000)
 
 
 class SpokenTalk(Talk):
-    """A session somebody listens to; its voice says a character in 100 ms."""
+    """A session with a listener; its voice says a character in 100 ms."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"voice": "default", **options})

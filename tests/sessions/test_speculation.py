@@ -1,4 +1,4 @@
-"""Work on a turn begins in the pause that may end it, and nobody hears of a wrong guess."""
+"""Work on a turn begins in the pause that may end it, and a wrong guess is not seen."""
 
 import hashlib
 
@@ -34,7 +34,7 @@ PAUSE, END = 5, 16
 DONE = Finished("stop", Usage(400, 2, 100), Timings(0.0, 0.1, 0.02))
 
 
-class Talk:
+class SpeculatingTalk:
     """A session that speculates, with a clock that only audio moves."""
 
     def __init__(self, *, speculates: bool = True, **options: object) -> None:
@@ -71,7 +71,7 @@ def generates(effects: list[Effect]) -> list[Generate]:
 
 
 def test_a_guess_at_a_pause_whose_turn_is_cut_before_it_is_dropped() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     talk.session = Session("s", SessionConfig(), 0.0, max_turn_s=2.0, speculates=True)
     effects: list[Effect] = []
     # 62 frames are the longest turn; its quietest place is before the pause.
@@ -107,7 +107,7 @@ def settled(effects: list[Effect]) -> list[Settle]:
 
 
 def test_what_was_made_in_the_pause_goes_out_with_the_decision() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     assert talk.engine(ahead, HistoryTrimmed(0), Delta("Good ", (1,)), Delta("day", (2,))) == []
     effects = talk.hear(0.0, END - PAUSE)
@@ -133,7 +133,7 @@ def test_what_was_made_in_the_pause_goes_out_with_the_decision() -> None:
 
 
 def test_a_response_that_was_whole_before_the_decision_goes_out_whole() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     talk.engine(talk.guess(), Delta("Yes", (1,)), DONE)
     effects = talk.hear(0.0, END - PAUSE)
     assert [type(message) for message in sent(effects)[2:]] == [events.Delta, events.Answered]
@@ -143,7 +143,7 @@ def test_a_response_that_was_whole_before_the_decision_goes_out_whole() -> None:
 
 
 def test_stages_that_reach_over_the_decision_count_from_it() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.hear(0.0, END - PAUSE)
     talk.now_s += 0.04
@@ -161,7 +161,7 @@ def test_stages_that_reach_over_the_decision_count_from_it() -> None:
 
 
 def test_a_guess_that_the_engine_begins_only_after_the_decision_has_yielded() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.hear(0.0, END - PAUSE)
     effects = talk.engine(ahead, Finished("stop", Usage(), Timings(1.0, 0.1, 0.1)))
@@ -172,7 +172,7 @@ def test_a_guess_that_the_engine_begins_only_after_the_decision_has_yielded() ->
 
 
 def test_speech_that_goes_on_forgets_the_guess_and_counts_what_it_cost() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.engine(ahead, Delta("wrong", (1,)))
     assert talk.hear(0.9, 1) == [Cancel(ahead)]
@@ -183,13 +183,13 @@ def test_speech_that_goes_on_forgets_the_guess_and_counts_what_it_cost() -> None
 
 
 def test_a_wrong_guess_that_was_finished_has_cost_all_of_it() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     talk.engine(talk.guess(), Delta("wrong", (1,)), DONE)
     assert talk.hear(0.9, 1) == [Settle("discarded", 302)]
 
 
 def test_a_wrong_guess_that_was_never_begun_has_cost_nothing() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.hear(0.9, 1)
     never = Finished("interrupted", Usage(400, 0, 0), Timings())
@@ -197,7 +197,7 @@ def test_a_wrong_guess_that_was_never_begun_has_cost_nothing() -> None:
 
 
 def test_a_guess_that_fails_is_not_told_and_the_turn_asks_again() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     assert talk.engine(talk.guess(), Failed(EngineFailure("no"))) == [Settle("yielded")]
     effects = talk.hear(0.0, END - PAUSE)
     (asked,) = generates(effects)
@@ -205,7 +205,7 @@ def test_a_guess_that_fails_is_not_told_and_the_turn_asks_again() -> None:
 
 
 def test_a_committed_guess_that_fails_is_an_error_of_its_turn() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.hear(0.0, END - PAUSE)
     effects = talk.engine(ahead, Failed(EngineFailure("no")))
@@ -214,7 +214,7 @@ def test_a_committed_guess_that_fails_is_an_error_of_its_turn() -> None:
 
 
 def test_a_committed_guess_is_interrupted_as_any_response() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.engine(ahead, Delta("Well", (1,)))
     talk.hear(0.0, END - PAUSE)
@@ -225,21 +225,21 @@ def test_a_committed_guess_is_interrupted_as_any_response() -> None:
     "change", [{"temperature": 0.5}, {"mode": "transcribe"}, {"system_prompt": "Be brief."}]
 )
 def test_another_config_drops_the_guess(change: dict[str, object]) -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     assert talk.session.update_config(change)[0] == Cancel(ahead)
     assert len(generates(talk.hear(0.0, END - PAUSE))) == 1
 
 
 def test_a_config_that_changes_nothing_of_the_answer_keeps_the_guess() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.session.update_config({"stream": False})
     assert Commit(ahead) in talk.hear(0.0, END - PAUSE)
 
 
 def test_another_end_of_the_turn_drops_the_guess() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     talk.session.update_config({"silence_ms": 100})
     effects = talk.hear(0.0, 1)
@@ -248,7 +248,7 @@ def test_another_end_of_the_turn_drops_the_guess() -> None:
 
 
 def test_a_cleared_history_drops_the_guess() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     talk.session.inputs.text("Hi", 0.0)
     talk.engine("1", DONE)
     ahead = talk.guess()
@@ -256,7 +256,7 @@ def test_a_cleared_history_drops_the_guess() -> None:
 
 
 def test_a_text_in_the_pause_goes_first() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     effects = talk.session.inputs.text("Hi", talk.now_s)
     assert effects[0] == Cancel(ahead)
@@ -264,25 +264,25 @@ def test_a_text_in_the_pause_goes_first() -> None:
 
 
 def test_nothing_is_guessed_while_a_response_is_being_made() -> None:
-    talk = Talk(barge_in=False)
+    talk = SpeculatingTalk(barge_in=False)
     talk.session.inputs.text("Hi", 0.0)
     assert generates(talk.hear(0.9, 20) + talk.hear(0.0, END - 1)) == []
 
 
 def test_without_speculation_the_engine_is_asked_when_the_turn_is_over() -> None:
-    talk = Talk(speculates=False)
+    talk = SpeculatingTalk(speculates=False)
     assert generates(talk.hear(0.9, 20) + talk.hear(0.0, END - 1)) == []
     assert len(generates(talk.hear(0.0, 1))) == 1
 
 
 def test_giving_up_cancels_the_guess() -> None:
-    talk = Talk()
+    talk = SpeculatingTalk()
     ahead = talk.guess()
     assert talk.session.give_up() == [Cancel(ahead)]
 
 
 def pause(policy: SpeculationPolicy, frames: int | None) -> bool:
-    """A pause that goes on for so many frames, or ends its turn; whether it was guessed at."""
+    """A pause that lasts for so many frames, or ends its turn; whether it was guessed at."""
     policy.begin_pause(SpeechPaused(0, 100))
     is_guessed = False
     for frame in range(100, 111 if frames is None else 100 + frames):
@@ -357,8 +357,8 @@ class Engine:
 def conversation(
     sounds: list[tuple[int, int, int]], *, speculates: bool, reopen_ms: int
 ) -> list[object]:
-    """What is told of a conversation: the last texts of responses, with their turns."""
-    talk = Talk(speculates=speculates, barge_in=False, reopen_ms=reopen_ms)
+    """What is sent of a conversation: the last texts of responses, with their turns."""
+    talk = SpeculatingTalk(speculates=speculates, barge_in=False, reopen_ms=reopen_ms)
     engine, told = Engine(), list[events.Event]()
 
     def perform(effects: list[Effect]) -> None:

@@ -292,11 +292,11 @@ def test_another_worker_goes_on_from_calls_and_results() -> None:
     assert record.config.toolbox == talk.session.config.toolbox
 
 
-# Where the client says when the turn goes on.
+# Where the client says when the turn continues.
 
 
 class Asking(Acting):
-    """A session whose turns go on when somebody asks for it."""
+    """A session whose turns continue when a client asks for it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Nobody hears the marks of Markdown."""
+"""The marks of Markdown are not spoken."""
 
 import pytest
 

@@ -89,7 +89,7 @@ def test_the_listener_itself_knows_best_what_was_played() -> None:
     heard = playback.played("1", 400, 0.9)
     assert heard is not None
     assert heard.text == "The "
-    # Nobody has played more than was sent, or less than nothing.
+    # No listener has played more than was sent, or less than nothing.
     assert playback.played("1", 99_999, 1.0) == Heard("1", 1000, "The light is on.")
     assert playback.played("1", -5, 1.0) == Heard("1", 0, "")
     assert playback.played("another", 5, 1.0) is None

@@ -15,14 +15,14 @@ from voxtral_worker.speech.voice import VOICE_RATE, Samples
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeSpeechServer]:
-    async with FakeSpeechServer() as server:
-        yield server
+async def speech_server() -> AsyncIterator[FakeSpeechServer]:
+    async with FakeSpeechServer() as speech_server:
+        yield speech_server
 
 
 @pytest.fixture
-async def voice(server: FakeSpeechServer) -> AsyncIterator[RemoteVoice]:
-    voice = RemoteVoice(server.url, "some-model", "a secret")
+async def voice(speech_server: FakeSpeechServer) -> AsyncIterator[RemoteVoice]:
+    voice = RemoteVoice(speech_server.url, "some-model", "a secret")
     await voice.load()
     yield voice
     await voice.close()
@@ -34,18 +34,18 @@ async def say(voice: RemoteVoice, text: str = "Hello there.", speed: float = 1.0
 
 
 async def test_the_server_is_asked_as_openai_is(
-    server: FakeSpeechServer, voice: RemoteVoice
+    speech_server: FakeSpeechServer, voice: RemoteVoice
 ) -> None:
     samples = await say(voice)
     await say(voice, "Faster.", 1.5)
-    assert server.asked[0] == {
+    assert speech_server.asked[0] == {
         "model": "some-model",
         "input": "Hello there.",
         "voice": "nova",
         "response_format": "wav",
     }
-    assert server.asked[1]["speed"] == 1.5
-    assert server.headers[0]["Authorization"] == "Bearer a secret"
+    assert speech_server.asked[1]["speed"] == 1.5
+    assert speech_server.headers[0]["Authorization"] == "Bearer a secret"
     # The server's rate is 16 kHz.
     assert len(samples) == pytest.approx(VOICE_RATE * 0.6, abs=300)
     assert float(np.abs(samples).max()) == pytest.approx(0.5, abs=0.02)
@@ -54,17 +54,17 @@ async def test_the_server_is_asked_as_openai_is(
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 async def test_the_header_says_the_rate(
-    server: FakeSpeechServer, voice: RemoteVoice, rate: int, channels: int
+    speech_server: FakeSpeechServer, voice: RemoteVoice, rate: int, channels: int
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=wav(hum(1000, rate), rate, channels))
 
-    server.answer = answer
+    speech_server.answer = answer
     assert len(await say(voice)) == pytest.approx(VOICE_RATE, abs=100)
 
 
 async def test_speech_is_handed_on_while_the_rest_is_made(
-    server: FakeSpeechServer, voice: RemoteVoice
+    speech_server: FakeSpeechServer, voice: RemoteVoice
 ) -> None:
     may_go_on = asyncio.Event()
 
@@ -79,7 +79,7 @@ async def test_speech_is_handed_on_while_the_rest_is_made(
         await response.write(data[20_045:])
         return response
 
-    server.answer = answer
+    speech_server.answer = answer
     said = voice.say("Hello.", "nova", 1.0)
     first = await anext(said)
     assert len(first)
@@ -104,18 +104,18 @@ async def test_speech_is_handed_on_while_the_rest_is_made(
     ],
 )
 async def test_a_server_that_fails_is_told_in_one_sentence(
-    server: FakeSpeechServer, voice: RemoteVoice, response: web.Response, told: str
+    speech_server: FakeSpeechServer, voice: RemoteVoice, response: web.Response, told: str
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
         return response
 
-    server.answer = answer
+    speech_server.answer = answer
     with pytest.raises(SpeechFailed, match=told):
         await say(voice)
 
 
 async def test_an_answer_without_end_is_cut_off(
-    server: FakeSpeechServer, voice: RemoteVoice, monkeypatch: pytest.MonkeyPatch
+    speech_server: FakeSpeechServer, voice: RemoteVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "MAX_SECONDS", 2)
 
@@ -126,13 +126,13 @@ async def test_an_answer_without_end_is_cut_off(
         while True:
             await response.write(bytes(48_000))
 
-    server.answer = answer
+    speech_server.answer = answer
     with pytest.raises(SpeechFailed, match="longer than 2 s"):
         await say(voice)
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for(
-    server: FakeSpeechServer, voice: RemoteVoice, monkeypatch: pytest.MonkeyPatch
+    speech_server: FakeSpeechServer, voice: RemoteVoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "TOTAL_S", 0.2)
 
@@ -140,7 +140,7 @@ async def test_a_server_that_does_not_answer_is_not_waited_for(
         await asyncio.sleep(60)
         return web.Response()
 
-    server.answer = answer
+    speech_server.answer = answer
     with pytest.raises(SpeechFailed, match="in time"):
         await say(voice)
 
@@ -153,7 +153,7 @@ async def test_a_server_that_is_not_there_is_told() -> None:
 
 
 async def test_a_connection_lost_in_the_middle_is_told(
-    server: FakeSpeechServer, voice: RemoteVoice
+    speech_server: FakeSpeechServer, voice: RemoteVoice
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "100000"})
@@ -163,7 +163,7 @@ async def test_a_connection_lost_in_the_middle_is_told(
         request.transport.abort()
         return response
 
-    server.answer = answer
+    speech_server.answer = answer
     with pytest.raises(SpeechFailed, match="cannot be reached"):
         await say(voice)
 

@@ -1,4 +1,4 @@
-"""One session's speech: in order, paced, and silent at once when it is told to be."""
+"""One session's speech: in order, paced, and silent at once when it is asked to be."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ FORMAT = SpeechFormat("default", "pcm_s16le", 24_000)
 
 
 class Ear:
-    """Notes what it is told, as a session does."""
+    """Notes what it gets, as a session does."""
 
     def __init__(self, voice: FakeVoice, most_ahead_s: float = 1000.0) -> None:
         self.voice = voice
@@ -163,7 +163,7 @@ async def test_a_voice_that_fails_is_told_once_until_it_works_again(listener: Ea
     assert [error.code for error in listener.failures] == ["SPEECH_FAILED"]
     # The rest of a turn that has failed is not tried.
     assert [text for text, _, _ in listener.voice.said] == ["One."] * 2
-    # What ends a turn is told all the same.
+    # What ends a turn is sent all the same.
     assert [(piece.is_final, set(piece.data)) for piece in listener.pieces] == [(True, {0})] * 2
     listener.voice.error = None
     listener.answer("3", "One.")

@@ -1,4 +1,4 @@
-"""The one voice for everybody, on its own thread."""
+"""The one voice for all callers, on its own thread."""
 
 import asyncio
 import logging

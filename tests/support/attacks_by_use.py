@@ -127,7 +127,7 @@ async def _slow_readers(stranger: Stranger) -> None:
     )
     begin = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-API-Key: " + stranger.key.encode()
     begin += b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    # At most 64 KiB are read ahead, and nobody takes them.
+    # At most 64 KiB are read ahead, and they are not taken.
     await stranger.hold_open(20, begin + body, b"")
 
 

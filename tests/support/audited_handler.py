@@ -1,4 +1,4 @@
-"""`handler.py`, which tells in its log of every file that Python opens for writing."""
+"""`handler.py`, whose log names every file that Python opens for writing."""
 
 import os
 import runpy

@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 
 class HeldEngine:
-    """The real engine; while it is told to hold, what it says is kept back after one word."""
+    """The real engine; while it holds, what it says is kept back after one word."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -8,7 +8,7 @@ from voxtral_worker.engine.recording import Recording
 
 
 class FakeRecorder:
-    """Records by remembering the work; fails if told so."""
+    """Records by remembering the work; fails if a test wants it."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails

@@ -1,4 +1,4 @@
-"""A worker that says to the page what a test tells it to, and notes what it hears."""
+"""A worker that sends to the page what a test wants, and notes what it gets."""
 
 import asyncio
 import json
@@ -24,13 +24,13 @@ HEALTH = {"status": "healthy", "model": {"id": "fake"}, "uptime_seconds": 12.3}
 
 
 class FakeWorker:
-    """Stands before one page. `refusal` (status, headers, body) answers whoever wants a session."""
+    """Stands before one page. `refusal` (status, headers, body) answers requests for a session."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.refusal: tuple[int, dict[str, str], dict[str, Any]] | None = None
         self.health: dict[str, Any] = HEALTH
-        # Options that the description of the session's config has beside today's.
+        # Options that the description of the session's config has in addition to today's.
         self.options: dict[str, Any] = {}
         self.created: list[dict[str, Any]] = []
         self.connections: list[WebSocketRoute] = []
@@ -86,7 +86,7 @@ class FakeWorker:
                 await asyncio.sleep(0.02)
 
     async def connect(self) -> None:
-        """Let the page open its session, as somebody who types does."""
+        """Let the page open its session, as a person who types does."""
         await self.page.get_by_label("Text to send").fill("hello")
         await self.page.get_by_role("button", name="Send").click()
         await self.until_heard(type="text_input")

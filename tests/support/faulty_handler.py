@@ -1,4 +1,4 @@
-"""`handler.py` with a model that fails when told: one layer at SIGUSR1, all for good at SIGUSR2."""
+"""`handler.py` with a model that fails on a signal: one layer at SIGUSR1, all at SIGUSR2."""
 
 import runpy
 import signal

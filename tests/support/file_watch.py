@@ -45,7 +45,7 @@ def held_files(process: int) -> dict[str, bytes]:
     """Contents of the regular files that a process has open for writing, also of removed ones."""
     held = {}
     for link in Path(f"/proc/{process}/fd").iterdir():
-        # What is closed meanwhile is not held any more.
+        # A file that was closed since then is not held any more.
         with suppress(FileNotFoundError):
             flags = Path(f"/proc/{process}/fdinfo/{link.name}").read_text().splitlines()[1]
             is_written = int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR)

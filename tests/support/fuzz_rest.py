@@ -26,7 +26,7 @@ class RestTally:
 
 
 def fuzz_rest(url: str, examples: int) -> RestTally:
-    """Try every operation with so many random calls, beside those that cover its bounds.
+    """Try every operation with so many random calls, and with those that cover its bounds.
 
     Every answer has a status, type and body of the description; what is allowed is accepted and
     what is not is refused; no answer is a 500 or names a file of the worker.

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,7 +35,10 @@ class FakeJobApi:
         self.failing: int | None = None
         self.failures = 0
         self.jobs: list[dict[str, Any]] = []
+        # Inputs of jobs that are handed out without end, one after the other.
+        self.endless: tuple[dict[str, Any], ...] = ()
         self.stops: list[str] = []
+        self._made = 0
         self.taken: list[str] = []
         self.streamed: dict[str, list[Any]] = {}
         self.done: dict[str, list[Any]] = {}
@@ -48,6 +52,22 @@ class FakeJobApi:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a worker take its jobs from here."""
+        base = f"http://127.0.0.1:{self.port}/v2/ep"
+        return {
+            "RUNPOD_POD_ID": "pod-test",
+            "RUNPOD_AI_API_KEY": "x",
+            "RUNPOD_PING_INTERVAL": "1000",
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+            "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/pod-test?gpu=F",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=F",
+            "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=F",
+            "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=F",
+        }
+
     def close(self) -> None:
         with self.changed:
             self.poll_s = 0.0
@@ -59,6 +79,26 @@ class FakeJobApi:
         with self.changed:
             self.jobs.append({"id": job_id, "input": fields})
             self.changed.notify_all()
+
+    def give_without_end(self, inputs: tuple[dict[str, Any], ...]) -> None:
+        """Hand out jobs of these inputs from now on; empty: no jobs."""
+        with self.changed:
+            self.endless = inputs
+            self.changed.notify_all()
+
+    def outcomes(self, timeout_s: float) -> Counter[str]:
+        """How the jobs that were handed out have ended: `done`, or the code of their error.
+
+        Waits for those that are open; then forgets them all.
+        """
+        with self.changed:
+            are_done = self.changed.wait_for(lambda: self.done.keys() >= {*self.taken}, timeout_s)
+            errors = [posted.get("error") for (posted, *_) in self.done.values()]
+            self.taken.clear()
+            self.done.clear()
+            self.streamed.clear()
+        ended = Counter("done" if error is None else _code_of(error) for error in errors)
+        return ended if are_done else ended + Counter(["no answer"])
 
     def stop(self, job_id: str) -> None:
         with self.changed:
@@ -86,7 +126,11 @@ class FakeJobApi:
                 self.pings.append(path)
                 self.changed.notify_all()
                 return {}
-            self.changed.wait_for(lambda: bool(self.jobs), self.poll_s)
+            self.changed.wait_for(lambda: bool(self.jobs or self.endless), self.poll_s)
+            if self.endless and not self.jobs:
+                self._made += 1
+                chosen = self.endless[self._made % len(self.endless)]
+                self.jobs.append({"id": f"job-{self._made}", "input": chosen})
             is_batch = "/job-take-batch/" in path
             asked = parse_qs(urlsplit(path).query).get("batch_size", ["1"])
             size = int(asked[0]) if is_batch else 1
@@ -146,6 +190,11 @@ class FakeJobApi:
         return Handler
 
 
+def _code_of(error: object) -> str:
+    """The code at the end of an error, as in `too long (BAD_INPUT)`."""
+    return str(error).rpartition("(")[2].rstrip(")")
+
+
 class WorkerProcess:
     """`python handler.py` in a process group of its own, with its log in a file."""
 
@@ -187,22 +236,7 @@ class WorkerProcess:
         **environment: str,
     ) -> "WorkerProcess":
         """A queue worker of the given API."""
-        base = f"http://127.0.0.1:{api.port}/v2/ep"
-        return cls(
-            log,
-            (),
-            script=script,
-            RUNPOD_POD_ID="pod-test",
-            RUNPOD_AI_API_KEY="x",
-            RUNPOD_PING_INTERVAL="1000",
-            RUNPOD_SKIP_AUTO_SYSTEM_CHECKS="true",
-            RUNPOD_SKIP_GPU_CHECK="true",
-            RUNPOD_WEBHOOK_GET_JOB=f"{base}/job-take/$ID?gpu=F".replace("$ID", "pod-test"),
-            RUNPOD_WEBHOOK_POST_OUTPUT=f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=F",
-            RUNPOD_WEBHOOK_POST_STREAM=f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=F",
-            RUNPOD_WEBHOOK_PING=f"{base}/ping/$RUNPOD_POD_ID?gpu=F",
-            **environment,
-        )
+        return cls(log, (), script=script, **api.environment, **environment)
 
     @property
     def log(self) -> str:
@@ -220,14 +254,14 @@ class WorkerProcess:
         return float(line.split()[-1])
 
     def until(self, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Wait for what the worker itself can tell."""
+        """Wait for what the worker itself can report."""
         deadline_s = time.monotonic() + timeout_s
         while not holds():
             assert time.monotonic() < deadline_s, self.get("/metrics")
             time.sleep(0.05)
 
     def is_idle(self) -> bool:
-        """Whether the engine holds no work, no sequence a block, and nobody a session."""
+        """Whether the engine holds no work, no sequence a block, and no caller a session."""
         kept, free, total = (
             self.figure(f'voxtral_kv_blocks{{state="{state}"}}')
             for state in ("kept", "free", "total")

@@ -1,4 +1,4 @@
-"""An engine that says what it is told to, on a thread of its own, and sessions that last."""
+"""An engine that says what a test wants, on a thread of its own, and sessions that last."""
 
 import asyncio
 import itertools
@@ -35,7 +35,7 @@ def echo(conversation: Conversation) -> list[str] | WorkerError:
     return [word + " " for word in first.split()]
 
 
-class FakeEngine:
+class SteppingEngine:
     """One thread makes one token of every open generation, then pauses for `step_s`."""
 
     def __init__(self, say: Say = echo, step_s: float = 0.0) -> None:

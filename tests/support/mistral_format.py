@@ -48,12 +48,12 @@ _OTHERS = {
 }
 _LAYER = re.compile(r"(language_model\.model|audio_tower)\.layers\.(\d+)\.(.+)")
 _ROTARY = re.compile(r"language_model\.model\.layers\..+\.([qk])_proj\.weight")
-# The position of each frame is computed by whoever loads this format.
+# A program that loads this format computes the position of each frame.
 _POSITIONS = "audio_tower.embed_positions.weight"
 
 
 def write_mistral_format(model: Path, folder: Path) -> None:
-    """Write a model anew, with its tokenizer; its shards become one file.
+    """Write a model again, with its tokenizer; its shards become one file.
 
     Raises KeyError for a weight that has no place in the format, and ValueError for
     learned positions, which the format cannot hold.

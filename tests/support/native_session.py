@@ -1,4 +1,4 @@
-"""The documented dialect over a session alone: nobody is connected, and all is held."""
+"""The documented dialect over a session alone: no client is connected, and all is held."""
 
 from types import SimpleNamespace
 

@@ -101,7 +101,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class PageSound:
-    """What a page played, float32 [n] from the beginning of its clock, and what it was told.
+    """What a page played, float32 [n] from the beginning of its clock, and what it got.
 
     `messages` are those of its WebSockets, each with the time `at` which it came, in s.
     """
@@ -118,7 +118,7 @@ class PageSound:
             begin = round(piece.begin_s * self.rate)
             end = min(len(made), round(piece.end_s * self.rate))
             at = (np.arange(begin, end) / self.rate - piece.begin_s) * piece.rate
-            # Behind the last sample the last line goes on.
+            # Behind the last sample the last line continues.
             left = np.minimum(np.floor(at), len(piece.samples) - 2).astype(int)
             step = piece.samples[left + 1] - piece.samples[left]
             made[begin:end] += piece.samples[left] + (at - left) * step

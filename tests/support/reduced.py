@@ -1,6 +1,6 @@
 """What `WINDOW_TAIL=sampled` computes, by the library's modules and without an engine.
 
-The exact prompt and the exact window, of which rows are left out: whoever is left keeps its
+The exact prompt and the exact window, of which rows are left out: each row that is left keeps its
 place, and stands for its neighbours. Written apart from the engine, to be compared with it.
 """
 

@@ -1,4 +1,4 @@
-"""Turns that go on at random moments while their line is cut: what is left behind?
+"""Turns that continue at random moments while their line is cut: what is left behind?
 
 `python -m tests.support.reopenings 1000` does so a thousand times.
 """
@@ -26,7 +26,7 @@ class Left:
 
     reopened: int = 0
     cuts: int = 0
-    # The last responses of turns, and those that are none.
+    # The last responses of turns, and those that are not the last.
     answers: dict[str, Response] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
     holds: dict[str, int] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Left:
 
 
 async def reopen(count: int, rng: random.Random) -> Left:
-    """Go on with turns until `count` have been reopened."""
+    """Continue turns until `count` have been reopened."""
     server = RunningServer(
         Settings(host="127.0.0.1", port=free_port(), rate_limit_enabled=False),
         Loudness(),  # type: ignore[arg-type]

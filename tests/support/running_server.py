@@ -1,4 +1,4 @@
-"""Servers under test, with an engine that says what it is told."""
+"""Servers under test, with an engine that says what a test wants."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -33,7 +33,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
 class FakeEngine:
-    """Answers every request with the same words at once, or holds them until told."""
+    """Answers every request with the same words at once, or holds them for a test."""
 
     def __init__(self) -> None:
         self.is_healthy = True
@@ -41,7 +41,7 @@ class FakeEngine:
         self.running = 0
         self.waiting = 0
         self.words: tuple[str, ...] = ("You ", "said ", "so.")
-        # Answers with what tells one sound from every other, instead of with `words`.
+        # Answers with a text that identifies the sound, instead of with `words`.
         self.names_sounds = False
         self.holds = False
         self.refuses: WorkerError | None = None

@@ -51,7 +51,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Talk:
+class Visit:
     """One session: when it joins, in ms, and what it says."""
 
     joins_ms: int
@@ -69,12 +69,12 @@ class Answered:
     ended: Finished | Failed | None = None
 
 
-def talks(most_sessions: int) -> st.SearchStrategy[list[Talk]]:
+def visits(most_sessions: int) -> st.SearchStrategy[list[Visit]]:
     """Schedules of 1 to `most_sessions` sessions of one to three turns."""
     part = st.one_of(st.sampled_from(TEXTS), st.integers(0, 3))
     turn = st.builds(Said, part, st.sampled_from([None, None, None, 1, 3]))
     turns = st.lists(turn, min_size=1, max_size=3).map(tuple)
-    talk = st.builds(Talk, st.integers(0, 600), turns)
+    talk = st.builds(Visit, st.integers(0, 600), turns)
     return st.lists(talk, min_size=1, max_size=most_sessions)
 
 
@@ -180,7 +180,7 @@ class Schedule:
     engine: Engine
     results: dict[str, list[Answered]] = field(default_factory=dict)
 
-    def run(self, sessions: list[Talk]) -> None:
+    def run(self, sessions: list[Visit]) -> None:
         """Until all are over."""
         threads = [
             threading.Thread(target=self._talk, args=(str(number), talk))
@@ -191,7 +191,7 @@ class Schedule:
         for thread in threads:
             thread.join()
 
-    def _talk(self, name: str, talk: Talk) -> None:
+    def _talk(self, name: str, talk: Visit) -> None:
         time.sleep(talk.joins_ms / 1000)
         history: tuple[Exchange, ...] = ()
         sounds: tuple[int, ...] = ()
@@ -241,7 +241,7 @@ def agree(
 
 
 def check(
-    loaded: LoadedModel, reference: Reference, sessions: list[Talk], blocks: int
+    loaded: LoadedModel, reference: Reference, sessions: list[Visit], blocks: int
 ) -> Counter[str]:
     """Run a schedule and compare every answer. Returns counts; raises AssertionError."""
     tail = reference.window_tail

@@ -63,6 +63,22 @@ async def create(url: str, **request: Any) -> dict[str, Any]:
         return answer
 
 
+async def new_session(url: str, **config: object) -> str:
+    """The id of a new session with these options."""
+    return str((await create(url, json={"config": config}))["session_id"])
+
+
+async def delete(url: str, session_id: str) -> None:
+    """End a session."""
+    async with aiohttp.ClientSession() as http, http.delete(f"{url}/session/{session_id}"):
+        pass
+
+
+def address_of(url: str, line: str, session_id: str) -> str:
+    """The address of a session's socket."""
+    return f"{url.replace('http', 'ws', 1)}/ws/{line}/{session_id}"
+
+
 @asynccontextmanager
 async def open_socket(address: str, **query: str) -> AsyncIterator[Talker]:
     """A socket at an address with these fields in its query."""

@@ -3,7 +3,7 @@
 It keeps such values as uint16 bit patterns. `tl.dot` multiplies those as whole numbers (a
 product of ones is not the number of its terms), and a float32 whose mantissa rounds up to the
 next power of two loses the carry. Triton's guide calls bfloat16 unsupported there, so this
-is no fault of a kernel, which a GPU runs with the right types.
+is not a fault of a kernel, which a GPU runs with the right types.
 """
 
 from typing import Any

@@ -27,7 +27,7 @@ class Obedient:
         if word == "hang":
             time.sleep(1000)
         if word == "lie":
-            # One byte of speech, which is no sample.
+            # One byte of speech, which is not a sample.
             os.write(line(), b"\1\1\0\0\0\1\0\0\0\0\0\0\0x")
             time.sleep(1000)
         if word == "memory":

@@ -1,8 +1,8 @@
 """Scripted conversations in both dialects, and every text that the server sent in them.
 
-The ears are deaf to all but loudness and the engine says what it is told, so the same script
+The ears are deaf to all but loudness and the engine says what a test wants, so the same script
 gives the same bytes. Ids and times are replaced by names that say which of them are equal.
-`python -m tests.support.wire_talks` writes the corpus anew: do that only for a change of the
+`python -m tests.support.wire_talks` writes the corpus again: do that only for a change of the
 wire that is meant.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 import websockets
 from numpy.typing import NDArray
 
+from tests.support.holding import holding
 from tests.support.ports import free_port
 from tests.support.running_server import RunningServer
 from tests.support.settings import changed
@@ -259,12 +260,11 @@ async def native_reopened(stage: Stage) -> None:
     # The whole answer was said, then a part of one.
     await audio.send(sound((True, 10)))
     await audio.status("turn_reopened")
-    stage.engine.holds = True
-    await audio.send(sound((False, 16)))
-    await audio.until("text_delta")
-    await audio.send(sound((True, 10)))
-    await audio.status("turn_reopened")
-    stage.engine.holds = False
+    with holding(stage.engine):
+        await audio.send(sound((False, 16)))
+        await audio.until("text_delta")
+        await audio.send(sound((True, 10)))
+        await audio.status("turn_reopened")
     await audio.send(sound((False, 16)))
     await audio.until("transcript")
     await audio.control("end_turn")
@@ -387,12 +387,11 @@ async def realtime_reopened(stage: Stage) -> None:
     # The whole answer was said, then a part of one.
     await speak(wire, (True, 10))
     await wire.until("input_audio_buffer.speech_started")
-    stage.engine.holds = True
-    await speak(wire, still)
-    await wire.until("response.output_text.delta")
-    await speak(wire, (True, 10))
-    await wire.until("input_audio_buffer.speech_started")
-    stage.engine.holds = False
+    with holding(stage.engine):
+        await speak(wire, still)
+        await wire.until("response.output_text.delta")
+        await speak(wire, (True, 10))
+        await wire.until("input_audio_buffer.speech_started")
     await speak(wire, still)
     await wire.until("conversation.item.input_audio_transcription.completed")
 

@@ -53,7 +53,7 @@ def running_process(
     is_faulty: bool = False,
     script: Path | None = None,
 ) -> Iterator[RunningWorker]:
-    """As `running_worker`; one that `is_faulty` can be told to fail.
+    """As `running_worker`; one that `is_faulty` fails on a signal.
 
     `script` is run instead of the module: RunPod's way in, where there is a job API.
     """
@@ -94,7 +94,7 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
             with urllib.request.urlopen(url, timeout=5) as response:
                 if response.status == 200:
                     return
-        except OSError:  # nobody listens yet, or is too busy starting to answer
+        except OSError:  # it does not listen yet, or is too busy to answer
             pass
         time.sleep(0.1)
     raise TimeoutError("the worker did not become ready")

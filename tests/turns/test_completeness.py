@@ -1,7 +1,6 @@
 import asyncio
 import hashlib
 import logging
-import threading
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from tests.support.gate import Changeable, Gate
 from tests.support.metric_values import value_of
 from voxtral_worker import metrics
 from voxtral_worker.audio.frames import SAMPLE_RATE
@@ -26,7 +26,6 @@ from voxtral_worker.turns.completeness import (
     HEARD_SAMPLES,
     MAX_WAITING,
     Completeness,
-    Network,
     Samples,
     features,
     load_network,
@@ -35,45 +34,19 @@ from voxtral_worker.turns.completeness import (
 CLIPS = EMBEDDED_MODEL / "clips"
 
 
-class Changeable:
-    """A network that can be changed for another one, and that notes who calls it."""
-
-    def __init__(self) -> None:
-        self.network: Network = load_network(TURN_MODEL)
-        self.called_by: threading.Thread | None = None
-
-    def __call__(self, rows: Samples) -> float:
-        self.called_by = threading.current_thread()
-        return self.network(rows)
+@pytest.fixture
+def changeable() -> "Changeable[[Samples], float]":
+    return Changeable(load_network(TURN_MODEL))
 
 
 @pytest.fixture
-def changeable() -> Changeable:
-    return Changeable()
-
-
-@pytest.fixture
-async def scorer(changeable: Changeable) -> AsyncIterator[Completeness]:
+async def scorer(changeable: Changeable[[Samples], float]) -> AsyncIterator[Completeness]:
     scorer = Completeness(changeable)
     scorer.start()
     yield scorer
     scorer.stop()
     assert changeable.called_by is not None
     assert not changeable.called_by.is_alive()
-
-
-class Gate:
-    """Stands before the network and lets a score through only when told to."""
-
-    def __init__(self, score: float = 0.7) -> None:
-        self.score = score
-        self.entered = threading.Semaphore(0)
-        self.open = threading.Semaphore(0)
-
-    def __call__(self, rows: Samples) -> float:
-        self.entered.release()
-        assert self.open.acquire(timeout=30)
-        return self.score
 
 
 def sound(samples: int, seed: int = 1) -> Samples:
@@ -151,10 +124,10 @@ async def test_the_same_sound_has_the_same_score_whatever_is_asked_beside_it(
 
 
 async def test_beyond_the_queue_there_is_no_score_and_nobody_waits(
-    scorer: Completeness, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
+    scorer: Completeness, changeable: Changeable[[Samples], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    gate = changeable.network = Gate()
+    gate = changeable.function = Gate(lambda rows: 0.7)
     before = scores("refused")
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
@@ -168,26 +141,26 @@ async def test_beyond_the_queue_there_is_no_score_and_nobody_waits(
 
 
 async def test_a_network_that_fails_gives_no_score_and_is_told_once(
-    scorer: Completeness, changeable: Changeable, caplog: pytest.LogCaptureFixture
+    scorer: Completeness, changeable: Changeable[[Samples], float], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(rows: Samples) -> float:
         raise ValueError("no such weights")
 
-    whole, changeable.network = changeable.network, broken
+    whole, changeable.function = changeable.function, broken
     before = scores("failed")
     assert await scorer.ask(sound(100)) is None
     assert await scorer.ask(sound(100)) is None
     assert scores("failed") == before + 2
     assert caplog.text.count("could not be scored") == 1
-    changeable.network = whole
+    changeable.function = whole
     assert await scorer.ask(sound(100)) is not None
 
 
 async def test_what_has_waited_too_long_is_not_scored_any_more(
-    scorer: Completeness, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
+    scorer: Completeness, changeable: Changeable[[Samples], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    gate = changeable.network = Gate()
+    gate = changeable.function = Gate(lambda rows: 0.7)
     before = scores("late")
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
@@ -203,7 +176,7 @@ async def test_what_has_waited_too_long_is_not_scored_any_more(
 
 async def test_who_waits_when_it_stops_gets_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorers, "PATIENCE_S", 60.0)
-    gate = Gate()
+    gate = Gate(lambda rows: 0.7)
     scorer = Completeness(gate)
     scorer.start()
     first = scorer.ask(sound(100))
@@ -219,9 +192,9 @@ async def test_who_waits_when_it_stops_gets_no_score(monkeypatch: pytest.MonkeyP
 
 
 async def test_an_answer_that_nobody_awaits_any_more_harms_nothing(
-    scorer: Completeness, changeable: Changeable
+    scorer: Completeness, changeable: Changeable[[Samples], float]
 ) -> None:
-    gate = changeable.network = Gate()
+    gate = changeable.function = Gate(lambda rows: 0.7)
     given_up = scorer.ask(sound(100))
     given_up.cancel()
     gate.open.release(2)
@@ -229,7 +202,7 @@ async def test_an_answer_that_nobody_awaits_any_more_harms_nothing(
 
 
 def test_a_loop_that_is_gone_harms_nothing() -> None:
-    gate = Gate()
+    gate = Gate(lambda rows: 0.7)
     scorer = Completeness(gate)
     scorer.start()
 
@@ -248,9 +221,9 @@ def test_a_loop_that_is_gone_harms_nothing() -> None:
 
 
 async def test_no_more_than_the_sound_that_is_heard_is_kept(
-    scorer: Completeness, changeable: Changeable
+    scorer: Completeness, changeable: Changeable[[Samples], float]
 ) -> None:
-    gate = changeable.network = Gate()
+    gate = changeable.function = Gate(lambda rows: 0.7)
     first = scorer.ask(sound(100))
     assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
     heard = sound(20 * SAMPLE_RATE)

@@ -302,7 +302,7 @@ def test_what_a_longest_turn_cuts_is_all_there_once_and_in_order(
         if sound[frame][0] >= THRESHOLDS[2]
     }
     assert spoken <= heard
-    # Speech that is only speech because it goes on is there as well.
+    # Speech that counts only because it continues is there as well.
     assert sum(turn.speech_frames for turn in cut) == sum(turn.speech_frames for turn in whole)
 
 

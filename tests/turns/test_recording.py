@@ -127,7 +127,7 @@ async def test_who_no_longer_waits_is_no_longer_listened_for(ears: Vad) -> None:
     task = asyncio.create_task(find_speech(survey, np.zeros(30 * 60 * RATE, np.float32)))
     assert await asyncio.to_thread(heard.wait, 30)
     began_s = time.thread_time()
-    # The loop goes on meanwhile.
+    # The loop continues at the same time.
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])

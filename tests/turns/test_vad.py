@@ -1,6 +1,5 @@
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.gate import Changeable, Gate
 from tests.support.sounds import clips, silence
 from voxtral_worker.audio.frames import SAMPLE_RATE
 from voxtral_worker.errors import EngineFailure
@@ -19,30 +19,19 @@ from voxtral_worker.turns import vad as vads
 from voxtral_worker.turns.detector import TurnDetector
 from voxtral_worker.turns.events import TurnEnded, TurnEvent
 from voxtral_worker.turns.network import SpeechNetwork
-from voxtral_worker.turns.recording import Network
 from voxtral_worker.turns.stream_memory import StreamMemory
 from voxtral_worker.turns.vad import MAX_FRAMES, MOST_AT_ONCE, Vad
 
 Samples = NDArray[np.float32]
 
 
-class Changeable:
-    """A network that can be changed for another one."""
-
-    def __init__(self) -> None:
-        self.network: Network = SpeechNetwork()
-
-    def __call__(self, sound: Samples, states: Samples) -> tuple[Samples, Samples]:
-        return self.network(sound, states)
+@pytest.fixture
+def changeable() -> "Changeable[[Samples, Samples], tuple[Samples, Samples]]":
+    return Changeable(SpeechNetwork())
 
 
 @pytest.fixture
-def changeable() -> Changeable:
-    return Changeable()
-
-
-@pytest.fixture
-async def vad(changeable: Changeable) -> AsyncIterator[Vad]:
+async def vad(changeable: Changeable[Any, Any]) -> AsyncIterator[Vad]:
     vad = Vad(changeable)
     vad.start()
     yield vad
@@ -63,24 +52,6 @@ def alone(sound: NDArray[np.float32]) -> list[float]:
     return [float(model(torch.from_numpy(frame), SAMPLE_RATE)) for frame in sound]
 
 
-class Gate:
-    """Stands before a network and lets a tick through only when told to."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.entered = threading.Semaphore(0)
-        self.open = threading.Semaphore(0)
-
-    def __call__(self, inputs: Any, states: Any) -> tuple[Samples, Samples]:
-        self.entered.release()
-        assert self.open.acquire(timeout=30)
-        return self.network(inputs, states)
-
-    async def wait_for_tick(self) -> None:
-        entered = await asyncio.to_thread(self.entered.acquire, timeout=30)
-        assert entered
-
-
 async def ask(vad: Vad, key: str, count: int) -> "asyncio.Task[NDArray[np.float32]]":
     """A call that has reached the VAD and waits there."""
     call = asyncio.create_task(vad.listen(key, frames(count, 1)))
@@ -96,6 +67,11 @@ async def is_refused(vad: Vad) -> bool:
     vad.forget("new")
     (ended,) = await asyncio.gather(call, return_exceptions=True)
     return isinstance(ended, EngineFailure)
+
+
+async def tick_of(gate: Gate[Any, Any]) -> None:
+    entered = await asyncio.to_thread(gate.entered.acquire, timeout=30)
+    assert entered
 
 
 def broken(inputs: Samples, states: Samples) -> tuple[Samples, Samples]:
@@ -158,17 +134,19 @@ def events_of(sound: Samples, probabilities: list[float]) -> list[TurnEvent]:
     return [event for one, energy in heard for event in detector.hear(one, energy)]
 
 
-async def test_the_tick_is_one_batch_of_all_sessions(vad: Vad, changeable: Changeable) -> None:
+async def test_the_tick_is_one_batch_of_all_sessions(
+    vad: Vad, changeable: Changeable[Any, Any]
+) -> None:
     batches: list[int] = []
-    real = changeable.network
+    real = changeable.function
 
     def counting(inputs: Samples, states: Samples) -> Any:
         batches.append(len(inputs))
         return real(inputs, states)
 
-    gate = changeable.network = Gate(counting)
+    gate = changeable.function = Gate(counting)
     first = await ask(vad, "a", MOST_AT_ONCE + 2)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     second = await ask(vad, "b", 2)
     gate.open.release(3)
     await asyncio.gather(first, second)
@@ -185,15 +163,15 @@ async def test_a_forgotten_session_starts_anew(vad: Vad) -> None:
 
 
 async def test_a_row_that_is_let_go_in_a_tick_keeps_nothing_of_it(
-    vad: Vad, changeable: Changeable
+    vad: Vad, changeable: Changeable[Any, Any]
 ) -> None:
     sound = frames(4, 6)
     expected = alone(sound)
-    gate = changeable.network = Gate(changeable.network)
+    gate = changeable.function = Gate(changeable.function)
     gone = await ask(vad, "a", 1)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     vad.forget("a")
-    # The tick that runs now knows the row still; the next one may give it to somebody else.
+    # The tick that runs now knows the row still; the next one may give it to another one.
     gate.open.release(1000)
     heard = await vad.listen("b", sound)
     assert np.allclose(heard, expected, rtol=0, atol=1e-4)
@@ -232,13 +210,13 @@ async def test_the_vad_s_own_thread_computes_alone_and_others_do_not() -> None:
 
 
 async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
-    vad: Vad, changeable: Changeable, caplog: pytest.LogCaptureFixture
+    vad: Vad, changeable: Changeable[Any, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = changeable.network
-    gate = changeable.network = Gate(real)
+    real = changeable.function
+    gate = changeable.function = Gate(real)
     first = await ask(vad, "a", 3)
-    await gate.wait_for_tick()
-    gate.network = broken
+    await tick_of(gate)
+    gate.function = broken
     others = [await ask(vad, key, 3) for key in "bc"]
     with caplog.at_level(logging.CRITICAL, "voxtral_worker"):
         gate.open.release(100)
@@ -246,7 +224,7 @@ async def test_an_exception_in_a_tick_reaches_everyone_who_waits(
     assert all(isinstance(answer, EngineFailure) for answer in answers)
     assert not any("no such weights" in str(answer) for answer in answers)
 
-    changeable.network = real
+    changeable.function = real
     assert len(await vad.listen("a", frames(2, 1))) == 2, "the next tick is a new chance"
 
 
@@ -255,7 +233,7 @@ async def test_stopping_ends_everyone_who_waits() -> None:
     vad = Vad(gate)
     vad.start()
     first = await ask(vad, "a", 50)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     second = await ask(vad, "b", 1)
     stopping = asyncio.create_task(asyncio.to_thread(vad.stop))
     async with asyncio.timeout(30):
@@ -277,12 +255,14 @@ async def test_what_does_not_run_refuses_to_listen() -> None:
     vad.stop()
 
 
-async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad, changeable: Changeable) -> None:
-    gate = changeable.network = Gate(changeable.network)
+async def test_who_does_not_wait_any_more_holds_nobody_up(
+    vad: Vad, changeable: Changeable[Any, Any]
+) -> None:
+    gate = changeable.function = Gate(changeable.function)
     gone, forgotten = await ask(vad, "a", 30), await ask(vad, "b", 30)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     gate.open.release(1)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     # Both are in the tick that runs now.
     gone.cancel()
     vad.forget("b")
@@ -296,11 +276,11 @@ async def test_who_does_not_wait_any_more_holds_nobody_up(vad: Vad, changeable: 
 
 
 async def test_one_session_is_listened_to_by_one_call_at_a_time(
-    vad: Vad, changeable: Changeable
+    vad: Vad, changeable: Changeable[Any, Any]
 ) -> None:
-    gate = changeable.network = Gate(changeable.network)
+    gate = changeable.function = Gate(changeable.function)
     first = await ask(vad, "a", 1)
-    await gate.wait_for_tick()
+    await tick_of(gate)
     with pytest.raises(RuntimeError, match="two calls"):
         await vad.listen("a", frames(1, 1))
     gate.open.release(1)
@@ -364,9 +344,9 @@ async def test_what_fails_between_two_ticks_leaves_the_vad_alive() -> None:
 
 
 async def test_a_vad_that_hangs_is_seen_and_keeps_nobody_waiting(
-    vad: Vad, changeable: Changeable, monkeypatch: pytest.MonkeyPatch
+    vad: Vad, changeable: Changeable[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = changeable.network = Gate(changeable.network)
+    gate = changeable.function = Gate(changeable.function)
     monkeypatch.setattr(vads, "HUNG_S", 0.2)
     assert vad.is_alive
     async with asyncio.timeout(30):

@@ -58,6 +58,11 @@ class VoxtralClient:
         """The session's id at the worker; None before it is open."""
         return self._line.session_id
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now. A lost one is opened again when you read events."""
+        return self._line.is_open.is_set()
+
     async def send_audio(self, chunk: bytes) -> None:
         """Send audio, at most 1 MiB at a time: 16-bit mono PCM at 16 kHz, or as the options say."""
         await self._line.send_audio(chunk)

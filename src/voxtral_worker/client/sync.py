@@ -51,6 +51,11 @@ class Voxtral:
         """As VoxtralClient.session_id."""
         return self._client.session_id
 
+    @property
+    def is_connected(self) -> bool:
+        """As VoxtralClient.is_connected."""
+        return self._client.is_connected
+
     def send_audio(self, chunk: bytes) -> None:
         """As VoxtralClient.send_audio."""
         self._loop.run(self._client.send_audio(chunk))

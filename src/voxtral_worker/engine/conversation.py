@@ -88,14 +88,6 @@ class Audio:
         return self._digest
 
 
-def windows_of(samples: NDArray[np.float32]) -> tuple[Audio, ...]:
-    """Cut audio (float32, [n], 16 kHz) into pieces of one window; the last may be shorter."""
-    return tuple(
-        Audio(samples[start : start + WINDOW_SAMPLES])
-        for start in range(0, max(len(samples), 1), WINDOW_SAMPLES)
-    )
-
-
 @dataclass(frozen=True)
 class UserTurn:
     """What the user said: texts and audio in the order of the content.

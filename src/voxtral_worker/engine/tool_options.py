@@ -9,6 +9,7 @@ from typing import Any
 from voxtral_worker.engine.request import AnswerSchema
 from voxtral_worker.engine.tools import Tool, Toolbox, ToolCall, ToolChoice
 from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.values import is_clean
 
 MAX_TOOLS = 64
 # Limit of all definitions together; about 10,000 tokens.
@@ -89,7 +90,7 @@ def read_arguments(value: object, path: str) -> str:
     """The arguments of a call; nothing stands for none. Raises BadInput."""
     if value in (None, ""):
         return "{}"
-    if not isinstance(value, str) or not _is_clean(value):
+    if not isinstance(value, str) or not is_clean(value):
         raise BadInput(f"{path} is {shown(value)}, but must be a text of JSON")
     return value
 
@@ -103,7 +104,7 @@ def read_name(value: object, path: str) -> str:
 
 def read_call_id(value: object, path: str) -> str:
     """The id of a call, which another server may have made. Raises BadInput."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_CALL_ID or not _is_clean(value):
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CALL_ID or not is_clean(value):
         raise BadInput(f"{path} is {shown(value)}, but must be the id of a call")
     return value
 
@@ -159,7 +160,7 @@ def _tool(value: object, path: str) -> Tool:
     name = read_name(function.get("name"), f"{path}.name")
     description = function.get("description")
     of_tool = f"the tool {name!r} ({path})"
-    if description is not None and not _is_clean(description):
+    if description is not None and not (isinstance(description, str) and is_clean(description)):
         raise BadInput(f"the description of {of_tool} must be a text")
     strict = function.get("strict")
     if strict is not None and not isinstance(strict, bool):
@@ -224,10 +225,3 @@ def _remainders(multiple: object) -> int:
     digits = int("".join(map(str, sign_digits_exponent.digits)))
     exponent = sign_digits_exponent.exponent
     return digits * 10 ** min(9, max(0, exponent)) if isinstance(exponent, int) else digits
-
-
-def _is_clean(value: object) -> bool:
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False

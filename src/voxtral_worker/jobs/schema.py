@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
 from voxtral_worker.audio.recordings import is_data_address
@@ -34,6 +34,7 @@ from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
 from voxtral_worker.values import (
     CHOICE,
+    By,
     Filled,
     Flag,
     May,
@@ -41,7 +42,7 @@ from voxtral_worker.values import (
     above,
     clean_text,
     filled_text,
-    made_by,
+    made_of,
     may_be,
     options_of,
     read,
@@ -239,7 +240,8 @@ class SessionInput(JobInput):
 
     type: Literal["session"]
     config: Annotated[
-        SessionConfig, made_by(SessionConfig().updated, "an object of options", {"type": "object"})
+        SessionConfig,
+        made_of(lambda value, _: SessionConfig().updated(value), {"type": "object"}),
     ] = SessionConfig()
     ttl_seconds: Annotated[float, _SECONDS] = DEFAULT_TTL_S
     idle_seconds: Annotated[float, _SECONDS] = DEFAULT_IDLE_S
@@ -251,7 +253,7 @@ def _fields_of(model: type[JobInput]) -> list[str]:
 
 
 Input: TypeAlias = HealthInput | TextInput | TranscribeInput | AudioInput | SessionInput
-_INPUT: TypeAdapter[Input] = TypeAdapter(Annotated[Input, Field(discriminator="type")])
+_INPUT: TypeAdapter[Input] = TypeAdapter(Annotated[Input, By("type")])
 # The options of words: those of a session's config that a job of each type may have.
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "text": (*GENERATION_KEYS, "stop"),
@@ -277,7 +279,7 @@ def read_input(value: object) -> Job:
     options = _OPTIONS.get(kind, ()) if isinstance(kind, str) else ()
     given = {key: value[key] for key in options if value.get(key) is not None}
     rest = {"type": None, **{key: each for key, each in value.items() if key not in given}}
-    fields = read(_INPUT, _meant(rest), tags=1)
+    fields = read(_INPUT, _meant(rest))
     match fields:
         case TextInput():
             made = _options(given, SessionConfig(), fields)
@@ -414,13 +416,13 @@ class ToolMessage(Values):
 
 
 _MESSAGE: TypeAdapter[SpokenMessage | AssistantMessage | ToolMessage] = TypeAdapter(
-    Annotated[SpokenMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+    Annotated[SpokenMessage | AssistantMessage | ToolMessage, By("role")]
 )
 
 
 def _message(index: int, value: object) -> Said[str | Audio]:
     field = f"messages[{index}]"
-    message = read(_MESSAGE, value, at=("messages", index), tags=1)
+    message = read(_MESSAGE, value, at=("messages", index))
     match message:
         case ToolMessage():
             call_id = read_call_id(message.tool_call_id, f"{field}.tool_call_id")

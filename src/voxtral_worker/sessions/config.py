@@ -17,7 +17,7 @@ from voxtral_worker.values import (
     May,
     Values,
     clean_text,
-    made_by,
+    made_of,
     number,
     options_of,
     or_null,
@@ -76,14 +76,14 @@ SEED = May(
     core_schema.nullable_schema(core_schema.int_schema(ge=-MOST_SEED, le=MOST_SEED, strict=True)),
 )
 LANGUAGE = May("an ISO 639-1 code or null", core_schema.literal_schema([*sorted(LANGUAGES), None]))
-TOOLS = made_by(
-    lambda value: value if isinstance(value, tuple) else read_tools(value, "tools"),
-    f"a list of at most {MAX_TOOLS} tools",
+TOOLS = made_of(
+    lambda value, name: value if isinstance(value, tuple) else read_tools(value, name),
     {
         "type": "array",
         "maxItems": MAX_TOOLS,
         "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
     },
+    f"a list of at most {MAX_TOOLS} tools",
 )
 _VOICE = or_null(
     clean_text(
@@ -97,7 +97,7 @@ _SYSTEM_PROMPT = or_null(
         f"a text of at most {MAX_TEXT_CHARACTERS} characters or null", 0, MAX_TEXT_CHARACTERS
     )
 )
-_TOOL_CHOICE = May(
+TOOL_CHOICE = May(
     f'{", ".join(CHOICES)}, or {{"name": "..."}} of one of the tools',
     core_schema.no_info_plain_validator_function(_choice),
     {
@@ -195,13 +195,15 @@ class SessionConfig(Values):
         default=24_000, description="Samples per second of spoken answers."
     )
     output_encoding: Annotated[Encoding, CHOICE] = Field(
-        default="pcm_s16le", description="The encoding of spoken answers."
+        default="pcm_s16le",
+        description="The encoding of spoken answers. `opus`: one packet per frame, which is 48 kHz "
+        "when decoded, whatever the rate.",
     )
     tools: Annotated[tuple[Tool, ...], TOOLS] = Field(
         default=(), description="The functions that the model may call."
     )
     # auto, none or required; any other text is the name of the one tool that is called.
-    tool_choice: Annotated[str, _TOOL_CHOICE] = Field(
+    tool_choice: Annotated[str, TOOL_CHOICE] = Field(
         default="auto", description="Whether a tool is called, and which."
     )
     parallel_tool_calls: Flag = Field(

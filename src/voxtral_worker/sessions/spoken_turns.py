@@ -124,13 +124,7 @@ class SpokenTurns:
         if turn is None:
             return [*effects, Tell(events.NoSpeech(self._answers.queue.new_id()))]
         wasted, speculation = self.speculator.end_turn(ended)
-        if speculation is None:
-            audio = Audio(self._heard.samples(ended.first_frame, ended.end_frame))
-            user = self._pending.with_audio(audio)
-        else:
-            user = speculation.request.conversation.user
-        # Until there is a real transcript, the last partial one is what a record may keep.
-        user = dataclasses.replace(user, heard=self.partials.text)
+        user = self._said_in(ended, speculation)
         told = _speech_ended(turn.turn_id, ended, user)
         effects += [*wasted, Tell(told)]
         if not self._answers.requests.config.answers_turns:
@@ -138,9 +132,6 @@ class SpokenTurns:
             self._pending.add(turn.turn_id, (told.audio,))
             self.reopening.close()
             return effects
-        if ended.reason == "too_long":
-            # The audio after the cut belongs to the next turn.
-            audio_bytes = self._heard.audio_bytes(ended.end_frame - 1)
         kept = KeptTurn(
             turn.turn_id,
             ended,
@@ -149,15 +140,15 @@ class SpokenTurns:
             start_bytes=self._heard.audio_bytes(ended.first_frame),
             times=turn.times_ended + 1,
         )
+        speech_end_s = self._heard.heard_s(ended.last_speech_frame)
+        if ended.reason == "too_long":
+            # The audio after the cut belongs to the next turn.
+            audio_bytes = self._heard.audio_bytes(ended.end_frame - 1)
         spoken = Turn(
             turn.turn_id,
             None,
             user,
-            Response(
-                turn.generation_id,
-                decided_s=now_s,
-                speech_end_s=self._heard.heard_s(ended.last_speech_frame),
-            ),
+            Response(turn.generation_id, now_s, speech_end_s),
             speech_ms=ended.speech_frames * FRAME_MS,
             audio_bytes=audio_bytes,
         )
@@ -197,6 +188,16 @@ class SpokenTurns:
             return self.partials.on_event(event)
         effects = self.transcripts.on_event(generation_id, event)
         return self.speculator.on_event(generation_id, event) if effects is None else effects
+
+    def _said_in(self, ended: TurnEnded, speculation: Speculation | None) -> UserTurn:
+        """What the user said with a turn: pending input, and then the audio."""
+        if speculation is not None:
+            user = speculation.request.conversation.user
+        else:
+            audio = Audio(self._heard.samples(ended.first_frame, ended.end_frame))
+            user = self._pending.with_audio(audio)
+        # Until there is a real transcript, the last partial one is what a record may keep.
+        return dataclasses.replace(user, heard=self.partials.text)
 
     def _answer(
         self, turn: Turn, kept: KeptTurn, speculation: Speculation | None, now_s: float

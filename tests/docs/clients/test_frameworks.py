@@ -128,7 +128,7 @@ async def test_a_framework_runs_a_function_in_the_middle_of_a_spoken_turn(
 async def node(program: str, *arguments: str) -> str:
     if not (INSTALLED / "node_modules").exists():
         pytest.skip("the frameworks of Node are not installed: make clients")
-    # A module finds its packages beside itself.
+    # A module finds its packages next to itself.
     there = INSTALLED / program
     there.write_bytes((PROGRAMS / program).read_bytes())
     return await run("node", str(there), *arguments)

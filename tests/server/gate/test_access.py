@@ -165,7 +165,7 @@ def test_tokens_are_good_wherever_the_secret_is_the_same() -> None:
     own = Settings(api_keys=(KEY,), token_secret=SECRET * 2)
     assert opens(own, Settings(jwt_secret=SECRET, token_secret=SECRET * 2))
     assert not opens(own, Settings(api_keys=(KEY,), token_secret=SECRET))
-    # What a public key is, everybody may know.
+    # Anyone may know a public key.
     public = Settings(jwt_public_key="PEM")
     assert opens(public, public) is False
 

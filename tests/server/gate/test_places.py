@@ -1,4 +1,4 @@
-"""Nobody takes all places of a worker."""
+"""No caller takes all places of a worker."""
 
 import asyncio
 import time

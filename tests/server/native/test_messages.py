@@ -188,7 +188,7 @@ def wire(message: Message, seq: int | None = None) -> dict[str, Any]:
 BROKE = EngineFailure("it broke")
 SLOW = RateLimited("slow down", retry_after_s=1.23456)
 SOUND = Audio(np.zeros(512, np.float32))
-# Every event, and what stands beside its timestamp and seq.
+# Every event, and its message without timestamp and seq.
 WRITTEN: list[tuple[events.Event, dict[str, Any]]] = [
     (
         events.SpeechStarted("1", 320),

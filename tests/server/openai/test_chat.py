@@ -11,6 +11,7 @@ import soundfile
 from openai import AsyncOpenAI
 
 from tests.support.embedded_server import MODEL, WAIT_S, EmbeddedServer, clip
+from tests.support.holding import holding
 from voxtral_worker.engine.generation import Generation
 from voxtral_worker.engine.layout import layout_of
 
@@ -171,14 +172,11 @@ async def test_what_changes_nothing_is_taken(client: AsyncOpenAI) -> None:
 async def test_a_client_that_leaves_in_mid_stream_frees_the_engine(
     embedded: EmbeddedServer, client: AsyncOpenAI
 ) -> None:
-    embedded.engine.holds = True
-    try:
+    with holding(embedded.engine):
         for streams in (True, False):
             embedded.engine.has_begun.clear()
             await leave(client, embedded, streams)
             await until_cancelled(embedded.engine.last)
-    finally:
-        embedded.engine.holds = False
 
 
 async def leave(client: AsyncOpenAI, embedded: EmbeddedServer, streams: bool) -> None:

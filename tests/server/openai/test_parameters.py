@@ -14,13 +14,22 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     read_parameters,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import CHOICE, OR_NULL, By, Flag, Picked, described, number, whole
+from voxtral_worker.values import (
+    CHOICE,
+    OR_NULL,
+    By,
+    Flag,
+    Picked,
+    described,
+    made_of,
+    number,
+    whole,
+)
 
 
 def sized(value: Any, name: str) -> int:

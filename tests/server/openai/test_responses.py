@@ -1,4 +1,4 @@
-"""Responses are told one after the other, each with its beginning and its end."""
+"""Responses are sent one after the other, each with its beginning and its end."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ USAGE = Usage(10, 2, 4, 7)
 
 
 class Told:
-    """What was told, with the turn each response answers."""
+    """What was sent, with the turn each response answers."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []

@@ -21,14 +21,6 @@ from voxtral_worker.speech.voice import VOICE_RATE
 
 
 @pytest.fixture(scope="module")
-def talking() -> Iterator[EmbeddedServer]:
-    """A worker with its own voice."""
-    server = EmbeddedServer(open_speech(Settings(speech="embedded")))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def voice() -> FakeVoice:
     return FakeVoice()
 
@@ -42,8 +34,8 @@ def humming(voice: FakeVoice) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def openai(talking: EmbeddedServer) -> AsyncIterator[AsyncOpenAI]:
-    async with talking.client() as client:
+async def openai(voiced: EmbeddedServer) -> AsyncIterator[AsyncOpenAI]:
+    async with voiced.client() as client:
         yield client
 
 
@@ -61,7 +53,7 @@ async def test_each_format_is_a_file_of_the_text(openai: AsyncOpenAI, format_: s
 
 
 async def test_the_worker_understands_what_it_says(
-    talking: EmbeddedServer, openai: AsyncOpenAI
+    voiced: EmbeddedServer, openai: AsyncOpenAI
 ) -> None:
     words = "Turn on the kitchen light."
     spoken = await openai.audio.speech.create(
@@ -124,10 +116,10 @@ async def test_the_first_sentence_is_sent_before_the_last_is_made(
     ],
 )
 async def test_what_cannot_be_done_is_named(
-    talking: EmbeddedServer, wrong: dict[str, object], told: str
+    voiced: EmbeddedServer, wrong: dict[str, object], told: str
 ) -> None:
     asked = {"model": "tts-1", "voice": "alloy", "input": "Hello.", **wrong}
-    status, body = await post(talking, asked)
+    status, body = await post(voiced, asked)
     assert status == 400
     assert told in body["error"]["message"]
     assert body["error"]["param"] == next(iter(wrong))
@@ -141,8 +133,8 @@ async def post(server: EmbeddedServer, asked: object) -> tuple[int, dict[str, di
             return response.status, await response.json()
 
 
-async def test_an_input_that_is_missing_is_named(talking: EmbeddedServer) -> None:
-    status, body = await post(talking, {"voice": "alloy"})
+async def test_an_input_that_is_missing_is_named(voiced: EmbeddedServer) -> None:
+    status, body = await post(voiced, {"voice": "alloy"})
     assert (status, body["error"]["param"]) == (400, "input")
 
 
@@ -196,8 +188,8 @@ def set_from_its_loop(voice: FakeVoice) -> None:
     loop.call_soon_threadsafe(voice.may_speak.set)
 
 
-async def test_another_worker_speaks_through_this_one(talking: EmbeddedServer) -> None:
-    settings = Settings(speech=f"{talking.url}/v1", speech_api_key=KEY, speech_voice="heart")
+async def test_another_worker_speaks_through_this_one(voiced: EmbeddedServer) -> None:
+    settings = Settings(speech=f"{voiced.url}/v1", speech_api_key=KEY, speech_voice="heart")
     speech = open_speech(settings)
     assert speech is not None
     speech.start()
@@ -208,10 +200,10 @@ async def test_another_worker_speaks_through_this_one(talking: EmbeddedServer) -
         await asyncio.to_thread(speech.stop)
 
 
-async def test_health_names_the_voices(talking: EmbeddedServer, embedded: EmbeddedServer) -> None:
+async def test_health_names_the_voices(voiced: EmbeddedServer, embedded: EmbeddedServer) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     async with ClientSession(headers=headers) as http:
-        async with http.get(f"{talking.url}/health") as response:
+        async with http.get(f"{voiced.url}/health") as response:
             assert (await response.json())["voices"] == ["default", "heart"]
         async with http.get(f"{embedded.url}/health") as response:
             assert (await response.json())["voices"] == []

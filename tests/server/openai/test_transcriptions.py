@@ -131,7 +131,7 @@ async def test_verbose_has_a_segment_for_each_sentence_with_its_true_times(
 async def test_a_language_that_nobody_asked_for_is_found_in_the_first_words(
     client: AsyncOpenAI,
 ) -> None:
-    # One of these sentences alone would not tell.
+    # One of these sentences alone would not show it.
     sound = recording("what-time-is-it", 0.8, "one-moment-please", 3.0, LIGHT)
     made = await client.audio.transcriptions.create(
         model=MODEL, file=file(sound, "a.flac"), response_format="verbose_json"
@@ -150,7 +150,7 @@ async def test_sentences_that_are_close_together_cost_one_window(client: AsyncOp
         assert made.usage.type == "tokens"
         assert made.usage.input_token_details is not None
         beside_audio.append(made.usage.input_token_details.text_tokens or 0)
-    # Every window's prompt has the same tokens beside its audio.
+    # Every window's prompt has the same tokens in addition to its audio.
     assert beside_audio[1] == 2 * beside_audio[0]
 
 

@@ -1,4 +1,4 @@
-"""What is written to the store, when, and in which order; the store says what it is told."""
+"""What is written to the store, when, and in which order; the store answers what a test wants."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ WAIT_S = 15.0
 
 
 class FakeStore:
-    """Remembers what it was asked, and answers as told."""
+    """Remembers what it was asked, and answers what a test wants."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []

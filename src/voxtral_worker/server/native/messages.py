@@ -14,6 +14,7 @@ from voxtral_worker.json_text import read_json
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
 from voxtral_worker.values import (
+    By,
     Flag,
     May,
     Values,
@@ -21,7 +22,7 @@ from voxtral_worker.values import (
     clean_text,
     filled_text,
     is_good,
-    made_by,
+    made_of,
     not_too_long,
     read,
     whole,
@@ -110,10 +111,10 @@ class ToolResult(Values):
     type: Literal["tool_result"] = "tool_result"
     call_id: Annotated[
         str,
-        made_by(
-            lambda value: read_call_id(value, "call_id"),
-            "the id of a call",
+        made_of(
+            read_call_id,
             {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID},
+            "the id of a call",
         ),
     ]
     content: Annotated[
@@ -134,11 +135,8 @@ AnyControl: TypeAlias = Control | Resume | Played
 ClientMessage: TypeAlias = TextInput | AnyControl | ConfigUpdate | ToolResult
 MESSAGES: TypeAdapter[ClientMessage] = TypeAdapter(
     Annotated[
-        TextInput
-        | Annotated[AnyControl, Field(discriminator="control_type")]
-        | ConfigUpdate
-        | ToolResult,
-        Field(discriminator="type"),
+        TextInput | Annotated[AnyControl, By("control_type")] | ConfigUpdate | ToolResult,
+        By("type"),
     ]
 )
 CONTROL_TYPES = tuple(
@@ -154,13 +152,10 @@ def parse(text: str) -> ClientMessage:
     message = read_json(text, "message")
     if not isinstance(message, dict):
         raise BadInput("message must be a JSON object with a type")
-    kind = message.setdefault("type")
-    if kind == "control":
-        message.setdefault("control_type")
     try:
-        return read(MESSAGES, message, tags=2 if kind == "control" else 1)
+        return read(MESSAGES, message)
     except BadInput as error:
-        if kind == "text_input" and is_good(_REQUEST_IDS, message.get("request_id")):
+        if message.get("type") == "text_input" and is_good(_REQUEST_IDS, message.get("request_id")):
             error.about = message["request_id"]
         raise
 

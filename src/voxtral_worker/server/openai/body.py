@@ -1,4 +1,4 @@
-"""Reads the bodies of calls that may be larger than the rest of REST allows."""
+"""Reads the bodies of OpenAI's calls, which may be larger than those of other REST calls."""
 
 import asyncio
 import contextlib
@@ -17,21 +17,21 @@ from voxtral_worker.server.openai.errors import BadOption
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 25 << 20
-# Together 400 MiB; a body is held until its audio has been decoded, a form until it is answered.
+# Together 400 MiB. A JSON body is held until its audio is decoded, a form until it is answered.
 BODIES_AT_ONCE = 16
-# As the rest of REST takes without being asked.
+# The limit of all other REST calls. A body of this size needs no place.
 SMALL_BODY_BYTES = 1 << 20
 READ_TIMEOUT_S = 60.0
 MAX_PARTS = 64
 MAX_FIELD_BYTES = 64 << 10
-# A body without a recording is a text, and no text of this size fits a context.
+# A body without audio is text, and no text of this size fits into the context.
 MAX_TEXT_BODY_BYTES = 4 << 20
-# What is larger is parsed beside the event loop.
+# A larger body is parsed in a thread, so that the event loop is not blocked.
 PARSED_AT_ONCE_BYTES = 64 << 10
 
 
 class Bodies:
-    """A few large bodies are held at a time; who finds no place within a minute is refused."""
+    """Holds a few large bodies at a time. A call that gets no place within a minute is refused."""
 
     def __init__(self, places: int = BODIES_AT_ONCE, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._places = asyncio.Semaphore(places)
@@ -39,7 +39,7 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def place(self, size: int | None = None) -> AsyncIterator[None]:
-        """Room for one body, of which small ones need none. Raises AtCapacity."""
+        """Hold a place for one body; a small one needs none. Raises AtCapacity."""
         if size is not None and size <= SMALL_BODY_BYTES:
             yield
             return
@@ -56,17 +56,17 @@ class Bodies:
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart form: the fields in their order, and one file."""
+    """A multipart form: its fields in order, and its file."""
 
     fields: tuple[tuple[str, str], ...]
     file: bytes | None
 
 
 async def read_json_as(request: web.Request, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of a JSON object.
+    """Parse the body and return what `read` makes of it.
 
-    Raises BadInput, TooLarge beyond 25 MiB (4 MiB without audio), and what `read` raises.
-    A large body is parsed and read beside the event loop, on which all live audio waits.
+    Raises BadInput, TooLarge beyond 25 MiB (4 MiB without audio), and what `read` raises. A large
+    body is parsed in a thread, because all live audio waits for the event loop.
     """
     with _in_time():
         async with asyncio.timeout(READ_TIMEOUT_S):
@@ -87,7 +87,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 async def read_form(request: web.Request) -> Form:
-    """A multipart form. Raises BadInput, or TooLarge beyond 25 MiB."""
+    """Read a multipart form. Raises BadInput, or TooLarge beyond 25 MiB."""
     if not request.content_type.startswith("multipart/form-data"):
         raise BadInput("the body must be multipart/form-data")
     with _in_time():
@@ -104,7 +104,7 @@ async def _read_parts(request: web.Request) -> Form:
     left = MAX_BODY_BYTES
     parts = 0
     async for part in await request.multipart():
-        # What is buffered already is parsed without waiting: others get their turn here.
+        # Parts that are buffered are parsed without waiting. Let other tasks run between them.
         await asyncio.sleep(0)
         parts += 1
         if parts > MAX_PARTS:
@@ -140,7 +140,7 @@ async def _read_part(part: BodyPartReader, most: int) -> bytes:
 
 
 def _limited(request: web.Request) -> web.Request:
-    """The same request, whose body may be larger than the application's others."""
+    """The same request with the limit of these calls for its body."""
     if (request.content_length or 0) > MAX_BODY_BYTES + MAX_FIELD_BYTES:
         raise _too_large()
     return request.clone(client_max_size=MAX_BODY_BYTES)

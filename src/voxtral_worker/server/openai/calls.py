@@ -28,7 +28,7 @@ R = TypeVar("R", ChatRequest, ResponsesRequest)
 
 
 class Calls:
-    """Bodies and recordings are bounded over all calls together."""
+    """The handlers of the calls, which share the limits for bodies and recordings."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -36,7 +36,7 @@ class Calls:
         self._recordings = Recordings()
 
     def routes(self) -> list[web.RouteDef]:
-        """Where the calls are."""
+        """The routes of the calls."""
         return [
             web.get("/v1/models", self.list_models),
             web.get("/v1/models/{model:.+}", self.get_model),
@@ -47,32 +47,32 @@ class Calls:
         ]
 
     async def list_models(self, _: web.Request) -> web.Response:
-        """The model that is served, once for each of its names."""
+        """List the served model, once under each of its names."""
         return web.json_response({"object": "list", "data": model_objects(self._service)})
 
     async def get_model(self, request: web.Request) -> web.Response:
-        """The model that is served, by its name."""
+        """Return the served model by one of its names."""
         asked = request.match_info["model"]
         served = check_model(self._service, asked)
         is_alias = asked in self._service.settings.model_aliases
         return web.json_response(model_object(self._service, asked if is_alias else served))
 
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
-        """The words of a file."""
+        """Transcribe a file."""
         return await self._served(request, self._transcribe)
 
     async def speech(self, request: web.Request) -> web.StreamResponse:
-        """A text as speech."""
+        """Speak a text."""
         return await self._served(request, self._speak)
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
-        """An answer to a conversation."""
+        """Answer a conversation."""
         return await self._served(
             request, lambda request: self._answer(request, read_chat, complete)
         )
 
     async def responses(self, request: web.Request) -> web.StreamResponse:
-        """An answer to a conversation, in the newer API's shape."""
+        """Answer a conversation in the shape of the Responses API."""
         return await self._served(
             request, lambda request: self._answer(request, read_responses, respond)
         )
@@ -98,7 +98,7 @@ class Calls:
             check_model(self._service, asked.model)
             parts = self._service.require_ready()
             find = partial(find_speech, parts.vad.survey)
-            # The body is held as long as its recording is: who waits for a place has it, too.
+            # Hold the place until the end: the form stays in memory while its recording waits.
             return await transcribe(request, parts.engine, asked, self._recordings, find)
 
     async def _speak(self, request: web.Request) -> web.StreamResponse:
@@ -113,7 +113,7 @@ class Calls:
         read: Callable[[dict[str, Any]], R],
         tell: Callable[[web.Request, Engine, str, R, Conversation], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
-        """What a conversation is answered with, in the shapes of the API it was asked in."""
+        """Answer a conversation in the shape of the API that was called."""
         async with self._bodies.place(request.content_length):
             asked = await read_json_as(request, read)
             model = check_model(self._service, asked.model)

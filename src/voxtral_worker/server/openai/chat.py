@@ -34,10 +34,10 @@ async def conversation_of(
     tools: Toolbox,
     recordings: Recordings,
 ) -> Conversation:
-    """The conversation of turns with its audio decoded. Raises BadOption, or TooLarge.
+    """Decode the audio of the turns. Raises BadOption, or TooLarge.
 
-    All recordings together may be as long as one: more would not fit any context, and is
-    not decoded.
+    All recordings together may be as long as one alone. More audio would not fit into any context,
+    so it is not decoded.
     """
     turns, heard_s = [], 0.0
     for said in asked_turns:
@@ -58,7 +58,7 @@ async def complete(
     asked: ChatRequest,
     conversation: Conversation,
 ) -> web.StreamResponse:
-    """The response. Raises what the engine reports, as long as nothing has been sent."""
+    """Answer the call. Raises errors of the engine until the response has begun."""
     reply = Reply(model)
 
     async def one(index: int, say: Callable[[tuple[int, str | CallEvent]], None]) -> Answer:
@@ -97,10 +97,10 @@ async def complete(
 
 
 class Reply:
-    """The objects of one completion share its id and its time."""
+    """Makes the objects of one completion, which share its id and its time."""
 
     def __init__(self, model: str) -> None:
-        # Of which choices the role has been told.
+        # The choices whose first chunk, which has the role, was made.
         self._begun: set[int] = set()
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -147,7 +147,7 @@ def _message(made: Answer) -> dict[str, Any]:
 
 
 def _delta_of(told: str | CallEvent) -> dict[str, Any]:
-    """What a piece of an answer adds to a message; nothing for the end of a call."""
+    """The delta of a piece of an answer. The end of a call has none."""
     match told:
         case str():
             return {"content": told}
@@ -165,7 +165,7 @@ async def _decoded(part: Spoken, recordings: Recordings, most_s: float) -> str |
         return part
     data = part.data
     try:
-        # Its place is given back at once: what waits is bounded by the context.
+        # Decoded audio needs no place: the length of the context limits it.
         async with recordings.opened(
             part.param, lambda is_over: read_clip(data, max_seconds=most_s, is_over=is_over)
         ) as samples:
@@ -177,7 +177,7 @@ async def _decoded(part: Spoken, recordings: Recordings, most_s: float) -> str |
 
 
 def _sampling_of(sampling: Sampling, index: int) -> Sampling:
-    """Choices of one request have seeds of their own, or they would all be the same."""
+    """Each choice has a seed of its own; with the same seed all choices would be the same."""
     if sampling.seed is None:
         return sampling
     return dataclasses.replace(sampling, seed=sampling.seed + index)

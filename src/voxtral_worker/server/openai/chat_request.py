@@ -1,4 +1,4 @@
-"""Reads a chat completion's parameters."""
+"""Reads the body of a chat completion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     read_parameters,
     unsupported_key,
 )
@@ -37,20 +36,20 @@ from voxtral_worker.server.openai.tools import (
     AnswerParameters,
 )
 from voxtral_worker.sessions.config import MOST_SEED, STOP
-from voxtral_worker.values import Flag, whole
+from voxtral_worker.values import Flag, made_of, whole
 
 MAX_CHOICES = 4
 
 
 class StreamOptions(Parameters):
-    """What a stream tells beside the answer."""
+    """What a stream has in addition to the answer."""
 
     include_usage: Flag = False
     include_obfuscation: Flag = False
 
 
 class ChatBody(AnswerParameters):
-    """The body of a call."""
+    """A conversation of texts and audio, and how to answer it."""
 
     extras = {
         **keys(harmless(0), "frequency_penalty presence_penalty top_logprobs"),
@@ -61,7 +60,7 @@ class ChatBody(AnswerParameters):
         ),
         "functions": harmless([], words=OLD_TOOLS),
         "function_call": harmless("none", "auto", words=OLD_TOOLS),
-        # Notes and wishes of the caller's, which change no answer of this model.
+        # They do not change the answers of this model.
         **keys(
             ignored,
             "user metadata safety_identifier prompt_cache_key prompt_cache_options store verbosity "
@@ -105,7 +104,7 @@ class ChatBody(AnswerParameters):
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """`said` is turns as `Dialogue` has them; `choices` are made of it."""
+    """A body that was read. `said` are turns, as in `Dialogue`; `choices` is a number."""
 
     model: object
     said: tuple[Said[Spoken], ...]
@@ -118,9 +117,9 @@ class ChatRequest:
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
-    """The request that a body asks for. Raises one BadOption that names all that is wrong."""
+    """Read a body. Raises one BadOption that names all that is wrong."""
     if body.get("function_call") == "none":
-        # Functions that must not be called change nothing.
+        # Functions that must not be called do not change the answer.
         body = {**body, "functions": None}
     asked = read_parameters(ChatBody, body)
     meant = _meaning(asked.messages)

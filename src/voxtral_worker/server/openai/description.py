@@ -48,7 +48,7 @@ def _part(name: str) -> dict[str, Any]:
 def _call(
     summary: str, answer: str, content: dict[str, Any], *errors: int, **rest: Any
 ) -> dict[str, Any]:
-    """An operation: what its answer is, and the statuses of its errors."""
+    """One operation: its answer, and the statuses of its errors."""
     refusals = {
         str(code): {"description": _ERRORS[code], "content": _json(_part("OpenAIError"))}
         for code in (*errors, 401, 403, 429, 503)
@@ -65,7 +65,7 @@ def _post(
     *errors: int,
     kind: str = "application/json",
 ) -> dict[str, Any]:
-    """A call whose body is a model."""
+    """An operation whose body is a model."""
     body = {"required": True, "content": {kind: {"schema": _part(model.__name__)}}}
     return {"post": _call(summary, answer, content, 400, 413, 500, *errors, requestBody=body)}
 
@@ -113,7 +113,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
-    """A form has no null, and lists under names of their own."""
+    """A form has no null, and marks the names of lists."""
     fields = {name: without_null(each) for name, each in schema["properties"].items()}
     fields["timestamp_granularities[]"] = fields.pop("timestamp_granularities")
     return {**schema, "properties": fields, "additionalProperties": False}

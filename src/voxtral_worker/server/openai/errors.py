@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape."""
+"""Errors as OpenAI's API shows them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from typing import Any
 
 from voxtral_worker.errors import BadInput, BadSchema, NotFound, SessionNotFound, WorkerError
 
-# OpenAI's own codes where it has one; elsewhere the worker's, in OpenAI's lower case.
+# The codes for which OpenAI has a name of its own. All others are the worker's in lower case.
 _CODES = {
     "UNAUTHORIZED": "invalid_api_key",
     "RATE_LIMITED": "rate_limit_exceeded",
@@ -16,14 +16,14 @@ _CODES = {
 
 
 class BadOption(BadInput):
-    """A parameter that cannot be used; `param`, which the message names too, is OpenAI's name."""
+    """A parameter that cannot be used. The message contains its name, `param`."""
 
     def __init__(self, param: str | None, message: str, code: str | None = None) -> None:
         is_named = param is None or param in message
         super().__init__(message if is_named else f"{param}: {message}")
         self.param = param
         self.openai_code = code
-        # So many like it are left out.
+        # How many more errors of the same object are not named.
         self.more = 0
 
 
@@ -41,26 +41,26 @@ class SessionExpired(SessionNotFound):
 
 
 def unsupported(param: str, message: str | None = None) -> BadOption:
-    """The error for an option of OpenAI's that this worker does not have."""
+    """The error for a parameter of OpenAI's API that this worker does not support."""
     told = message or f"{param} is not supported by this worker"
     return BadOption(param, told, "unsupported_parameter")
 
 
 def within(param: str, error: BadInput) -> BadOption:
-    """An error of the worker's own, told of a parameter; one of a schema names its own."""
+    """An error of the worker as the error of a parameter. A BadSchema knows its parameter."""
     if isinstance(error, BadOption):
         return error
     if isinstance(error, BadSchema):
         param = error.field
     told = BadOption(param, error.message, error_code(error))
-    # A body that is too large stays 413.
+    # The status stays: 413 for a body that is too large.
     told.http_status = error.http_status
     return told
 
 
 @contextmanager
 def told_of(param: str) -> Iterator[None]:
-    """A BadInput that is raised within is told of a parameter."""
+    """Turn a BadInput of the `with` block into the error of a parameter."""
     try:
         yield
     except BadInput as error:
@@ -68,13 +68,13 @@ def told_of(param: str) -> Iterator[None]:
 
 
 def error_code(error: WorkerError) -> str | None:
-    """OpenAI's code of an error."""
+    """The code of an error in OpenAI's API."""
     own = getattr(error, "openai_code", None)
     return own or _CODES.get(error.code, error.code.lower())
 
 
 def error_object(error: WorkerError) -> dict[str, Any]:
-    """What stands under `error`."""
+    """The object under the key `error` of a response."""
     return {
         "message": error.message,
         "type": _type(error.http_status),

@@ -1,4 +1,4 @@
-"""The messages of a conversation, as OpenAI's REST calls take them."""
+"""The messages in the bodies of OpenAI's REST calls, and their meaning."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,20 +11,19 @@ from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
 from voxtral_worker.engine.tool_options import MAX_CALL_ID, MAX_TOOLS, read_call_id, read_calls
 from voxtral_worker.engine.tools import ToolCall
-from voxtral_worker.errors import BadInput, shown
+from voxtral_worker.errors import shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported
 from voxtral_worker.server.openai.parameters import (
     Parameters,
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     option,
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, Picked, may_be, refused, told
+from voxtral_worker.values import By, Filled, Picked, attempt, made_of, may_be, told
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256
@@ -34,7 +33,7 @@ OLD_TOOLS = "{name} is {value}, but functions are offered as tools now, with too
 
 @dataclass(frozen=True)
 class EncodedAudio:
-    """A file that is not decoded yet; `param` is how errors name it."""
+    """The bytes of a recording; `param` is its name in errors."""
 
     param: str
     data: bytes
@@ -61,13 +60,13 @@ Address: TypeAlias = Annotated[bytes, made_of(_address, {"type": "string"})]
 
 
 def text_or(of_text: Any, other: Any) -> Picked:
-    """Beside a union: which type a text is read as, and which one all else."""
+    """In the annotation of a union: read a string as the one type, all else as the other."""
     text, else_ = TypeAdapter(of_text), TypeAdapter(other)
     return Picked(lambda value: text if isinstance(value, str) else else_)
 
 
 class TextPart(Parameters):
-    """A text, under the names that other calls give it, too."""
+    """A text, also under the names that it has in other calls."""
 
     extras = keys(ignored, "annotations logprobs")
     type: Literal["text", "input_text", "output_text"]
@@ -75,34 +74,34 @@ class TextPart(Parameters):
 
 
 class RefusalPart(Parameters):
-    """What the assistant said when it refused."""
+    """The words with which the assistant refused to answer."""
 
     type: Literal["refusal"]
     refusal: Text = ""
 
 
 class Sound(Parameters):
-    """A recording; what format it has, its bytes say themselves."""
+    """A recording. The worker takes its format from the bytes."""
 
     data: Base64
     format: Annotated[str, text(64)] = ""
 
 
 class SoundPart(Parameters):
-    """A recording as OpenAI's object, or as the text that Mistral's clients send."""
+    """A recording: the object of OpenAI's API, or base64 alone, as Mistral's clients send it."""
 
     type: Literal["input_audio"]
     input_audio: Annotated[Sound | Base64, text_or(Base64, Sound)]
 
 
 class Link(Parameters):
-    """An address of a recording that holds the recording itself."""
+    """A `data:` address, which contains the recording."""
 
     url: Address
 
 
 class LinkPart(Parameters):
-    """The address of a recording."""
+    """A recording in a `data:` address."""
 
     type: Literal["audio_url"]
     audio_url: Annotated[Link | Address, text_or(Address, Link)]
@@ -118,7 +117,7 @@ UserParts: TypeAlias = list[Annotated[Part, _KIND]]
 
 
 def or_text(parts: Any) -> BeforeValidator:
-    """Beside a list of parts: one text stands for a list of that text; an empty one for none."""
+    """In the annotation of a list of parts: a string is one text part, an empty string no part."""
 
     def make(value: object) -> object:
         text = [{"type": "text", "text": value}] if value else []
@@ -128,7 +127,7 @@ def or_text(parts: Any) -> BeforeValidator:
 
 
 class Message(Parameters):
-    """Abstract: one message. Histories have keys that say nothing new."""
+    """Abstract: one message. Many keys only come back from earlier answers."""
 
     extras = {
         **keys(ignored, "name id type status phase"),
@@ -141,13 +140,13 @@ class Message(Parameters):
 
 
 class SystemMessage(Message):
-    """What the model is told before."""
+    """Instructions to the model."""
 
     role: Literal["system", "developer"]
 
 
 class UserMessage(Parameters):
-    """What a user says, who alone may speak."""
+    """What the user says: text, and as the only role audio."""
 
     extras = Message.extras
     role: Literal["user"]
@@ -156,7 +155,7 @@ class UserMessage(Parameters):
 
 
 class AssistantMessage(Message):
-    """What the model has said, and the calls that it made."""
+    """An answer of the model: its words, its refusal and its tool calls."""
 
     role: Literal["assistant"]
     tool_calls: Annotated[
@@ -166,14 +165,14 @@ class AssistantMessage(Message):
 
 
 class ToolMessage(Message):
-    """What a call came to."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     tool_call_id: Annotated[
         str,
         made_of(read_call_id, {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID}),
     ]
-    # It changes nothing here.
+    # Ignored, whatever it is.
     refusal: Any = None
 
 
@@ -196,7 +195,7 @@ MESSAGES = Filled(f"a list of 1 to {MAX_MESSAGES} messages", "", MAX_MESSAGES)
 
 
 def said_of(message: AnyMessage, name: str) -> Said[Spoken]:
-    """What a message says; errors name it by `name`."""
+    """What a message says; `name` is its name in errors."""
     parts = [_spoken(part, f"{name}.content[{at}]") for at, part in enumerate(message.content)]
     if isinstance(message, ToolMessage):
         return Said("tool", tuple(parts), result_of=message.tool_call_id)
@@ -225,12 +224,9 @@ def _spoken(part: Part, name: str) -> Spoken:
 
 
 def meaning(said: Iterable[Said[Spoken]]) -> Dialogue[Spoken]:
-    """For validators: what messages mean."""
+    """For validators: the turns that messages mean."""
     said = list(said)
     texts = [part for each in said for part in each.parts if isinstance(part, str)]
     if sum(map(len, texts)) > MAX_CHARACTERS:
         raise option(f"has more than {MAX_CHARACTERS} characters")
-    try:
-        return dialogue(said)
-    except BadInput as error:
-        raise refused(error) from None
+    return attempt(lambda _: dialogue(said))

@@ -1,4 +1,4 @@
-"""The one model that is served, and the names it is asked for by."""
+"""The served model, and the names under which clients may ask for it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +12,19 @@ ANY = "*"
 
 @dataclass(frozen=True)
 class ModelNames:
-    """`served` is the id that answers carry; `aliases` are further names, `*` is any."""
+    """`served` is the id in answers; `aliases` are more names, of which `*` is any name."""
 
     served: str
     aliases: tuple[str, ...] = ()
 
     def include(self, asked: object) -> bool:
-        """Whether the model is asked for by that: its id, the last part of it, or an alias."""
+        """Whether this is a name of the model: its id, the last part of its id, or an alias."""
         own = (self.served, self.served.rpartition("/")[2], *self.aliases)
         return asked in own or (ANY in self.aliases and isinstance(asked, str))
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """The names that a list of models has."""
+        """The names in the list of models."""
         return (self.served, *(a for a in self.aliases if a not in (ANY, self.served)))
 
 

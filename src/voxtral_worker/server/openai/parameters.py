@@ -1,6 +1,6 @@
 """What OpenAI's calls may say, as models.
 
-A model has a field for each key that is taken, and `extras` for those that are known beside them:
+A model has a field for each key that it reads, and `extras` for the other keys of OpenAI's API:
 
     class SpeechBody(Parameters):
         extras = {
@@ -12,9 +12,9 @@ A model has a field for each key that is taken, and `extras` for those that are 
         input: Annotated[str, text(4096)]
         speed: Annotated[float, number(0.25, 4.0)] = 1.0
 
-Any other key is an error. Null is the same as missing, whatever the key. A field without a default
-is needed; where it is missing, its `May` says what it may be. `clashes` says which fields do not
-go together.
+Any other key is an error. A key that is null counts as missing. A field without a default is
+required; if it is missing, the error says what it may be. `clashes` returns the errors of fields
+that exclude each other. `read_parameters` reads a model.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,24 +26,35 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
-from voxtral_worker.values import JsonSchema, May, Place, Problem, Values, may_be, read, told
+from voxtral_worker.values import (
+    JsonSchema,
+    May,
+    Place,
+    Problem,
+    Values,
+    is_clean,
+    made_of,
+    may_be,
+    read,
+    told,
+)
 
 T = TypeVar("T")
-# What a key that is no field comes to, by its name and its value: an error, or nothing.
+# Takes the name and the value of a key that is not a field; returns an error, or None.
 Extra: TypeAlias = Callable[[str, object], BadOption | None]
 
-# Of a request's offenders so many are named.
+# How many errors one message names.
 MAX_TOLD = 12
-# The longest limit of a text that is described.
+# A longer limit of a text is not described.
 MAX_DESCRIBED = 32_768
 
 
 def ignored(_: str, __: object) -> None:
-    """A note or a wish of the caller's, which changes nothing."""
+    """A key that is accepted and has no effect."""
 
 
 def harmless(*values: object, words: str = "{name} is {value}, which is not supported") -> Extra:
-    """A key of which these values ask for what happens anyway; others are not supported."""
+    """A key with values that ask for what the worker does anyway; others are not supported."""
 
     def check(name: str, value: object) -> BadOption | None:
         if any(_same(value, good) for good in values):
@@ -54,17 +65,17 @@ def harmless(*values: object, words: str = "{name} is {value}, which is not supp
 
 
 def unsupported_key(words: str = "{name} is not supported by this worker") -> Extra:
-    """A key of OpenAI's that this worker does not have."""
+    """A key of OpenAI's API that this worker does not support."""
     return harmless(words=words)
 
 
 def keys(extra: Extra, *names: str) -> dict[str, Extra]:
-    """The same for several keys; one text may name several, with spaces between them."""
+    """The same for several keys; spaces separate names within a string."""
     return dict.fromkeys(" ".join(names).split(), extra)
 
 
 def _same(value: object, good: object) -> bool:
-    """Whether JSON values are equal; true and false are no numbers."""
+    """Whether JSON values are equal. In Python True equals 1, in JSON it does not."""
     return value == good and isinstance(value, bool) == isinstance(good, bool)
 
 
@@ -78,7 +89,7 @@ class Parameters(Values):
         """See Values."""
         checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
         wrong = [each for each in checks if each[2](each[0], each[1]) is not None]
-        # The library would make an object of each: the first one tells how many it leaves out.
+        # A body may have 250,000 unknown keys. Make few errors, and count the others in the first.
         more = max(0, len(wrong) - MAX_TOLD)
         return [
             told(_of_object(*each, more if at == 0 else 0))
@@ -90,7 +101,7 @@ class Parameters(Values):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         found = super().__get_pydantic_json_schema__(schema, handler)
-        # Extras are not described, and may be sent.
+        # A schema that allows only its properties would forbid the extras.
         if cls.extras:
             found.pop("additionalProperties", None)
         return found
@@ -101,10 +112,10 @@ def _unknown(name: str, _: object) -> BadOption:
 
 
 def _of_object(key: str, value: object, check: Extra, more: int) -> Callable[[str, Any], BadOption]:
-    """The error of a key, once the name of its object is known."""
+    """Returns a function from the name of the object to the error of its key."""
 
     def tell(path: str, _: Any) -> BadOption:
-        # A key may be any text.
+        # A key may be any string, also an unprintable one.
         error = check(_within(path, shown(key)[1:-1]), value)
         assert error is not None
         error.more = more
@@ -118,61 +129,36 @@ def _within(path: str, key: str) -> str:
 
 
 def clash(key: str, sentence: str, code: str | None = None) -> PydanticCustomError:
-    """For `clashes`: an error of one of the fields that do not go together."""
+    """For `clashes`: the error of one of the fields."""
     return told(lambda path, _: BadOption(_within(path, key), sentence, code))
 
 
 def option(words: str, code: str | None = None) -> PydanticCustomError:
-    """For validators: the name of the parameter and these words are the sentence."""
+    """For validators: an error whose sentence is the name of the parameter and these words."""
     return told(lambda name, _: BadOption(name, f"{name} {words}", code))
 
 
 def not_offered(words: str) -> PydanticCustomError:
-    """For validators: a value that this worker does not have; `words` say what it may be."""
+    """For validators: the error of an unsupported value; `words` say what it may be."""
     return told(lambda name, value: unsupported(name, f"{name} is {shown(value)}, but {words}"))
 
 
 def anything(described: JsonSchema) -> May:
-    """Any JSON, which is checked elsewhere, or not at all."""
+    """Any JSON value: it is checked elsewhere, or not at all."""
     return May("", core_schema.any_schema(), described, tells=True)
 
 
-def attempt(make: Callable[[str], T]) -> T:
-    """For validators: what a function makes, told the name of the parameter for its BadInput."""
-    try:
-        return make("")
-    except BadInput:
-        # The name is known once the whole is read: the error is made again with it then.
-        raise told(lambda name, _: _error_of(make, name)) from None
-
-
-def _error_of(make: Callable[[str], object], name: str) -> BadInput:
-    try:
-        make(name)
-    except BadInput as error:
-        return error
-    raise AssertionError(f"{name} is wrong only without its name")
-
-
-def made_of(make: Callable[[Any, str], object], described: JsonSchema) -> May:
-    """What a function makes of a value; it is told the name for its BadInput."""
-    schema = core_schema.no_info_plain_validator_function(
-        lambda value: attempt(lambda name: make(value, name))
-    )
-    return May("", schema, described, tells=True)
-
-
 def text(most: int) -> May:
-    """A text of at most so many characters that can be encoded."""
-    # Who tries all that a description allows would send bodies of many MiB.
+    """A string of at most so many characters that can be encoded."""
+    # Tools that test all limits of a description would send bodies of many MiB.
     limit = {"maxLength": most} if most <= MAX_DESCRIBED else {}
     described = {"type": "string", **limit}
     return made_of(lambda value, _: checked_text(value, most), described)
 
 
 def checked_text(value: object, most: int) -> str:
-    """For validators: such a text."""
-    if not isinstance(value, str) or not _is_clean(value):
+    """For validators: the same check."""
+    if not isinstance(value, str) or not is_clean(value):
         raise may_be("a text")
     if len(value) > most:
         raise option(f"has {len(value)} characters, but may have {most}", "string_above_max_length")
@@ -182,10 +168,10 @@ def checked_text(value: object, most: int) -> str:
 def read_parameters(
     kind: type[T] | TypeAdapter[T], value: object, at: Place = (), *, known: Any = None
 ) -> T:
-    """A caller's object as a model; errors name it by the place where it stands.
+    """Read a caller's object as a model. `at` is its place in the request, for errors.
 
-    `known` is what validators may ask. Raises one BadOption that names all that is wrong; its
-    param, code and status are those of the first offender.
+    Validators get `known` (see `known_of`). Raises one BadOption that names all that is wrong; its
+    param, code and status are those of the first error.
     """
     return read(kind, value, at=at, known=known, refuse=_together)
 
@@ -209,12 +195,3 @@ def _offender(problem: Problem) -> BadOption:
     if problem.is_value:
         return BadOption(problem.field, error.message, "invalid_value")
     return within(problem.field, error)
-
-
-def _is_clean(value: str) -> bool:
-    """Whether a text has no half of a surrogate pair, so that it can be encoded."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -24,7 +24,7 @@ async def respond(
     asked: ResponsesRequest,
     conversation: Conversation,
 ) -> web.StreamResponse:
-    """The response. Raises what the engine reports, as long as nothing has been sent."""
+    """Answer the call. Raises errors of the engine until the response has begun."""
     reply = Reply(model, asked)
 
     async def work(say: Callable[[str | CallEvent], None]) -> Answer:
@@ -51,7 +51,7 @@ async def respond(
 
 
 class Reply:
-    """The objects and the numbered events of one response.
+    """Makes the objects and the numbered events of one response.
 
     Its output is at most one message, and behind it the calls of tools, in order.
     """
@@ -69,7 +69,7 @@ class Reply:
         self._events = 0
 
     def whole(self, made: Answer) -> dict[str, Any]:
-        """A `response` that is over."""
+        """The `response` at its end."""
         is_cut = made.finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
         usage = made.usage
@@ -87,7 +87,7 @@ class Reply:
         }
 
     def hear(self, told: str | CallEvent) -> Iterator[dict[str, Any]]:
-        """More of the answer; the first of it opens the response."""
+        """The events of a piece of the answer. The first piece opens the response."""
         yield from self._begin()
         match told:
             case str():
@@ -113,7 +113,7 @@ class Reply:
                 yield self._event("response.output_item.done", output_index=at, item=item)
 
     def end(self, made: Answer) -> Iterator[dict[str, Any]]:
-        """The end of a response."""
+        """The events at the end of the response."""
         yield from self._begin()
         whole = self.whole(made)
         if not self._call_items:
@@ -144,7 +144,7 @@ class Reply:
         yield self._of_part("response.content_part.added", part=_text(""))
 
     def _end_message(self, status: str = "completed") -> Iterator[dict[str, Any]]:
-        """The end of the message, once, if there is one."""
+        """The events at the end of the message, if it is open."""
         if self._text is None or self._call_items:
             return
         part = _text(self._text)
@@ -154,7 +154,7 @@ class Reply:
         yield self._event("response.output_item.done", output_index=0, item=item)
 
     def _place(self, index: int) -> int:
-        """Where a call stands in the output."""
+        """The index of a call in the output."""
         return index + (self._text is not None)
 
     def _of_part(self, kind: str, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads the parameters of a call of the Responses API."""
+"""Reads the body of a call of the Responses API."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,6 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     read_parameters,
     unsupported_key,
@@ -44,13 +43,13 @@ from voxtral_worker.server.openai.tools import (
     CallId,
     CallName,
 )
-from voxtral_worker.values import May, Picked, Values, at, may_be, whole
+from voxtral_worker.values import May, Picked, Values, at, made_of, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
 
 
 class CallItem(Parameters):
-    """A call that the model made."""
+    """A tool call that the model made."""
 
     extras = keys(ignored, "id status namespace")
     type: Literal["function_call"]
@@ -60,7 +59,7 @@ class CallItem(Parameters):
 
 
 def _output(value: object, _: str) -> str:
-    """A text, or the texts of a list of parts as one."""
+    """A text, or the joined texts of a list of parts."""
     if isinstance(value, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in value]
         if not all(isinstance(text, str) for text in texts):
@@ -70,7 +69,7 @@ def _output(value: object, _: str) -> str:
 
 
 class ResultItem(Parameters):
-    """What a call came to: a text, or a list of parts that are texts."""
+    """The result of a tool call: a text, or a list of parts that are texts."""
 
     extras = keys(ignored, "id status")
     type: Literal["function_call_output"]
@@ -79,7 +78,7 @@ class ResultItem(Parameters):
 
 
 class ThoughtItem(Values):
-    """What the model thought, which it is not told again."""
+    """The reasoning of another model, which is ignored."""
 
     model_config = ConfigDict(extra="ignore")
     type: Literal["reasoning"]
@@ -111,7 +110,7 @@ Items: TypeAlias = Annotated[list[Annotated[Item, Picked(_kind_of)]], MESSAGES]
 
 
 def _form(value: object, name: str) -> dict[str, Any]:
-    """The form of a text, as it was asked for."""
+    """The format of the text as it was sent, for the response object."""
     if not isinstance(value, dict):
         raise may_be("an object")
     if value.get("type") is None:
@@ -121,27 +120,27 @@ def _form(value: object, name: str) -> dict[str, Any]:
 
 
 class TextOptions(Parameters):
-    """How the text is made."""
+    """The format of the text."""
 
     extras = keys(ignored, "verbosity")
     format: Annotated[dict[str, Any], made_of(_form, FORM)] = PLAIN
 
 
 class ResponsesStreamOptions(Parameters):
-    """What a stream tells beside the answer: nothing here."""
+    """Options of a stream, all without effect."""
 
     extras = keys(ignored, "include_obfuscation")
 
 
 class ResponsesBody(AnswerParameters):
-    """The body of a call."""
+    """A conversation, and how to answer it."""
 
     extras = {
         "background": harmless(
             False, words="{name} is {value}, but nothing is stored that could be asked for later"
         ),
         "top_logprobs": harmless(0),
-        # Notes and wishes of the caller's, which change no answer of this model.
+        # They do not change the answers of this model.
         **keys(
             ignored,
             "include max_tool_calls prompt_cache_key prompt_cache_options prompt_cache_retention "
@@ -173,7 +172,7 @@ class ResponsesBody(AnswerParameters):
 
 @dataclass(frozen=True)
 class ResponsesRequest:
-    """`said` is turns as `Dialogue` has them; `form` is the text's form as it was asked for."""
+    """A body that was read. `said` are turns, as in `Dialogue`; `form` is the text's format."""
 
     model: object
     said: tuple[Said[Spoken], ...]
@@ -187,7 +186,7 @@ class ResponsesRequest:
 
 
 def read_responses(body: Mapping[str, Any]) -> ResponsesRequest:
-    """The request that a body asks for. Raises one BadOption that names all that is wrong."""
+    """Read a body. Raises one BadOption that names all that is wrong."""
     asked = read_parameters(ResponsesBody, body)
     meant = _meaning(asked.instructions, asked.input)
     form = asked.text.format

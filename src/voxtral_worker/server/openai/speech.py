@@ -1,4 +1,4 @@
-"""Says a text: a file of speech that is sent while it is made."""
+"""Speaks a text: sends a file of speech while it is made."""
 
 import logging
 from contextlib import aclosing
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def require_speech(speech: Speech | None) -> Speech:
-    """The voice. Raises BadOption where there is none."""
+    """The voice. Raises BadOption if the worker has none."""
     if speech is None:
         raise BadOption(None, IS_OFF, "speech_is_off")
     return speech
 
 
 async def speak(request: web.Request, speech: Speech, asked: SpeechRequest) -> web.StreamResponse:
-    """The file. Raises what is wrong with the voice, as long as nothing has been sent."""
+    """Send the file. Raises errors of the voice until the response has begun."""
     name = asked.voice or DEFAULT_VOICE
     try:
         speech.voice_named(name)
@@ -40,7 +40,7 @@ async def speak(request: web.Request, speech: Speech, asked: SpeechRequest) -> w
     except WorkerError as error:
         if not stream.has_begun:
             raise
-        # The status has gone out: a body that is cut off is how HTTP says that it failed.
+        # The status was sent already. Only an aborted connection can still show the failure.
         log.warning("speech was cut off: %s", error.message)
         if request.transport is not None:
             request.transport.abort()

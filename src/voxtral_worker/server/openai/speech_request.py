@@ -1,4 +1,4 @@
-"""Reads the parameters of `POST /v1/audio/speech`."""
+"""Reads the body of `POST /v1/audio/speech`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,7 +8,6 @@ from voxtral_worker.server.openai.parameters import (
     checked_text,
     ignored,
     keys,
-    made_of,
     option,
     read_parameters,
     text,
@@ -16,7 +15,7 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.speech.files import FORMATS
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
-from voxtral_worker.values import choice, number
+from voxtral_worker.values import choice, made_of, number
 
 MAX_INPUT_CHARACTERS = 4096
 MAX_MODEL_CHARACTERS = 256
@@ -34,11 +33,11 @@ def _spoken(value: object, _: str) -> str:
 
 
 class SpeechRequest(Parameters):
-    """A text and how it is to be said."""
+    """A text, and how to speak it."""
 
-    # How it is to be said: this voice has one way.
+    # Ignored: the voice has one way of speaking.
     extras = keys(ignored, "instructions")
-    # There is one voice, by whatever name its model is asked for.
+    # Ignored: there is one voice, whatever the name of its model.
     model: Annotated[str, text(MAX_MODEL_CHARACTERS)] = ""
     input: Annotated[
         str,
@@ -51,5 +50,5 @@ class SpeechRequest(Parameters):
 
 
 def read_speech(body: Mapping[str, Any]) -> SpeechRequest:
-    """The request that a body asks for. Raises one BadOption that names all that is wrong."""
+    """Read a body. Raises one BadOption that names all that is wrong."""
     return read_parameters(SpeechRequest, body)

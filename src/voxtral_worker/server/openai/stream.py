@@ -1,4 +1,4 @@
-"""Server-sent events, and work that ends when nobody listens any more."""
+"""Server-sent events, and work that is cancelled when the client has gone."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class ClientGone(Exception):
-    """The client has left, or does not read."""
+    """The client closed the connection, or does not read."""
 
 
 class ByteStream:
-    """Begins with its first bytes, so that an error before them still has a status."""
+    """Sends bytes. The response begins with the first ones: until then an error has its status."""
 
     def __init__(self, request: web.Request, content_type: str) -> None:
         self._request = request
@@ -41,11 +41,11 @@ class ByteStream:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the status is sent."""
+        """Whether the status was sent."""
         return self.response.prepared
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; none begin nothing. Raises ClientGone."""
+        """Send bytes. Empty bytes do not begin the response. Raises ClientGone."""
         if not data:
             return
         try:
@@ -58,7 +58,7 @@ class ByteStream:
 
 
 class EventStream:
-    """Begins with its first event, so that an error before it still has a status."""
+    """Sends events. The response begins with the first one: until then an error has its status."""
 
     def __init__(self, request: web.Request) -> None:
         self._bytes = ByteStream(request, "text/event-stream; charset=utf-8")
@@ -66,16 +66,16 @@ class EventStream:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the status is sent."""
+        """Whether the status was sent."""
         return self._bytes.has_begun
 
     async def send(self, event: dict[str, Any]) -> None:
-        """One event. Raises ClientGone."""
+        """Send one event. Raises ClientGone."""
         await self._write(json.dumps(event, ensure_ascii=False))
 
     @contextlib.asynccontextmanager
     async def telling_errors(self) -> AsyncIterator[None]:
-        """Within it an error in mid-stream is an event; one before the first event is raised.
+        """Send an error of the `with` block as an event; before the first event, raise it.
 
         Raises ClientGone.
         """
@@ -87,7 +87,7 @@ class EventStream:
             await self.send({"error": error_object(error)})
 
     async def done(self) -> None:
-        """What OpenAI's chat streams end with. Raises ClientGone."""
+        """Send the end of a chat stream, `[DONE]`. Raises ClientGone."""
         await self._write("[DONE]")
 
     async def _write(self, data: str) -> None:
@@ -98,11 +98,11 @@ async def relay(
     work: Callable[[Callable[[S], None]], Coroutine[Any, Any, T]],
     hear: Callable[[S], Awaitable[None]],
 ) -> T:
-    """Do work that says words, and pass them on as they come; ends with the work's result.
+    """Run `work`, which reports pieces, and give each one to `hear`. Returns its result.
 
     However this ends, the work has ended too.
     """
-    # Not bounded by itself: a generation says at most `max_tokens` words.
+    # This queue has no limit of its own: `max_tokens` limits what a generation puts in.
     said: asyncio.Queue[S | None] = asyncio.Queue()
     task = asyncio.create_task(work(said.put_nowait))
     task.add_done_callback(lambda _: said.put_nowait(None))
@@ -117,7 +117,7 @@ async def relay(
 async def while_connected(
     request: web.Request, work: Coroutine[Any, Any, web.StreamResponse]
 ) -> web.StreamResponse:
-    """The response of `work`, which is cancelled once its client has gone."""
+    """Return the response of `work`. Cancel it when the client has gone."""
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -135,5 +135,5 @@ async def _end(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
-        # Whoever waited has been told, or is gone.
+        # The caller got the error, or has gone.
         task.exception()

@@ -1,4 +1,4 @@
-"""Reads what OpenAI's calls say of tools and of the form of an answer."""
+"""The tools, the sampling and the format of an answer, in OpenAI's calls."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
@@ -7,45 +7,23 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import (
-    CHOICES,
-    MAX_TOOLS,
     read_arguments,
     read_call_id,
     read_name,
     read_toolbox,
-    read_tools,
 )
 from voxtral_worker.engine.tools import NO_TOOLS, Tool, Toolbox
 from voxtral_worker.server.openai.errors import told_of
-from voxtral_worker.server.openai.parameters import Parameters, anything, attempt, made_of
-from voxtral_worker.values import Flag, May, number
+from voxtral_worker.server.openai.parameters import Parameters, anything
+from voxtral_worker.sessions.config import TOOL_CHOICE, TOOLS
+from voxtral_worker.values import Flag, May, attempt, made_of, number
 
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 MAX_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 1024
 
-Tools: TypeAlias = Annotated[
-    tuple[Tool, ...],
-    made_of(
-        read_tools,
-        {
-            "type": "array",
-            "maxItems": MAX_TOOLS,
-            "items": {"type": "object", "description": "A function, nested or flat: docs/tools.md"},
-        },
-    ),
-]
-ToolChoice: TypeAlias = Annotated[
-    Any,
-    anything(
-        {
-            "anyOf": [
-                {"enum": [*CHOICES]},
-                {"type": "object", "description": "Names one of the tools"},
-            ]
-        }
-    ),
-]
+Tools: TypeAlias = Annotated[tuple[Tool, ...], TOOLS]
+ToolChoice: TypeAlias = Annotated[Any, anything(TOOL_CHOICE.described or {})]
 Parallel: TypeAlias = Annotated[Any, anything({"type": "boolean"})]
 FORM = {
     "type": "object",
@@ -55,7 +33,7 @@ FORM = {
 
 
 def _of_item(read: Callable[[object, str], str]) -> May:
-    """A key of an item; errors name it, and the item as their parameter."""
+    """A key of an item. In an error of it, `param` is the item."""
 
     def make(value: object, name: str) -> str:
         with told_of(name.rpartition(".")[0]):
@@ -70,9 +48,9 @@ CallArguments: TypeAlias = Annotated[str, _of_item(read_arguments)]
 
 
 class AnswerParameters(Parameters):
-    """Abstract: what a call says of the answer that it asks for.
+    """Abstract: the parameters of an answer, which chat completions and responses share.
 
-    `tool_choice` becomes all that is offered.
+    After reading, `tool_choice` is the Toolbox that is offered.
     """
 
     model: Annotated[Any, anything({"type": "string"})]
@@ -98,7 +76,7 @@ class AnswerParameters(Parameters):
         stop: tuple[str, ...] = (),
         seed: int | None = None,
     ) -> Sampling:
-        """How the answer is made, of at most so many tokens."""
+        """The sampling of the answer, which has at most `most` tokens."""
         return Sampling(float(self.temperature), float(self.top_p), most, stop, seed, schema)
 
 
@@ -111,10 +89,10 @@ def offered(
     *,
     may_come: bool = False,
 ) -> Toolbox:
-    """What a request offers; tools and a choice that it does not name are as before.
+    """The tools that a request offers. Tools and a choice that it leaves out stay as `before`.
 
-    `may_come`: `required` may be said before there are tools, and holds once there are. `name` is
-    that of the choice. Raises BadInput.
+    `may_come`: `required` is accepted before there are tools, and takes effect once there are.
+    `name` is the name of the choice in errors. Raises BadInput.
     """
     tools = before.tools if tools is None else tools
     if choice is None:
@@ -123,11 +101,11 @@ def offered(
         is_required = "required" in (choice, before.choice)
         return Toolbox(choice="required") if is_required else NO_TOOLS
     if not tools and choice != "required":
-        # Frameworks that offer nothing send a choice all the same.
+        # Frameworks send a choice even if they offer no tools.
         return NO_TOOLS
     return read_toolbox(tools, choice, before.parallel if parallel is None else parallel, name)
 
 
 def shown_choice(box: Toolbox) -> str | dict[str, str]:
-    """A choice as OpenAI's newer APIs show it."""
+    """The choice in the shape of OpenAI's newer APIs."""
     return box.choice if box.named is None else {"type": "function", "name": box.named}

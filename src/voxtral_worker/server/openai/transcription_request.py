@@ -1,4 +1,4 @@
-"""Reads a transcription's form."""
+"""Reads the form of a transcription."""
 
 import contextlib
 from typing import Annotated, Any
@@ -17,13 +17,12 @@ from voxtral_worker.server.openai.parameters import (
     anything,
     clash,
     keys,
-    made_of,
     option,
     read_parameters,
     unsupported_key,
 )
 from voxtral_worker.sessions.config import LANGUAGES
-from voxtral_worker.values import Flag, May, choice, may_be, number
+from voxtral_worker.values import Flag, May, choice, made_of, may_be, number
 
 TIMED_FORMATS = ("verbose_json", "srt", "vtt")
 FORMATS = ("json", "text", *TIMED_FORMATS)
@@ -53,7 +52,7 @@ def _times(values: list[str], _: str) -> list[str]:
 
 
 def _chunking(value: str, _: str) -> str:
-    """The recording is always cut where the VAD hears pauses, by values of its own."""
+    """Accept only what the worker does anyway: it cuts at the pauses that its VAD hears."""
     if not _is_known(value):
         raise may_be(CHUNKING)
     return value
@@ -72,7 +71,7 @@ def _chunking_type(name: str, value: object) -> BadOption | None:
 
 
 class TranscriptionRequest(Parameters):
-    """A file, and how its words are wanted."""
+    """A file, and how to transcribe it."""
 
     extras = {
         "chunking_strategy[type]": _chunking_type,
@@ -91,7 +90,7 @@ class TranscriptionRequest(Parameters):
         ]
         | None
     ) = None
-    # A hint, and the model takes none when it transcribes.
+    # Ignored: the model takes no hint when it transcribes.
     prompt: Annotated[Any, anything({"type": "string"})] = None
     chunking_strategy: Annotated[str, made_of(_chunking, {"enum": ["auto", "server_vad"]})] = "auto"
     temperature: Annotated[float, number(0, 1)] = 0.0
@@ -103,7 +102,7 @@ class TranscriptionRequest(Parameters):
 
     @property
     def sampling(self) -> Sampling:
-        """How each window of the recording is written down."""
+        """The sampling of each window of the recording."""
         return Sampling(float(self.temperature), 1.0, TRANSCRIPT_TOKENS_PER_WINDOW)
 
     @classmethod
@@ -117,10 +116,10 @@ class TranscriptionRequest(Parameters):
 
 
 def read_transcription(form: Form) -> TranscriptionRequest:
-    """The request that a form asks for. Raises one BadOption that names all that is wrong."""
+    """Read a form. Raises one BadOption that names all that is wrong."""
     values: dict[str, Any] = {"file": form.file}
     for field, text in form.fields:
-        # The file itself is no field.
+        # `file` is the file, and not a field.
         name = field if field == "file[]" else field.removesuffix("[]")
         if name in values and name == field:
             raise BadOption(name, f"{name} is given twice")
@@ -132,8 +131,8 @@ def read_transcription(form: Form) -> TranscriptionRequest:
 
 
 def _value(name: str, text: str) -> object:
-    """A field of a form as JSON would say it; what cannot be read stays the text that it is."""
-    # A form has no null: an empty field stands for it.
+    """The JSON value of a field's text. A text that cannot be read stays a text."""
+    # A form has no null, so an empty field counts as missing.
     if not text:
         return None
     if name == "stream":

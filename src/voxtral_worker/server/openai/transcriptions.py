@@ -1,4 +1,4 @@
-"""Writes a file down, whole or in pieces."""
+"""Transcribes a file, and sends the transcript whole or in pieces."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from voxtral_worker.server.openai.transcription_request import TIMED_FORMATS, Tr
 from voxtral_worker.server.openai.usage import duration_usage, transcription_usage
 from voxtral_worker.turns.recording import FindSpeech, joined
 
-# Of Whisper's, from which `seek` comes: ten milliseconds.
+# The unit of `seek`, which comes from Whisper, is ten milliseconds.
 SEEKS_PER_SECOND = 100
 
 
@@ -31,14 +31,14 @@ async def transcribe(
     recordings: Recordings,
     find_speech: FindSpeech,
 ) -> web.StreamResponse:
-    """The response. Raises what is wrong with the file, or what the engine reports."""
+    """Answer the call. Raises errors until the response has begun."""
     try:
         async with recordings.opened(
             "file",
             lambda is_over: read_clip(asked.file, max_seconds=MAX_AUDIO_S, is_over=is_over),
         ) as samples:
             spoken = await find_speech(samples)
-            # Each window costs as much as one of 30 s, so only what has times is cut fine.
+            # A short window costs as much as 30 s: cut finely only where segments need times.
             windows = spoken if asked.response_format in TIMED_FORMATS else joined(spoken)
             return await _write_down(request, engine, asked, samples, windows)
     except BadInput as error:
@@ -85,7 +85,7 @@ def _whole(asked: TranscriptionRequest, written: Transcript, duration_s: float) 
     return web.json_response(
         {
             "task": "transcribe",
-            # The model itself does not say which it was.
+            # The model does not return the language.
             "language": written.language or "unknown",
             "duration": duration_s,
             "text": written.answer.text,

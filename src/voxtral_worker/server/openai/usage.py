@@ -1,4 +1,4 @@
-"""What an answer cost, in OpenAI's three shapes."""
+"""The usage of an answer, in the three shapes of OpenAI's API."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from voxtral_worker.engine.request import Usage
 
 
 def chat_usage(usages: Sequence[Usage]) -> dict[str, Any]:
-    """As chat completions tell it: the answers to one prompt, which counts once."""
+    """The usage of a chat completion. Its choices share one prompt, which counts once."""
     usage = Usage(
         usages[0].prompt_tokens,
         sum(each.completion_tokens for each in usages),
@@ -27,7 +27,7 @@ def chat_usage(usages: Sequence[Usage]) -> dict[str, Any]:
 
 
 def transcription_usage(usage: Usage) -> dict[str, Any]:
-    """As transcriptions tell it."""
+    """The usage of a transcription in tokens."""
     return {
         "type": "tokens",
         "input_tokens": usage.prompt_tokens,
@@ -41,5 +41,5 @@ def transcription_usage(usage: Usage) -> dict[str, Any]:
 
 
 def duration_usage(duration_s: float) -> dict[str, Any]:
-    """As transcriptions tell it by time."""
+    """The usage of a transcription in seconds."""
     return {"type": "duration", "seconds": math.ceil(duration_s)}

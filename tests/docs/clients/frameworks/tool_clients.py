@@ -1,6 +1,6 @@
 """Tools and forms of answers by real frameworks; the base URL and the model's name are ours.
 
-The embedded model is told to call, so that what is shown is the framework's own loop: the call is
+The embedded model is asked to call, so that what is shown is the framework's own loop: the call is
 read, the function is run, its result goes back, and the answer comes.
 
 python tool_clients.py NAME BASE_URL

@@ -5,6 +5,7 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from tests.server.openai.realtime.test_edges import calling
+from tests.support.holding import holding
 from tests.support.realtime_caller import Caller
 from tests.support.realtime_caller import calling as calling_model
 from tests.support.running_server import RunningServer
@@ -147,14 +148,13 @@ async def test_a_response_beside_the_conversation_leaves_no_trace_in_it(
 async def test_a_response_beside_the_conversation_may_be_asked_for_while_one_is_made(
     server: RunningServer,
 ) -> None:
-    server.engine.holds = True
     async with calling(server) as caller:
-        await caller.say("hello")
-        await caller.connection.response.create()
-        await caller.until("response.output_text.delta")
-        wishes: Any = {"conversation": "none", "metadata": {"n": "2"}}
-        await caller.connection.response.create(response=wishes)
-        server.engine.holds = False
+        with holding(server.engine):
+            await caller.say("hello")
+            await caller.connection.response.create()
+            await caller.until("response.output_text.delta")
+            wishes: Any = {"conversation": "none", "metadata": {"n": "2"}}
+            await caller.connection.response.create(response=wishes)
         server.engine.finish(server.engine.held[0], ("done.",))
         first, second = await caller.answer(), await caller.answer()
     assert (first.metadata, second.metadata) == (None, {"n": "2"})

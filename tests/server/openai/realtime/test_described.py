@@ -160,5 +160,5 @@ def test_what_the_worker_takes_is_described_and_most_of_what_it_refuses_is_not()
         else:
             assert is_described(json.loads(text)), text
     assert refused > 500
-    # A schema cannot say that half of a surrogate pair is no text, or what a tool may be.
+    # A schema cannot say that half of a surrogate pair is not a text, or what a tool may be.
     assert undescribed > 0.8 * refused

@@ -1,4 +1,4 @@
-"""The realtime socket where things end, fail, or are too many; the engine says what it is told."""
+"""The realtime socket where things end, fail, or are too many; a test controls the engine."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 from websockets.datastructures import Headers
 
 from tests.support.embedded_server import WAIT_S, silence, spoken
+from tests.support.holding import holding
 from tests.support.realtime_caller import Caller, manual, words
 from tests.support.running_server import LOOPBACK, RunningServer
 from tests.support.talker import Talker
@@ -209,15 +210,14 @@ async def test_the_session_is_over_when_its_socket_is_closed(server: RunningServ
 
 
 async def test_a_failure_of_the_engine_fails_the_response(server: RunningServer) -> None:
-    server.engine.holds = True
     async with calling(server) as caller:
-        await ask(caller)
-        await caller.until("response.output_text.delta")
+        with holding(server.engine):
+            await ask(caller)
+            await caller.until("response.output_text.delta")
         server.engine.held[0].report(Failed(EngineFailure("the device is lost")))
         response = await caller.answer()
         assert response.status == "failed"
         assert response.status_details.error.message == "the device is lost"
-        server.engine.holds = False
         await ask(caller)
         assert words(await caller.answer()) == "You said so."
 
@@ -248,15 +248,14 @@ async def test_a_transcript_may_be_as_long_as_its_audio_needs(server: RunningSer
 async def test_a_response_that_is_not_interrupted_is_followed_by_the_next(
     server: RunningServer,
 ) -> None:
-    server.engine.holds = True
     async with calling(server) as caller:
         turns = {"type": "server_vad", "interrupt_response": False}
         await caller.update(audio={"input": {"turn_detection": turns}})
-        await ask(caller)
-        await caller.until("response.output_text.delta")
-        await caller.append(spoken("stop-the-music") + silence(1))
-        await caller.until("input_audio_buffer.committed")
-        server.engine.holds = False
+        with holding(server.engine):
+            await ask(caller)
+            await caller.until("response.output_text.delta")
+            await caller.append(spoken("stop-the-music") + silence(1))
+            await caller.until("input_audio_buffer.committed")
         server.engine.finish(server.engine.held[0], ("said so.",))
         first, second = await caller.answer(), await caller.answer()
     assert [words(first), words(second)] == ["You said so.", "You said so."]

@@ -1,4 +1,4 @@
-"""What voice frameworks send by default is taken, and what is in force is shown."""
+"""What voice frameworks send by default is taken, and what is in effect is shown."""
 
 from typing import Any
 

@@ -10,6 +10,7 @@ import websockets
 from openai import AsyncOpenAI
 
 from tests.support.embedded_server import KEY, MODEL, EmbeddedServer, silence, spoken
+from tests.support.holding import holding
 from tests.support.realtime_caller import Caller, calling, manual, words
 from voxtral_worker.audio.formats import alaw_table, mulaw_table
 from voxtral_worker.audio.frames import FRAME_MS
@@ -44,7 +45,7 @@ async def test_two_turns_are_heard_and_answered(client: AsyncOpenAI) -> None:
     # The embedded model samples the tail: a turn of about two seconds takes so many rows.
     assert 30 < once < 64
     assert once + 30 < twice < once + 64
-    # Beside them <s>, [INST], [BEGIN_AUDIO] and [/INST].
+    # In addition <s>, [INST], [BEGIN_AUDIO] and [/INST].
     assert first.usage.input_tokens == once + 4
     assert second.usage.total_tokens == second.usage.input_tokens + second.usage.output_tokens
     started, stopped, committed = caller.seen[1:4]
@@ -186,24 +187,19 @@ async def test_turns_may_be_heard_and_not_answered(client: AsyncOpenAI) -> None:
 async def test_speech_interrupts_the_response_unless_told_otherwise(
     embedded: EmbeddedServer, client: AsyncOpenAI
 ) -> None:
-    embedded.engine.holds = True
-    try:
-        async with calling(client) as caller:
+    async with calling(client) as caller:
+        with holding(embedded.engine):
             await caller.say("what time is it")
             await caller.connection.response.create()
             await caller.until("response.output_text.delta")
-            embedded.engine.holds = False
-            await caller.append(spoken(LIGHT) + silence(1))
-            cut, whole = await caller.answer(), await caller.answer()
-    finally:
-        embedded.engine.holds = False
+        await caller.append(spoken(LIGHT) + silence(1))
+        cut, whole = await caller.answer(), await caller.answer()
     assert (cut.status, cut.status_details.reason) == ("cancelled", "turn_detected")
     assert (whole.status, words(whole)) == ("completed", HEARD_LIGHT)
 
 
 async def test_a_response_can_be_cancelled(embedded: EmbeddedServer, client: AsyncOpenAI) -> None:
-    embedded.engine.holds = True
-    try:
+    with holding(embedded.engine):
         async with calling(client) as caller:
             await caller.say("what time is it now")
             await caller.connection.response.create()
@@ -217,8 +213,6 @@ async def test_a_response_can_be_cancelled(embedded: EmbeddedServer, client: Asy
             generation = embedded.engine.last
             await caller.connection.response.cancel()
             assert (await caller.error()).code == "response_cancel_not_active"
-    finally:
-        embedded.engine.holds = False
     assert (response.status, response.status_details.reason) == ("cancelled", "client_cancelled")
     assert generation is not None and generation.is_cancelled
 
@@ -226,8 +220,7 @@ async def test_a_response_can_be_cancelled(embedded: EmbeddedServer, client: Asy
 async def test_the_engine_is_let_go_when_the_client_leaves(
     embedded: EmbeddedServer, client: AsyncOpenAI
 ) -> None:
-    embedded.engine.holds = True
-    try:
+    with holding(embedded.engine):
         async with calling(client) as caller:
             await caller.say("what time is it then")
             await caller.connection.response.create()
@@ -236,8 +229,6 @@ async def test_the_engine_is_let_go_when_the_client_leaves(
         async with asyncio.timeout(30):
             while generation and not generation.is_cancelled:  # noqa: ASYNC110 - it knows no events
                 await asyncio.sleep(0.01)
-    finally:
-        embedded.engine.holds = False
 
 
 OPTIONS_NOT_OFFERED: list[tuple[dict[str, Any], str]] = [

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,14 @@ from openai import AsyncOpenAI
 from tests.server.openai.realtime.test_framework_defaults import DEFAULTS
 from tests.support.embedded_server import EmbeddedServer, silence, spoken
 from tests.support.realtime_caller import Caller, calling
-from voxtral_worker.settings import Settings
-from voxtral_worker.speech.speech import open_speech
 
 LIGHT = "turn-on-the-kitchen-light"
 AUDIO = {"output_modalities": ["audio"]}
 
 
-@pytest.fixture(scope="module")
-def talking() -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(open_speech(Settings(speech="embedded")))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-async def speaking(talking: EmbeddedServer) -> AsyncIterator[AsyncOpenAI]:
-    async with talking.client() as client:
+async def speaking(voiced: EmbeddedServer) -> AsyncIterator[AsyncOpenAI]:
+    async with voiced.client() as client:
         yield client
 
 
@@ -82,7 +73,7 @@ async def test_the_defaults_of_voice_frameworks_are_spoken(speaking: AsyncOpenAI
         await caller.append(spoken(LIGHT) + silence(1))
         await caller.answer()
         assert len(sound(caller))
-        # What the worker told of itself may be sent back.
+        # What the worker sent of itself may be sent back.
         sent_back = session.model_dump()
         await caller.connection.session.update(session=sent_back)
         assert (await caller.until("session.updated")).session.model_dump() == sent_back
@@ -114,7 +105,7 @@ async def test_one_response_may_be_spoken_or_written_by_itself(speaking: AsyncOp
 
 
 async def test_who_speaks_over_speech_interrupts_it_and_truncates_it(
-    speaking: AsyncOpenAI, talking: EmbeddedServer
+    speaking: AsyncOpenAI, voiced: EmbeddedServer
 ) -> None:
     async with calling(speaking) as caller:
         await caller.update(**AUDIO)

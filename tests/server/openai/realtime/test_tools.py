@@ -67,7 +67,7 @@ async def test_a_call_is_an_item_and_its_result_is_answered_when_asked_for(
         assert {(event.item_id, event.call_id) for event in deltas} == {(item.id, LIGHT.call_id)}
         added = next(e for e in caller.seen if e.type == "response.output_item.added")
         assert (added.item.arguments, added.item.status) == ("", "in_progress")
-        # The server does not go on by itself.
+        # The server does not continue by itself.
         await give(caller, LIGHT.call_id, '{"ok": true}')
         echoed = (await caller.until("conversation.item.done")).item
         assert (echoed.type, echoed.output) == ("function_call_output", '{"ok": true}')

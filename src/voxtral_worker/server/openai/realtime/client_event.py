@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.json_text import read_json
 from voxtral_worker.server.openai.errors import BadOption, unsupported
-from voxtral_worker.server.openai.parameters import Parameters, anything, made_of, read_parameters
+from voxtral_worker.server.openai.parameters import Parameters, anything, read_parameters
 from voxtral_worker.server.openai.realtime.item_options import (
     MAX_ID_CHARACTERS,
     AnyItem,
@@ -17,7 +17,7 @@ from voxtral_worker.server.openai.realtime.item_options import (
 )
 from voxtral_worker.server.openai.realtime.response_options import ResponseOptions
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
-from voxtral_worker.values import By, Later, is_good, told, whole
+from voxtral_worker.values import By, Later, is_good, made_of, told, whole
 
 # One hour. No answer is that long.
 MAX_AUDIO_MS = 3_600_000

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import TypeAdapter, model_validator
+from pydantic import (
+    BeforeValidator,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.conversation import Audio
@@ -19,14 +26,13 @@ from voxtral_worker.server.openai.parameters import (
     harmless,
     ignored,
     keys,
-    made_of,
     not_offered,
     text,
 )
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.tools import CallArguments, CallId, CallName
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import By, Filled, Picked, Values, at, may_be
+from voxtral_worker.values import By, Filled, Picked, Values, at, made_of, may_be
 
 MAX_PARTS = 64
 MAX_ID_CHARACTERS = 512
@@ -75,8 +81,16 @@ class AudioPart(Parameters):
 
     extras = keys(ignored, "format")
     type: Literal["input_audio"]
-    audio: Base64 = b""
+    audio: Annotated[Base64, BeforeValidator(lambda audio: audio or "")] = b""
     transcript: Text = ""
+
+    @field_validator("transcript", mode="wrap")
+    @classmethod
+    def _is_used(
+        cls, text: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        # With audio the transcript has no effect, so it is not checked.
+        return "" if info.data.get("audio") else handler(text or "")
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> "AudioPart":

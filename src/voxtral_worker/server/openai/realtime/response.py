@@ -20,8 +20,8 @@ class Emit(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversation:
-    """What all responses of a session share: the client's events and items."""
+class ClientView:
+    """The conversation as its client sees it: its id, its items, and the events about them."""
 
     emit: Emit
     items: Items
@@ -35,7 +35,7 @@ class Response:
     Text and calls that come before `open` are kept and sent then.
     """
 
-    conversation: Conversation = dataclasses.field(repr=False)
+    view: ClientView = dataclasses.field(repr=False)
     turn_id: str
     max_output_tokens: int | str
     metadata: dict[str, str] | None = None
@@ -67,7 +67,7 @@ class Response:
     def open(self, *, with_early: bool = True) -> None:
         """Begin, with what came early, unless the response ends before its time."""
         self.is_open = True
-        self.conversation.emit("response.created", response=self._as_object("in_progress"))
+        self.view.emit("response.created", response=self._as_object("in_progress"))
         if with_early:
             self._send_text(self._early_text)
             for index, call in enumerate(self._early_calls):
@@ -153,14 +153,14 @@ class Response:
                 self._end_item(item, "incomplete")
         output = [item.as_object() for item in self.output]
         shown = self._as_object(status, status_details=details, output=output, usage=usage)
-        self.conversation.emit("response.done", response=shown)
+        self.view.emit("response.done", response=shown)
 
     def _as_object(self, status: str, **rest: Any) -> dict[str, Any]:
         """The response as a JSON object of OpenAI's."""
         return {
             "object": "realtime.response",
             "id": self.response_id,
-            "conversation_id": self.conversation.conversation_id if self.joins else None,
+            "conversation_id": self.view.conversation_id if self.joins else None,
             "status": status,
             "status_details": None,
             "output": [],
@@ -208,17 +208,17 @@ class Response:
     def _add(self, item: Item) -> None:
         item.status = "in_progress"
         self.output.append(item)
-        previous = self.conversation.items.add(item) if self.joins else None
+        previous = self.view.items.add(item) if self.joins else None
         self._send_item("added", item, previous)
 
     def _end_item(self, item: Item, status: str) -> None:
         item.status = status
-        self.conversation.items.changed(item)
+        self.view.items.changed(item)
         self._send_item("done", item, None)
 
     def _send_item(self, stage: str, item: Item, previous: str | None) -> None:
         """An event about an item as a whole."""
-        emit, shown = self.conversation.emit, item.as_object()
+        emit, shown = self.view.emit, item.as_object()
         emit(
             f"response.output_item.{stage}",
             response_id=self.response_id,
@@ -231,7 +231,7 @@ class Response:
     def _send(self, item: Item, kind: str, **fields: Any) -> None:
         """An event about a part of an item: the one content of the message, or a call."""
         part = {"content_index": 0} if item.call is None else {"call_id": item.call.call_id}
-        self.conversation.emit(
+        self.view.emit(
             kind,
             response_id=self.response_id,
             item_id=item.item_id,

@@ -5,7 +5,7 @@ from collections import deque
 from voxtral_worker.engine.tools import ToolCall
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.openai.realtime.items import Items
-from voxtral_worker.server.openai.realtime.response import Conversation, Emit, Response
+from voxtral_worker.server.openai.realtime.response import ClientView, Emit, Response
 from voxtral_worker.sessions.events import Answered, Spoken
 from voxtral_worker.speech.playback import TURNS_KEPT
 
@@ -18,7 +18,7 @@ class Responses:
     """
 
     def __init__(self, emit: Emit, items: Items) -> None:
-        self._conversation = Conversation(emit, items)
+        self._view = ClientView(emit, items)
         self._waiting: deque[Response] = deque()
         # The turns of the latest messages that were spoken, by item.
         self._spoken: dict[str, str] = {}
@@ -37,7 +37,7 @@ class Responses:
     ) -> None:
         """A turn will be answered."""
         self._waiting.append(
-            Response(self._conversation, turn_id, max_output_tokens, metadata, joins, speaks)
+            Response(self._view, turn_id, max_output_tokens, metadata, joins, speaks)
         )
         self._open_next()
 
@@ -111,10 +111,10 @@ class Responses:
         ended = self._ended
         if ended is None or ended.turn_id != turn_id or ended.message is None:
             return
-        item = self._conversation.items.find(ended.message.item_id)
+        item = self._view.items.find(ended.message.item_id)
         if item is not None:
-            self._conversation.items.remove(item)
-            self._conversation.emit("conversation.item.deleted", item_id=item.item_id)
+            self._view.items.remove(item)
+            self._view.emit("conversation.item.deleted", item_id=item.item_id)
 
     def spoken_turn(self, item_id: str) -> str | None:
         """The turn of a message that was spoken; None for any other item, and for old ones."""
