@@ -40,7 +40,6 @@ def test_after_a_child_that_was_never_ready_there_is_a_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr(processes.time, "monotonic", lambda: now_s)
     started: list[str] = []
 
     def start(main: str, environment: object) -> Child:
@@ -50,7 +49,7 @@ def test_after_a_child_that_was_never_ready_there_is_a_rest(
         return Child(WAITS)
 
     monkeypatch.setattr(processes, "Child", start)
-    kept = KeptChild("can", rest_s=5.0)
+    kept = KeptChild("can", rest_s=5.0, clock=lambda: now_s)
     kept.lose(kept.get())
     with pytest.raises(OSError, match="just failed to start"):
         kept.get()
@@ -60,7 +59,7 @@ def test_after_a_child_that_was_never_ready_there_is_a_rest(
     kept.lose(child)
     kept.get()
     kept.end()
-    cannot = KeptChild("cannot", rest_s=5.0)
+    cannot = KeptChild("cannot", rest_s=5.0, clock=lambda: now_s)
     for _ in range(2):
         with pytest.raises(OSError):
             cannot.get()

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Options of `prctl`, from <linux/prctl.h>.
@@ -78,12 +78,18 @@ class KeptChild:
     """
 
     def __init__(
-        self, main: str, environment: Mapping[str, str] | None = None, *, rest_s: float = 0.0
+        self,
+        main: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        rest_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rest_s`: after a child that was never ready, no other one is started for so long."""
         self._main = main
         self._environment = environment
         self._rest_s = rest_s
+        self._clock = clock
         self._rests_until_s = 0.0
         self._child: Child | None = None
 
@@ -96,12 +102,12 @@ class KeptChild:
     def get(self) -> Child:
         """The child; starts one if there is none. Raises OSError if it cannot be started now."""
         if self._child is None:
-            if time.monotonic() < self._rests_until_s:
+            if self._clock() < self._rests_until_s:
                 raise OSError("the last one has just failed to start")
             try:
                 self._child = Child(self._main, self._environment)
             except OSError:
-                self._rests_until_s = time.monotonic() + self._rest_s
+                self._rests_until_s = self._clock() + self._rest_s
                 raise
         return self._child
 
@@ -111,7 +117,7 @@ class KeptChild:
             return False
         self.end()
         if not child.is_ready:
-            self._rests_until_s = time.monotonic() + self._rest_s
+            self._rests_until_s = self._clock() + self._rest_s
         return True
 
     def end(self) -> None:

@@ -157,7 +157,7 @@ async def test_a_text_that_ends_the_process_is_tried_twice_and_hurts_nobody_afte
 async def test_silence_counts_only_while_this_process_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a pause of the machine the voice has had no time to go on."""
+    """After a pause of the machine the voice has had no time to continue."""
     now_s, looks = 0.0, 0
 
     def running_s() -> float:

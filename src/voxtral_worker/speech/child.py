@@ -115,7 +115,7 @@ class Sayer:
 
 
 def confine(memory_bytes: int) -> list[str]:
-    """Limit the memory of this process, and let it write no file. Returns what is in force."""
+    """Limit the memory of this process, and let it write no file. Returns what is in effect."""
     # When memory runs out, answers as text matter more.
     held = ["first to go"] if processes.be_first_to_go() else []
     held += processes.give_up_rights()
