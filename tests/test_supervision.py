@@ -60,7 +60,7 @@ OWNERS = {
     "engine/engine.py Engine.__init__": ["stop, which joins it"],
     "engine/download.py _told": ["ended and joined in the finally"],
     "engine/transcript.py write_down": ["the task group"],
-    "processes.py spawn": ["the caller, which closes its socket and kills it"],
+    "processes.py Child.__init__": ["end, which closes its socket and kills it"],
     "speech/process.py VoiceProcess._start": ["close, or its loss, which cancel it"],
     "audio/decoder/child.py ForkServer._take": ["its limit of time, and the parent's end"],
     "audio/aside.py run_aside": ["ends with the work, whose result is awaited"],
@@ -107,7 +107,7 @@ BLOCKING_METHODS = {
 # Parsing takes as long as the text is; what is parsed on an event loop has a small limit.
 PARSERS = {"json.loads"}
 PARSED = {
-    "audio/decoder/process.py Decoder._require_ready": "the decoder's own first line",
+    "audio/decoder/process.py _require_ready": "the decoder's own first line",
     "checkpoint.py _read": "the model's own files, before the server listens",
     "client/functions.py run": "what a function of the caller's has returned",
     "client/chat.py Chat._events": "the client's loop, one event of its worker",

@@ -1,7 +1,7 @@
 """The description of the sockets is whole, and true of what the worker understands."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -10,7 +10,9 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from tests.support.fuzz_messages import SEEDS, mutations
+from tests.support.message_schema import problem_with
 from tests.support.running_server import RunningServer
+from tests.support.talker import open_socket
 from voxtral_worker.errors import WorkerError
 from voxtral_worker.server.asyncapi import sockets
 from voxtral_worker.server.native.messages import CONTROL_TYPES, parse
@@ -122,3 +124,16 @@ async def test_the_worker_serves_it_to_anybody(server: RunningServer) -> None:
     async with aiohttp.ClientSession() as http, http.get(f"{server.url}/asyncapi.json") as told:
         assert told.status == 200
         assert await told.json() == json.loads(json.dumps(DESCRIPTION))
+
+
+@pytest.mark.parametrize("keys", [(), ("a key",)])
+async def test_the_first_message_of_a_session_that_its_socket_creates_is_described(
+    start_server: Callable[..., RunningServer], keys: tuple[str, ...]
+) -> None:
+    server = start_server(api_keys=keys)
+    query = {"token": keys[0]} if keys else {}
+    async with open_socket(f"{server.ws_url}/ws/audio", **query) as talker:
+        connected = await talker.status("connected")
+    assert {"websocket_url", "control_url", "expires_in"} <= connected.keys()
+    assert ("token" in connected) == bool(keys)
+    assert problem_with(connected) is None

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -154,16 +154,50 @@ async def test_a_text_that_ends_the_process_is_tried_twice_and_hurts_nobody_afte
     assert why in caplog.text
 
 
+async def test_silence_counts_only_while_this_process_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a pause of the machine the voice has had no time to continue."""
+    now_s, looks = 0.0, 0
+
+    def running_s() -> float:
+        nonlocal looks
+        looks += 1
+        return now_s
+
+    voice = VoiceProcess(("hum",), MOUTH, silence_s=0.05)
+    async with asyncio.timeout(WAIT_S):
+        await voice.load()
+        monkeypatch.setattr(process_module, "running_s", running_s)
+        # Any message makes the new clock count.
+        assert await lengths(voice, "pieces 1") == [VOICE_RATE]
+        process, lost = process_of(voice), restarts()
+        hanging = asyncio.create_task(lengths(voice, "hang"))
+        looks = 0
+        while looks < 10:
+            await asyncio.sleep(0.01)
+        assert voice.process_id == process
+        while voice.process_id == process:
+            now_s += 0.06
+            await asyncio.sleep(0.01)
+        assert restarts() == lost + 1
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        await voice.close()
+
+
 async def test_a_process_that_does_not_start_is_not_tried_at_once_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spawned = []
 
-    def count(main: str, environment: object) -> object:
-        spawned.append(main)
-        return processes.spawn(main)
+    start = processes.Child
 
-    monkeypatch.setattr(process_module, "spawn", count)
+    def count(main: str, environment: Mapping[str, str] | None) -> processes.Child:
+        spawned.append(main)
+        return start(main, environment)
+
+    monkeypatch.setattr(processes, "Child", count)
     voice = VoiceProcess(("hum",), "raise SystemExit(1)")
     with pytest.raises(SpeechFailed, match="did not start"):
         await voice.load()
@@ -180,7 +214,7 @@ async def test_a_process_that_cannot_be_made_is_a_failure_of_the_voice(
     def fail(*_: object) -> None:
         raise OSError("no more processes")
 
-    monkeypatch.setattr(process_module, "spawn", fail)
+    monkeypatch.setattr(processes, "Child", fail)
     with pytest.raises(SpeechFailed, match="was lost"):
         await lengths(VoiceProcess(("hum",), MOUTH), "pieces 1")
 

@@ -115,20 +115,11 @@ class Sayer:
 
 
 def confine(memory_bytes: int) -> list[str]:
-    """From here on: no more memory than allowed, no file written; what the platform let us do."""
-    held = []
+    """Limit the memory of this process, and let it write no file. Returns what is in effect."""
     # When memory runs out, answers as text matter more.
-    if processes.be_first_to_go():
-        held.append("first to go")
-    if processes.control_process(processes.SET_NO_NEW_PRIVS, 1):
-        held.append("no new privileges")
-    if processes.control_process(processes.SET_DUMPABLE, 0):
-        held.append("not traced")
-    bounds = [(resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)]
-    used = processes.memory_bytes()
-    if used is not None:
-        bounds.append((resource.RLIMIT_AS, used + memory_bytes))
+    held = ["first to go"] if processes.be_first_to_go() else []
+    held += processes.give_up_rights()
+    no_files = {resource.RLIMIT_FSIZE: (0, 0), resource.RLIMIT_CORE: (0, 0)}
+    if processes.limit(memory_bytes, no_files):
         held.append("limited memory")
-    for kind, most in bounds:
-        resource.setrlimit(kind, (most, most))
     return held

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import subprocess
-import time
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from voxtral_worker import metrics
 from voxtral_worker.errors import SpeechFailed
-from voxtral_worker.processes import spawn
+from voxtral_worker.processes import Child, KeptChild
+from voxtral_worker.running_time import MOST_GAP_S, running_s
 from voxtral_worker.speech.voice import Samples
 from voxtral_worker.speech.wire import (
     CANCEL,
@@ -45,7 +45,7 @@ class Lost(Exception):
 class _Process:
     """One life of the process."""
 
-    child: "subprocess.Popen[bytes]"
+    child: Child
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     # The texts that are being said: SOUND, END or FAILED, and its body; None when it is lost.
@@ -71,15 +71,12 @@ class VoiceProcess:
     ) -> None:
         """`names`: the voices, the default first."""
         self._names = names
-        self._main = main
-        self._environment = environment
+        self._child = KeptChild(main, environment, rest_s=RESTART_S)
         self._silence_s = silence_s
         self._process: _Process | None = None
         self._number = 0
         # Held while one is started: all callers wait for the same.
         self._starting = asyncio.Lock()
-        # No new process is started before, after one that never got ready.
-        self._rests_until_s = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,7 +86,7 @@ class VoiceProcess:
     @property
     def process_id(self) -> int | None:
         """The process that says texts; None while there is none."""
-        return None if self._process is None else self._process.child.pid
+        return self._child.process_id
 
     async def load(self) -> None:
         """Start the process, and wait until it is ready. Raises SpeechFailed."""
@@ -119,6 +116,7 @@ class VoiceProcess:
         process, self._process = self._process, None
         if process is None:
             return
+        self._child.end()
         assert process.reading is not None
         process.reading.cancel()
         await asyncio.wait([process.reading])
@@ -157,19 +155,17 @@ class VoiceProcess:
         return process
 
     async def _start(self) -> _Process:
-        if time.monotonic() < self._rests_until_s:
-            raise Lost
         try:
-            ours, child = spawn(self._main, self._environment)
+            child = self._child.get()
         except OSError as error:
             log.warning("speech: the voice's process cannot be started (%s)", error)
-            self._rests_until_s = time.monotonic() + RESTART_S
             raise Lost from None
         try:
-            reader, writer = await asyncio.open_connection(sock=ours)
+            # The streams own the socket from now on: an event loop must see it closed by them.
+            line = socket.socket(fileno=child.line.detach())
+            reader, writer = await asyncio.open_connection(sock=line)
         except BaseException:
-            child.kill()
-            child.wait()
+            self._child.end()
             raise
         process = _Process(child, reader, writer)
         process.reading = asyncio.create_task(self._read(process), name="voice")
@@ -184,46 +180,54 @@ class VoiceProcess:
 
     async def _pass_on(self, process: _Process) -> str:
         """Give each text its speech; returns why there is no more."""
-        started_s = time.monotonic()
+        since_s = started_s = running_s()
+        was_saying = set(process.saying)
+        # Kept if the wait for the rest of the message is interrupted.
+        head = b""
         while True:
-            limit_s = self._silence_s if process.has_started.is_set() else START_S
-            was_saying = set(process.saying)
+            limit_s = self._silence_s if process.child.is_ready else START_S
             try:
-                async with asyncio.timeout(limit_s):
-                    kind, number, length = HEAD.unpack(await process.reader.readexactly(HEAD.size))
+                # In short waits: only time in which this process runs counts.
+                async with asyncio.timeout(min(limit_s, MOST_GAP_S)):
+                    head = head or await process.reader.readexactly(HEAD.size)
+                    kind, number, length = HEAD.unpack(head)
                     if length > MAX_BODY_BYTES or (kind == SOUND and length % 4):
                         return "what it sends is no speech"
                     body = await process.reader.readexactly(length)
             except TimeoutError:
+                if running_s() - since_s < limit_s:
+                    continue
                 # A text that came in the meantime has not waited for so long yet.
-                if was_saying & process.saying.keys() or not process.has_started.is_set():
+                if was_saying & process.saying.keys() or not process.child.is_ready:
                     return "it does not answer"
-                continue
             except (OSError, asyncio.IncompleteReadError):
                 return "its process ended"
-            if kind == READY:
-                took_s = time.monotonic() - started_s
-                log.info(
-                    "speech: the voice took %.2f s to load in process %d (%s)",
-                    took_s,
-                    process.child.pid,
-                    body.decode(),
-                )
-                process.has_started.set()
-            elif (said := process.saying.get(number)) is not None:
-                said.put_nowait((kind, body))
+            else:
+                head = b""
+                self._take(process, kind, number, body, running_s() - started_s)
+            since_s, was_saying = running_s(), set(process.saying)
+
+    def _take(self, process: _Process, kind: int, number: int, body: bytes, after_s: float) -> None:
+        if kind == READY:
+            process.child.is_ready = True
+            process.has_started.set()
+            log.info(
+                "speech: the voice took %.2f s to load in process %d (%s)",
+                after_s,
+                process.child.process_id,
+                body.decode(),
+            )
+        elif (said := process.saying.get(number)) is not None:
+            said.put_nowait((kind, body))
 
     def _lose(self, process: _Process, why: str) -> None:
         process.is_lost = True
         process.writer.close()
-        process.child.kill()
-        process.child.wait()
-        if self._process is process:
+        # False after `close`, which has ended it.
+        if self._child.lose(process.child):
             self._process = None
             log.warning("speech: the voice is lost, as %s; it is started again", why)
             metrics.speech_restarts.inc()
-            if not process.has_started.is_set():
-                self._rests_until_s = time.monotonic() + RESTART_S
         process.has_started.set()
         for said in process.saying.values():
             said.put_nowait(None)

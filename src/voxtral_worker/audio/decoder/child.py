@@ -220,30 +220,24 @@ def _give_up_rights() -> list[str]:
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             held.append("other user")
-    if processes.control_process(processes.SET_NO_NEW_PRIVS, 1):
-        held.append("no new privileges")
-    if processes.control_process(processes.SET_DUMPABLE, 0):
-        held.append("not traced")
-    return held
+    # After the change of user, which resets whether this process can be traced.
+    return held + processes.give_up_rights()
 
 
 def _confine(limits: Limits) -> None:
     """Allow this process no more memory than its limit, and no new file, socket or process."""
     processes.control_process(processes.SET_PDEATHSIG, signal.SIGKILL)
-    bounds = [
-        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
-        (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NPROC, 0, 0),
-        # Open descriptors stay open; no new one can be opened.
-        (resource.RLIMIT_NOFILE, 0, 0),
-    ]
-    used = processes.memory_bytes()
-    if used is not None:
-        most = used + limits.memory_bytes
-        bounds.insert(0, (resource.RLIMIT_AS, most, most))
-    for kind, soft, hard in bounds:
-        resource.setrlimit(kind, (soft, hard))
+    processes.limit(
+        limits.memory_bytes,
+        {
+            resource.RLIMIT_CPU: (limits.cpu_s, limits.cpu_s + 1),
+            resource.RLIMIT_FSIZE: (0, 0),
+            resource.RLIMIT_CORE: (0, 0),
+            resource.RLIMIT_NPROC: (0, 0),
+            # Open descriptors stay open; no new one can be opened.
+            resource.RLIMIT_NOFILE: (0, 0),
+        },
+    )
 
 
 # Two samples of silence at 8 kHz.

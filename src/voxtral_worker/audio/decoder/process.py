@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import socket
-import subprocess
 import threading
 import time
 from typing import TypeAlias
@@ -32,7 +31,8 @@ from voxtral_worker.errors import (
     TooLarge,
     WorkerError,
 )
-from voxtral_worker.processes import spawn
+from voxtral_worker.processes import Child, KeptChild
+from voxtral_worker.running_time import running_s
 
 Samples: TypeAlias = NDArray[np.float32]
 
@@ -81,31 +81,26 @@ class Decoder:
     """
 
     def __init__(self, main: str = _MAIN, *, answer_s: float = ANSWER_S) -> None:
-        self._main = main
         self._answer_s = answer_s
         self._places = threading.BoundedSemaphore(FILES_AT_ONCE)
-        # Guards the three attributes below, and keeps apart what threads send to the fork server.
+        # Guards the fork server, and keeps apart what threads send to it.
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        # Whether the fork server has reported that it has started.
-        self._is_ready = False
+        self._server = KeptChild(main)
 
     @property
     def process_id(self) -> int | None:
         """The fork server's; None while there is none."""
-        process = self._process
-        return None if process is None else process.pid
+        return self._server.process_id
 
     def start(self) -> None:
         """Start the fork server without waiting for it."""
         with self._lock:
-            self._ensure_spawned()
+            self._server.get()
 
     def stop(self) -> None:
         """End the processes. The next file starts them again."""
         with self._lock:
-            self._end()
+            self._server.end()
 
     def decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
         """Samples of a file, float32 [n], mono, 16 kHz. Blocks; setting `is_over` ends the wait.
@@ -114,10 +109,10 @@ class Decoder:
         `max_seconds`, AtCapacity if it waited a minute for other files, EngineFailure if the
         decoder cannot be run.
         """
-        deadline_s = time.monotonic() + PLACE_S
+        deadline_s = running_s() + PLACE_S
         while not self._places.acquire(timeout=LOOK_S):
             _require_wanted(is_over)
-            if time.monotonic() > deadline_s:
+            if running_s() > deadline_s:
                 raise AtCapacity("too many files are being decoded", retry_after_s=5)
         try:
             return self._decode(data, max_seconds, is_over)
@@ -127,18 +122,18 @@ class Decoder:
     def _decode(self, data: bytes, max_seconds: float, is_over: threading.Event) -> Samples:
         # Try twice: a fork server ends for reasons that have nothing to do with this file.
         for _ in range(2):
-            line, process = self._open_line()
+            line, server = self._open_line()
             try:
                 with line:
-                    talk = _Talk(line, time.monotonic() + self._answer_s, is_over)
+                    talk = _Talk(line, running_s() + self._answer_s, is_over)
                     kind, samples, sentence = talk.ask(data, max_seconds)
             except Stuck:
-                self._lose(process, "it did not answer")
+                self._lose(server, "it did not answer")
                 break
             except Closed:
                 # Either the fork server has gone and all its sockets with it, or this child alone.
-                if not _lives(process):
-                    self._lose(process, "its process ended")
+                if server.has_ended():
+                    self._lose(server, "its process ended")
                     continue
                 kind, samples, sentence = CRASHED, None, "ended without an answer"
             metrics.files_decoded.labels(_OUTCOMES[kind]).inc()
@@ -147,67 +142,28 @@ class Decoder:
             raise _error(kind, sentence)
         raise EngineFailure("the decoder of audio files cannot be run")
 
-    def _open_line(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    def _open_line(self) -> tuple[socket.socket, Child]:
         """A socket to a new child, and the fork server that owns the child."""
         ours, theirs = socket.socketpair()
         ours.settimeout(LOOK_S)
         with self._lock, theirs:
             for _ in range(2):
                 try:
-                    control, process = self._ensure_spawned()
-                    self._require_ready(control)
-                    socket.send_fds(control, [b"\0"], [theirs.fileno()])
-                    return ours, process
+                    server = self._server.get()
+                    _require_ready(server)
+                    socket.send_fds(server.line, [b"\0"], [theirs.fileno()])
+                    return ours, server
                 except OSError as error:
                     log.warning("decoder: cannot be reached (%s); starting it again", error)
-                    self._end()
+                    self._server.end()
         ours.close()
         raise EngineFailure("the decoder of audio files cannot be run")
 
-    def _lose(self, process: subprocess.Popen[bytes], why: str) -> None:
+    def _lose(self, server: Child, why: str) -> None:
         log.warning("decoder: lost, because %s; starting it again", why)
         metrics.files_decoded.labels("lost").inc()
         with self._lock:
-            # Another thread may have replaced it already.
-            if self._process is process:
-                self._end()
-
-    def _ensure_spawned(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        if self._control is not None and self._process is not None:
-            return self._control, self._process
-        ours, self._process = spawn(self._main)
-        ours.settimeout(START_S)
-        self._control = ours
-        self._is_ready = False
-        return ours, self._process
-
-    def _require_ready(self, control: socket.socket) -> None:
-        if self._is_ready:
-            return
-        started_s = time.monotonic()
-        line = b""
-        while not line.endswith(b"\n"):
-            got = control.recv(1024)
-            if not got:
-                raise ConnectionError("it did not start")
-            line += got
-        self._is_ready = True
-        waited_s = time.monotonic() - started_s
-        log.info(
-            "decoder: process %s is ready after %.2f s (%s)",
-            self.process_id,
-            waited_s,
-            ", ".join(json.loads(line)),
-        )
-
-    def _end(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+            self._server.lose(server)
 
 
 class _Talk:
@@ -270,16 +226,29 @@ class _Talk:
 
     def _require_time(self) -> None:
         _require_wanted(self._is_over)
-        if time.monotonic() > self._deadline_s:
+        if running_s() > self._deadline_s:
             raise Stuck
 
 
-def _lives(process: subprocess.Popen[bytes]) -> bool:
-    # Its sockets close a little before the process can be seen to end.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1.0)
-        return False
-    return True
+def _require_ready(server: Child) -> None:
+    """Wait until a fork server has started. Raises OSError."""
+    if server.is_ready:
+        return
+    started_s = time.monotonic()
+    server.line.settimeout(START_S)
+    line = b""
+    while not line.endswith(b"\n"):
+        got = server.line.recv(1024)
+        if not got:
+            raise ConnectionError("it did not start")
+        line += got
+    server.is_ready = True
+    log.info(
+        "decoder: process %d is ready after %.2f s (%s)",
+        server.process_id,
+        time.monotonic() - started_s,
+        ", ".join(json.loads(line)),
+    )
 
 
 def _require_wanted(is_over: threading.Event) -> None:

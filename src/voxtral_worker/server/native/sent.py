@@ -27,7 +27,7 @@ _FIELDS: dict[str, JsonSchema] = {
     **dict.fromkeys(("audio_bytes_received", "missed"), _COUNT),
     **dict.fromkeys(("seq", "exchanges"), _NUMBER),
     "text": _TEXT,
-    "retry_after": {"type": "number"},
+    **dict.fromkeys(("retry_after", "expires_in"), {"type": "number"}),
     "completeness": {"type": "number", "minimum": 0, "maximum": 1},
     "speculative": {"type": "boolean"},
     "final": {"const": True},
@@ -83,7 +83,10 @@ def _either(*schemas: JsonSchema) -> JsonSchema:
 
 _OF_TURN = "turn_id seq"
 _STATUSES = {
-    "connected": "client_id session_id server_time",
+    # The optional ones are of a session that this connection has created.
+    "connected": (
+        "client_id session_id server_time websocket_url? control_url? expires_in? token?"
+    ),
     "speech_started": _OF_TURN,
     "speech_ended": f"{_OF_TURN} reason completeness?",
     "turn_reopened": _OF_TURN,
