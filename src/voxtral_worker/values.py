@@ -237,9 +237,12 @@ def may_be(words: str) -> PydanticCustomError:
     return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
 
 
-def told(tell: Callable[[str, Any], WorkerError]) -> PydanticCustomError:
-    """For validators: an error that is made of the whole name of the field, and its value."""
-    return PydanticCustomError(_TOLD, _TOLD, {"tell": tell})
+def told(tell: Callable[[str, Any], WorkerError], more: int = 0) -> PydanticCustomError:
+    """For validators: an error that is made of the whole name of the field, and its value.
+
+    It stands for so many `more` errors of the same object.
+    """
+    return PydanticCustomError(_TOLD, _TOLD, {"tell": tell, "more": more})
 
 
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
@@ -517,19 +520,22 @@ def read(
     *,
     at: Place = (),
     known: Any = None,
-    refuse: Callable[[list[Problem]], WorkerError] | None = None,
+    refuse: Callable[[Iterator[Problem], int], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
     The error's sentence begins with `before`. `at` is where the value stands. `known` is what its
-    validators may ask. `refuse` makes another error of the problems.
+    validators may ask. `refuse` makes another error of the problems and their number.
     """
     try:
         return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
-        found = [_problem(each, at) for each in error.errors(include_url=False)]
+        wrong = error.errors(include_url=False)
+    # There may be thousands. Few are named, and only those need a sentence.
+    problems = (_problem(each, at) for each in wrong)
     if refuse is not None:
-        raise refuse(found)
+        raise refuse(problems, sum(1 + each.get("ctx", {}).get("more", 0) for each in wrong))
+    found = list(problems)
     if isinstance(value, dict):
         # In the order in which the caller wrote them.
         places = {key: place for place, key in enumerate(value)}
