@@ -460,7 +460,7 @@ def may_be_null(field: FieldInfo) -> bool:
 
 def whole_of(model: type[Values]) -> JsonSchema:
     """The JSON Schema of a model as a worker sends it: every option, and null only as a value."""
-    found = model.model_json_schema(schema_generator=_Described)
+    found = described(model)
     for name, field in options_of(model).items():
         if not may_be_null(field):
             found["properties"][name] = without_null(found["properties"][name])
@@ -597,10 +597,8 @@ class _Described(GenerateJsonSchema):
         return False
 
 
-def described(model: type[Values] | TypeAdapter[Any]) -> JsonSchema:
+def described(model: type[Values]) -> JsonSchema:
     """The JSON Schema of a model, in which null is what it is to `read`."""
-    if isinstance(model, TypeAdapter):
-        return model.json_schema(schema_generator=_Described)
     return model.model_json_schema(schema_generator=_Described)
 
 
