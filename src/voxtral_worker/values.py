@@ -11,6 +11,7 @@ The sentence of a field comes from the `May` in its annotation:
 A model is strict: "5" and true are not numbers. The settings, which are read from texts, are not.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -237,9 +238,12 @@ def may_be(words: str) -> PydanticCustomError:
     return PydanticCustomError(_MAY_BE, _MAY_BE, {"words": words})
 
 
-def told(tell: Callable[[str, Any], WorkerError]) -> PydanticCustomError:
-    """For validators: an error that is made of the whole name of the field, and its value."""
-    return PydanticCustomError(_TOLD, _TOLD, {"tell": tell})
+def told(tell: Callable[[str, Any], WorkerError], more: int = 0) -> PydanticCustomError:
+    """For validators: an error that is made of the whole name of the field, and its value.
+
+    It stands for so many `more` errors of the same object.
+    """
+    return PydanticCustomError(_TOLD, _TOLD, {"tell": tell, "more": more})
 
 
 def rest(words: str, kind: type[BadInput] = BadInput) -> PydanticCustomError:
@@ -408,13 +412,11 @@ class Values(BaseModel):
             return handler(value)
         if not isinstance(value, dict):
             raise may_be("an object")
-        fields = options_of(cls)
+        fields = _nulls_of(cls)
         known: dict[str, Any] = {}
-        for name, field in fields.items():
+        for name, (is_value, is_needed) in fields.items():
             given = value.get(name)
-            is_needed = field.is_required() or name in cls.needed
-            may_be_none = name in value if may_be_null(field) else is_needed
-            if given is not None or may_be_none:
+            if given is not None or is_needed or (is_value and name in value):
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
             return handler(known)
@@ -437,6 +439,18 @@ def options_of(model: type[Values]) -> dict[str, FieldInfo]:
     return {name: field for name, field in model.model_fields.items() if not field.exclude}
 
 
+# Each message of a client asks for these.
+@functools.cache
+def _nulls_of(model: type[Values]) -> dict[str, tuple[bool, bool]]:
+    """Of each option, whether null is a value of it, and whether it has to be sent."""
+    found = {}
+    for name, field in options_of(model).items():
+        is_value = may_be_null(field)
+        is_needed = not is_value and (field.is_required() or name in model.needed)
+        found[name] = (is_value, is_needed)
+    return found
+
+
 def may_be_null(field: FieldInfo) -> bool:
     """Whether null is a value of a field, and not the same as leaving it out."""
     # A field that is null until it is set has the words within its type.
@@ -446,7 +460,7 @@ def may_be_null(field: FieldInfo) -> bool:
 
 def whole_of(model: type[Values]) -> JsonSchema:
     """The JSON Schema of a model as a worker sends it: every option, and null only as a value."""
-    found = model.model_json_schema(schema_generator=_Described)
+    found = described(model)
     for name, field in options_of(model).items():
         if not may_be_null(field):
             found["properties"][name] = without_null(found["properties"][name])
@@ -517,19 +531,22 @@ def read(
     *,
     at: Place = (),
     known: Any = None,
-    refuse: Callable[[list[Problem]], WorkerError] | None = None,
+    refuse: Callable[[Iterator[Problem], int], WorkerError] | None = None,
 ) -> T:
     """A caller's value as a model. Raises BadInput, of the kind that the first bad field asks for.
 
     The error's sentence begins with `before`. `at` is where the value stands. `known` is what its
-    validators may ask. `refuse` makes another error of the problems.
+    validators may ask. `refuse` makes another error of the problems and their number.
     """
     try:
         return _validate(kind, value, FromCaller(known))
     except ValidationError as error:
-        found = [_problem(each, at) for each in error.errors(include_url=False)]
+        wrong = error.errors(include_url=False)
+    # There may be thousands. Few are named, and only those need a sentence.
+    problems = (_problem(each, at) for each in wrong)
     if refuse is not None:
-        raise refuse(found)
+        raise refuse(problems, sum(1 + each.get("ctx", {}).get("more", 0) for each in wrong))
+    found = list(problems)
     if isinstance(value, dict):
         # In the order in which the caller wrote them.
         places = {key: place for place, key in enumerate(value)}
@@ -580,10 +597,8 @@ class _Described(GenerateJsonSchema):
         return False
 
 
-def described(model: type[Values] | TypeAdapter[Any]) -> JsonSchema:
+def described(model: type[Values]) -> JsonSchema:
     """The JSON Schema of a model, in which null is what it is to `read`."""
-    if isinstance(model, TypeAdapter):
-        return model.json_schema(schema_generator=_Described)
     return model.model_json_schema(schema_generator=_Described)
 
 

@@ -71,19 +71,11 @@ def _call(value: object, path: str) -> ToolCall:
         raise BadInput(f"{path} must be an object with an id and a function")
     if value.get("type", "function") != "function":
         raise BadInput(f"{path}.type is {shown(value['type'])}, but must be function")
-    return read_call(
-        value.get("id"), function.get("name"), function.get("arguments"), path, f"{path}.function"
+    return ToolCall(
+        read_call_id(value.get("id"), f"{path}.id"),
+        read_name(function.get("name"), f"{path}.function.name"),
+        read_arguments(function.get("arguments"), f"{path}.function.arguments"),
     )
-
-
-def read_call(
-    call_id: object, name: object, arguments: object, path: str, inner: str | None = None
-) -> ToolCall:
-    """One call from its three parts; errors name them by `path` and `inner`. Raises BadInput."""
-    inner = inner or path
-    read_call_id(call_id, f"{path}.id" if inner != path else f"{path}.call_id")
-    name = read_name(name, f"{inner}.name")
-    return ToolCall(str(call_id), name, read_arguments(arguments, f"{inner}.arguments"))
 
 
 def read_arguments(value: object, path: str) -> str:

@@ -1,6 +1,6 @@
-"""The process of the embedded voice: says the texts of all sessions.
+"""The main program of the embedded voice's process, which speaks the texts of all sessions.
 
-It ends when its socket is closed, and with the worker in any case.
+It ends when the worker closes its socket. If the worker is killed, Linux ends it too.
 """
 
 import contextlib
@@ -30,18 +30,19 @@ from voxtral_worker.speech.wire import (
 )
 
 RECEIVED_BYTES = 1 << 16
-# Beyond what the process has once its voice is loaded; the longest piece takes a tenth of it.
+# Memory in addition to what the process uses once its voice is loaded. The longest piece takes a
+# tenth of it.
 MEMORY_BYTES = 1 << 30
-# A text waits so much longer for each of its characters: an answer that has begun has sound ahead,
-# and a short text, which is often the first of an answer, is soon done.
+# Each character of a text delays it by so many seconds. The first sentence of an answer is often
+# short, and someone waits for it. An answer that has begun has sound ahead of its listener.
 PATIENCE_S = 0.01
 
 
 class Mouth(Protocol):
-    """What makes the speech."""
+    """The model that makes speech. Tests replace it."""
 
     def load(self) -> None:
-        """Get ready; it may take a second."""
+        """Load the model; this may take a second."""
 
     def say(self, text: str, voice: str, speed: float) -> Iterator[Samples]:
         """Speech, float32 [n] at VOICE_RATE; each step takes a fraction of a second."""
@@ -49,7 +50,7 @@ class Mouth(Protocol):
 
 @dataclass(order=True)
 class Text:
-    """A text that is being said; the one that is due first is continued first."""
+    """A text that is being spoken. Of several, the one with the lowest `due_s` is continued."""
 
     due_s: float
     number: int
@@ -57,20 +58,20 @@ class Text:
 
 
 def main(mouth: Mouth | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
-    """Serve the worker, whose socket is standard input, until it is gone."""
+    """Serve the worker until it closes its socket, which is this process's standard input."""
     line, _ = processes.take_socket()
     processes.control_process(processes.SET_PDEATHSIG, signal.SIGKILL)
     mouth = mouth or EmbeddedVoice()
     mouth.load()
     held = confine(memory_bytes)
-    # A worker that is gone needs nothing more.
+    # ConnectionError: the worker has gone.
     with contextlib.suppress(ConnectionError):
         line.sendall(packed(READY, 0, ", ".join(held).encode()))
         Sayer(line, mouth).run()
 
 
 class Sayer:
-    """Makes one piece at a time, and looks what has come in between."""
+    """Makes one piece of speech at a time, and reads messages between two pieces."""
 
     def __init__(self, line: socket.socket, mouth: Mouth) -> None:
         self._line = line
@@ -79,7 +80,7 @@ class Sayer:
         self._waiting: list[Text] = []
 
     def run(self) -> None:
-        """Until the other end is closed."""
+        """Take and speak texts until the worker closes its end of the socket."""
         while True:
             ready, _, _ = select.select([self._line], [], [], 0 if self._waiting else None)
             if ready:

@@ -1,7 +1,7 @@
 """The voice that comes with the worker: hibari-tts, English, 8 MB, from its own package.
 
-It reads numbers, dates, amounts and abbreviations as people say them. It makes a sentence at a
-time, 60 times as fast as it is spoken, on the thread that calls: a process of its own
+It reads numbers, dates, amounts and abbreviations as people say them. It makes one sentence at a
+time, 60 times faster than real time, on the calling thread. The worker runs it in a child process
 (`child.py`).
 """
 
@@ -16,37 +16,38 @@ from voxtral_worker.speech.voice import VOICE_RATE, Samples
 if TYPE_CHECKING:
     from hibari import Hibari
 
-# More phonemes than the model was made for are said in pieces.
+# The model was made for sentences of at most so many phonemes. Longer ones are spoken in pieces.
 MOST_PHONEMES = 400
-# The voice is quieter than people are used to: its sentences lie about 27 dB below full scale.
+# The voice is quieter than usual speech: its sentences are about 27 dB below full scale.
 GAIN = 1.6
-# What is quieter than this is silence; the voice's own is a tenth of it.
+# Samples below this are silence. The noise in the voice's own silence is a tenth of it.
 SILENCE = 0.003
-# The voice begins with 300 ms of silence, which a listener would wait for, and ends with 500 ms.
+# How much silence is kept around a piece. The voice makes 300 ms before it, for which the listener
+# would have to wait, and 500 ms after it.
 LEAD_SAMPLES = VOICE_RATE * 40 // 1000
 TAIL_SAMPLES = VOICE_RATE * 220 // 1000
-# Within a sentence a reader pauses for less.
+# After a piece that is not the end of a sentence.
 CLAUSE_TAIL_SAMPLES = VOICE_RATE * 120 // 1000
 SENTENCE_ENDS = (".", "!", "?", "…")
 FADE_SAMPLES = VOICE_RATE * 5 // 1000
-# The same text always sounds the same.
+# A fixed seed: the same text always sounds the same.
 SEED = 0
 
 
 def is_installed() -> bool:
-    """Whether the package of the voice is there."""
+    """Whether the voice's package is installed."""
     return importlib.util.find_spec("hibari") is not None
 
 
 def folder() -> str:
-    """Where the voices are that do not come with the package."""
+    """The folder of downloaded voices, which do not come with the package."""
     from hibari import voices
 
     return str(voices.cache_dir())
 
 
 def voices_there() -> tuple[str, ...]:
-    """Voices whose files are on this machine, the default first; none is fetched."""
+    """Names of the voices whose files are on this machine, the default first. Downloads nothing."""
     from hibari import voices
 
     there = [name for name in voices.VOICES if _is_there(name)]
@@ -54,17 +55,17 @@ def voices_there() -> tuple[str, ...]:
 
 
 class EmbeddedVoice:
-    """Each voice is loaded when it is first asked for."""
+    """Loads each voice when a text first needs it."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Hibari] = {}
 
     def load(self) -> None:
-        """Load the default voice; it takes a second."""
+        """Load the default voice; this takes a second."""
         list(self.say("Ready.", voices_there()[0], 1.0))
 
     def say(self, text: str, voice: str, speed: float) -> Iterator[Samples]:
-        """Speech, float32 [n] at VOICE_RATE, in pieces as long as the model was made for."""
+        """Yield speech, float32 [n] at VOICE_RATE, in pieces of at most MOST_PHONEMES."""
         own = self._voice(voice)
         for phonemes in in_pieces(own.g2p(text), MOST_PHONEMES):
             is_whole = phonemes.rstrip(" \"'”’)").endswith(SENTENCE_ENDS)
@@ -82,7 +83,7 @@ class EmbeddedVoice:
 
 
 def in_pieces(text: str, most: int) -> list[str]:
-    """A text cut at its spaces into pieces of at most so many characters."""
+    """Cut a text at spaces into pieces of at most `most` characters."""
     pieces = []
     while len(text) > most:
         space = text.rfind(" ", 1, most)
@@ -93,7 +94,7 @@ def in_pieces(text: str, most: int) -> list[str]:
 
 
 def trimmed(samples: Samples, tail_samples: int = TAIL_SAMPLES) -> Samples:
-    """Speech without the long silence around it, faded where it was cut; empty for silence."""
+    """Speech without the long silence around it, faded at both ends. Empty if all is silence."""
     loud = np.flatnonzero(np.abs(samples) > SILENCE)
     if not len(loud):
         return np.zeros(0, np.float32)

@@ -1,4 +1,4 @@
-"""Speech as the listener wants it: at its rate, in its encoding, in pieces of some 400 ms."""
+"""Encodes speech for a listener: at its sample rate, in its encoding, in pieces of about 400 ms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from voxtral_worker.speech.voice import VOICE_RATE, Samples
 Samples16: TypeAlias = NDArray[np.int16]
 
 PIECE_MS = 400
-# A piece of Opus is one packet, and a packet is at most so long (RFC 6716, section 2.1.4).
+# A piece of Opus is one packet; this is the longest that Opus allows (RFC 6716, section 2.1.4).
 OPUS_PIECE_MS = 120
 OPUS_BITS_PER_SECOND = 32_000
 SILENCE_MS = 20
@@ -24,17 +24,17 @@ _G711 = {"mulaw": "pcm_mulaw", "alaw": "pcm_alaw"}
 
 @dataclass(frozen=True)
 class Piece:
-    """Encoded speech."""
+    """One piece of encoded speech."""
 
     data: bytes
     duration_ms: float
 
 
 class SpeechEncoder:
-    """One stream for one listener; a piece holds sound of one sentence alone."""
+    """Encodes one turn's speech. A piece never holds sound of two sentences."""
 
     def __init__(self, encoding: str, sample_rate: int) -> None:
-        """`sample_rate` in Hz; Opus has one of its own."""
+        """`sample_rate` in Hz; ignored for Opus, which is encoded at VOICE_RATE."""
         self._rate = VOICE_RATE if encoding == "opus" else sample_rate
         piece_ms = OPUS_PIECE_MS if encoding == "opus" else PIECE_MS
         self._piece_samples = self._rate * piece_ms // 1000
@@ -44,11 +44,11 @@ class SpeechEncoder:
         self._rest = np.zeros(0, np.float32)
 
     def push(self, samples: Samples) -> list[Piece]:
-        """Pieces that are whole now, of samples, float32 [n] at VOICE_RATE."""
+        """Take samples, float32 [n] at VOICE_RATE; returns the pieces that are now complete."""
         return self._whole(self._resampled(samples))
 
     def end_sentence(self) -> list[Piece]:
-        """What is left of a sentence, which may be shorter than the others."""
+        """The last pieces of a sentence; the very last may be shorter than the others."""
         pieces = self._whole(self._resampled(np.zeros(0, np.float32), is_last=True))
         self._resampler = None
         rest, self._rest = self._rest, np.zeros(0, np.float32)
@@ -57,7 +57,7 @@ class SpeechEncoder:
         return [*pieces, self._piece(self._filled_up(rest) if self._fills_up else rest)]
 
     def silence(self) -> Piece:
-        """A short piece in which nothing is heard."""
+        """A short piece of silence."""
         nothing = np.zeros(self._rate * SILENCE_MS // 1000, np.float32)
         return self._piece(self._filled_up(nothing) if self._fills_up else nothing)
 
@@ -84,7 +84,7 @@ class SpeechEncoder:
 
 
 def in_16_bits(samples: Samples) -> Samples16:
-    """Samples between -1 and 1 as 16-bit ones; what is louder is cut."""
+    """Convert samples between -1 and 1 to 16 bits. Louder samples are clipped."""
     return (np.clip(samples, -1.0, 1.0) * STEPS).astype("<i2")
 
 

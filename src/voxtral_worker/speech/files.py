@@ -1,4 +1,4 @@
-"""Speech as a file, written while it is made."""
+"""Writes speech into an audio file while it is being made."""
 
 import io
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from voxtral_worker.speech.voice import VOICE_RATE, Samples
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A kind of file: FFmpeg's names of container and codec."""
+    """A kind of audio file, with FFmpeg's names for its container and codec."""
 
     content_type: str
     container: str
@@ -32,12 +32,12 @@ FORMATS = {
 
 
 class SpeechFile:
-    """The bytes that `push` and `finish` return, joined, are the file; both take a while."""
+    """One file: the joined bytes that `push` and `finish` return. Both block while they encode."""
 
     def __init__(self, format_: str, *, is_streamed: bool = True) -> None:
-        """`is_streamed`: bytes are returned as they are made.
+        """`is_streamed`: `push` returns bytes as they are made.
 
-        Else `finish` returns all, with a header that knows how long the file is.
+        Otherwise `finish` returns the whole file, and its header has the length of the sound.
         """
         kind = FORMATS[format_]
         self._out = io.BytesIO()
@@ -54,11 +54,11 @@ class SpeechFile:
 
     @property
     def duration_ms(self) -> int:
-        """How long the speech is by now."""
+        """The length of the speech so far."""
         return 1000 * self._samples // VOICE_RATE
 
     def push(self, samples: Samples) -> bytes:
-        """What is written by now, of samples, float32 [n] at VOICE_RATE."""
+        """Take samples, float32 [n] at VOICE_RATE; returns the bytes that are now ready."""
         frame = av.AudioFrame.from_ndarray(in_16_bits(samples)[None], format="s16", layout="mono")
         frame.rate, frame.pts = VOICE_RATE, self._samples
         self._samples += len(samples)
@@ -66,18 +66,18 @@ class SpeechFile:
         return self._written()
 
     async def write(self, samples: Samples) -> bytes:
-        """As `push`, outside of the event loop."""
+        """Like `push`, but does not block the event loop."""
         return await run_aside(lambda _: self.push(samples))
 
     async def end(self) -> bytes:
-        """As `finish`, outside of the event loop."""
+        """Like `finish`, but does not block the event loop."""
         return await run_aside(lambda _: self.finish())
 
     def finish(self) -> bytes:
-        """The rest; nothing may be pushed after it."""
+        """The remaining bytes. Do not call `push` after this."""
         nothing = b""
         if not self._samples:
-            # A file of nothing has no frame to begin with, which some readers take for no file.
+            # A file without a frame is not recognized by some players: write a little silence.
             nothing = self.push(np.zeros(VOICE_RATE // 10, np.float32))
         self._container.mux(self._stream.encode(None))
         self._container.close()
@@ -93,11 +93,11 @@ class SpeechFile:
 
 
 class _Pipe:
-    """Can be written to, and in no other way: FFmpeg then goes back to no header."""
+    """A file that cannot seek, so that FFmpeg does not try to return to the header at the end."""
 
     def __init__(self, out: io.BytesIO) -> None:
         self._out = out
 
     def write(self, data: bytes) -> int:
-        """Take bytes."""
+        """Append bytes."""
         return self._out.write(data)

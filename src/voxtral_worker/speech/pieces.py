@@ -1,4 +1,4 @@
-"""What is asked of a voice for a listener, and what comes of it."""
+"""The format of speech that a listener wants, and a piece of speech in it."""
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
@@ -10,7 +10,7 @@ MAX_VOICE_CHARACTERS = 64
 
 @dataclass(frozen=True)
 class SpeechFormat:
-    """How a listener wants its speech; `sample_rate` in Hz, `language` an ISO 639-1 code."""
+    """The voice and encoding of speech; `sample_rate` in Hz, `language` an ISO 639-1 code."""
 
     voice: str
     encoding: str
@@ -21,7 +21,7 @@ class SpeechFormat:
 
 @dataclass(frozen=True)
 class SpokenPiece:
-    """A piece of a turn's speech; `text` is the sentence that begins with it, or empty."""
+    """A piece of a turn's speech. `text` is the sentence that starts with it, or empty."""
 
     turn_id: str
     text: str

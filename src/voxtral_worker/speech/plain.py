@@ -1,6 +1,6 @@
-"""Takes the marks of Markdown out of a text that is to be spoken.
+"""Removes Markdown from a text that will be spoken.
 
-Models write them unasked, and a voice would say "asterisk asterisk".
+Models write Markdown without being asked, and a voice would say "asterisk asterisk".
 """
 
 import json
@@ -16,9 +16,10 @@ _TABLE = re.compile(r"\|")
 
 
 def as_spoken(text: str) -> str:
-    """The words of a text; a sentence may hold one end of what its neighbour closes.
+    """The words of a text, without Markdown. Empty for JSON.
 
-    JSON has none: a model that writes a call of a tool as text would have it read out.
+    Markup may begin in one sentence and end in the next, so single marks are removed as well. JSON
+    is the call of a tool that the model has written as text, and must not be read out.
     """
     if _is_json(text):
         return ""

@@ -1,24 +1,25 @@
-"""How far ahead of its listener speech is, and what of it was heard.
+"""Estimates how much of the sent speech the listener has heard.
 
-Pure: it gets the time as an argument. A listener plays what came at once, one piece behind the
-other, and drops the rest when the speech is interrupted.
+Pure: it gets the time as an argument. It assumes that a listener plays each piece as soon as the
+one before has ended, and drops the rest when the speech is interrupted.
 """
 
 from collections import deque
 from dataclasses import dataclass
 
-# A listener's network may stall for so long. What is further ahead would be dropped when the speech
-# is interrupted.
+# How far ahead of the listener speech is sent. The listener's network may stall for so long without
+# a gap. More would be wasted whenever the speech is interrupted.
 MOST_AHEAD_S = 2.0
-# Turns of which a listener may still say how much it has played.
+# The listener may still report how much it has played of this many latest turns.
 TURNS_KEPT = 8
-# The length of a sentence whose end was not sent is not known: so much is said in a second.
+# Usual speed of speech. It is needed for a sentence of which only a part was sent, so that its
+# length is not known.
 CHARACTERS_PER_SECOND = 15
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was heard of a turn's speech; `text` ends with a whole word."""
+    """The part of a turn's speech that was heard. `text` ends with a whole word."""
 
     turn_id: str
     heard_ms: float
@@ -33,7 +34,7 @@ class _Sentence:
     is_whole: bool = False
 
     def heard_of(self, heard_ms: float) -> str:
-        """The words that were heard in so many ms from the turn's beginning."""
+        """The words that were heard if `heard_ms` of the turn were heard."""
         if heard_ms <= self.begin_ms:
             return ""
         if not self.is_whole:
@@ -50,13 +51,13 @@ class _Sentence:
 
 
 class _SpokenTurn:
-    """What was sent of a turn; times are ms from its beginning."""
+    """The speech of one turn that was sent so far. Times are in ms from its beginning."""
 
     def __init__(self, turn_id: str) -> None:
         self.turn_id = turn_id
         self.sent_ms = 0.0
         self.is_over = False
-        # What the listener itself said last that it has played, in ms, and when it said so.
+        # The listener's last report: how many ms it has played, and when the report came.
         self.played: tuple[float, float] | None = None
         self._sentences: list[_Sentence] = []
 
@@ -72,7 +73,7 @@ class _SpokenTurn:
         self.is_over = is_final
 
     def heard_ms(self, unheard_ms: float, now_s: float) -> float:
-        """By the listener's own word, or else by what is ahead of it."""
+        """How much was heard: from the listener's report, or else from `unheard_ms`."""
         if self.played is None:
             return self.sent_ms - unheard_ms
         played_ms, at_s = self.played
@@ -85,7 +86,7 @@ class _SpokenTurn:
 
 
 class Playback:
-    """One clock for all the speech that is sent to a listener."""
+    """Tracks all speech that is sent to one listener."""
 
     def __init__(self, most_ahead_s: float = MOST_AHEAD_S) -> None:
         self._most_ahead_s = most_ahead_s
@@ -93,21 +94,21 @@ class Playback:
         self._turns: deque[_SpokenTurn] = deque(maxlen=TURNS_KEPT)
 
     def ahead_s(self, now_s: float) -> float:
-        """Seconds of speech that were sent and not heard yet."""
+        """Seconds of speech that were sent but are not heard yet."""
         return max(0.0, self._silent_from_s - now_s)
 
     def wait_s(self, duration_ms: float, now_s: float) -> float:
         """Seconds until a piece of that length may be sent."""
         ahead_s = self.ahead_s(now_s)
-        # What is longer than may be ahead goes when nothing else is.
+        # A piece longer than the limit is sent once nothing else is ahead.
         return max(0.0, min(ahead_s, ahead_s + duration_ms / 1000 - self._most_ahead_s))
 
     def sent(
         self, turn_id: str, text: str, duration_ms: float, now_s: float, *, is_final: bool
     ) -> float:
-        """A piece was sent; `text` is the sentence that begins with it, or empty.
+        """Note a piece that was sent. `text` is the sentence that starts with it, or empty.
 
-        Returns where in the turn's speech it begins, in ms.
+        Returns the position of the piece in the turn's speech, in ms.
         """
         turn = self._find(turn_id)
         if turn is None:
@@ -119,7 +120,7 @@ class Playback:
         return offset_ms
 
     def audible(self, now_s: float) -> list[Heard]:
-        """Of each turn that was not heard to its end, what was heard by now; the oldest first."""
+        """The heard part of each turn that was not heard to its end, oldest turn first."""
         unheard_ms = 1000 * self.ahead_s(now_s)
         found: list[Heard] = []
         for turn in reversed(self._turns):
@@ -130,7 +131,7 @@ class Playback:
         return found
 
     def cut(self, now_s: float) -> list[Heard]:
-        """The speech is interrupted: what was heard of each turn that was not heard to its end."""
+        """Note that the speech was interrupted. Returns the same as `audible`."""
         found = self.audible(now_s)
         for heard in found:
             turn = self._find(heard.turn_id)
@@ -140,7 +141,7 @@ class Playback:
         return found
 
     def played(self, turn_id: str, played_ms: float, now_s: float) -> Heard | None:
-        """What was heard of a turn by the listener's own word; None for one long past."""
+        """Note a listener's report. Returns the heard part; None for a turn that is too old."""
         turn = self._find(turn_id)
         if turn is None:
             return None
@@ -148,7 +149,7 @@ class Playback:
         return turn.heard(played_ms)
 
     def forget(self, turn_id: str) -> None:
-        """What is sent of a turn from now on is its beginning."""
+        """Forget what was sent of a turn: its speech starts again from the beginning."""
         kept = (turn for turn in self._turns if turn.turn_id != turn_id)
         self._turns = deque(kept, maxlen=TURNS_KEPT)
 

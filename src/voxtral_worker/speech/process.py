@@ -1,4 +1,4 @@
-"""The worker's side of the embedded voice: texts go to its process, and speech comes back."""
+"""The worker's side of the embedded voice: sends texts to its process and receives speech."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,16 @@ from voxtral_worker.speech.wire import (
 log = logging.getLogger(__name__)
 
 START_S = 60.0
-# The process is lost if texts wait and nothing comes for so long; a piece takes 100 ms.
+# The process counts as lost if texts wait and no message comes for so long. A piece takes 100 ms.
 SILENCE_S = 15.0
-# A voice that ends as soon as it has started must not take the processors from the model.
+# A voice that fails at each start must not be started all the time: it would take the processor
+# from the model.
 RESTART_S = 5.0
 _MAIN = "from voxtral_worker.speech.child import main; main()"
 
 
 class Lost(Exception):
-    """The process ended, or had to be ended."""
+    """The process has ended, or had to be ended."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class _Process:
     child: Child
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    # The texts that are being said: SOUND, END or FAILED, and its body; None when it is lost.
+    # For each text that is being spoken, its messages (kind and body); None: the process is lost.
     saying: dict[int, "asyncio.Queue[tuple[int, bytes] | None]"] = field(default_factory=dict)
     has_started: asyncio.Event = field(default_factory=asyncio.Event)
     is_lost: bool = False
@@ -56,9 +57,10 @@ class _Process:
 
 
 class VoiceProcess:
-    """Says the texts of all callers in a process, which is started again when it is lost.
+    """Speaks the texts of all callers in a process, which is started again when it is lost.
 
-    Its methods belong to one event loop, whose thread outlives the process.
+    Its methods belong to one event loop. The thread of that loop must outlive the process: Linux
+    ends a child when the thread that started it ends.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class VoiceProcess:
         *,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`names`: the voices, the default first."""
+        """`names`: the names of the voices, the default first."""
         self._names = names
         self._child = KeptChild(main, environment, rest_s=RESTART_S)
         self._silence_s = silence_s
@@ -80,7 +82,7 @@ class VoiceProcess:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The voices that there are, the default first."""
+        """Names of the voices, the default first."""
         return self._names
 
     @property
@@ -96,7 +98,7 @@ class VoiceProcess:
             raise SpeechFailed("the voice's process did not start") from None
 
     async def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
-        """See Voice. A text whose process is lost before its first sound is said by the next."""
+        """See Voice. If the process is lost before the first sound, the next one tries again."""
         has_begun = False
         for is_last in (False, True):
             try:
@@ -139,12 +141,12 @@ class VoiceProcess:
                 yield np.frombuffer(body, np.float32)
             raise Lost
         finally:
-            # What still comes of it has no place to go.
+            # No one takes the rest of its speech.
             if process.saying.pop(number, None) is not None and not process.is_lost:
                 process.writer.write(packed(CANCEL, number))
 
     async def _ready(self) -> _Process:
-        """The process, once it has started. Raises Lost."""
+        """The process, when it has started. Raises Lost."""
         async with self._starting:
             process = self._process
             if process is None:
@@ -179,7 +181,7 @@ class VoiceProcess:
             self._lose(process, why)
 
     async def _pass_on(self, process: _Process) -> str:
-        """Give each text its speech; returns why there is no more."""
+        """Pass messages on to the texts until the process is lost; returns the reason."""
         since_s = started_s = running_s()
         was_saying = set(process.saying)
         # Kept if the wait for the rest of the message is interrupted.

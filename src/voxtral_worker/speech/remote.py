@@ -1,7 +1,6 @@
-"""A voice that another server has: any that takes OpenAI's `POST /v1/audio/speech`.
+"""Speaks with the voice of another server that has OpenAI's `POST /v1/audio/speech`.
 
-It is asked for wav, whose header has the sample rate: servers differ in it, and raw samples would
-not show it.
+The worker requests wav files. Servers use different sample rates, and only a header shows the rate.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ SILENCE_S = 15.0
 TOTAL_S = 60.0
 # A sentence is at most some 30 s long.
 MAX_SECONDS = 120
-# Headers of files are small; data without one within this is not a wav.
+# The header of a wav is shorter than this. Data without a complete header by then is not a wav.
 MAX_HEADER_BYTES = 4096
 MAX_TOLD_CHARACTERS = 200
 MAX_ERROR_BYTES = 4096
@@ -31,7 +30,7 @@ PCM, EXTENSIBLE = 1, 0xFFFE
 
 @dataclass(frozen=True)
 class WavFormat:
-    """What a wav's header says, and where its samples begin."""
+    """The fields of a wav's header, and the offset of its samples in bytes."""
 
     rate: int
     channels: int
@@ -39,7 +38,7 @@ class WavFormat:
 
 
 class RemoteVoice:
-    """One request a text, read as it comes."""
+    """Sends one request for each text, and yields the speech while the response comes."""
 
     def __init__(self, url: str, model: str | None = None, key: str | None = None) -> None:
         """`url` ends with /v1."""
@@ -50,11 +49,11 @@ class RemoteVoice:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The server knows."""
+        """Empty: only the server knows its voices."""
         return ()
 
     async def load(self) -> None:
-        """Nothing is to be loaded: a server that is down now may be up when it is needed."""
+        """Do nothing. A server that is down now may be up when it is needed."""
 
     async def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
         """See Voice."""
@@ -104,7 +103,7 @@ def _why(error: Exception) -> str:
 
 
 async def _read(response: ClientResponse) -> AsyncGenerator[Samples, None]:
-    """Speech at VOICE_RATE out of a wav. Raises SpeechFailed for other or too long data."""
+    """Yield speech at VOICE_RATE from a wav. Raises SpeechFailed for other or too long data."""
     data = bytearray()
     header: WavFormat | None = None
     resampler: soxr.ResampleStream | None = None
@@ -145,9 +144,9 @@ def _mono(data: bytes, channels: int) -> Samples:
 
 
 def read_header(data: bytes) -> WavFormat | None:
-    """The format of a wav that begins with `data`, or None while more is needed.
+    """The format of a wav that begins with `data`, or None if the header is not complete yet.
 
-    The length that it says is not looked at: one that is streamed does not know its own.
+    The length in the header is ignored, because the header of a streamed wav does not have it.
     Raises SpeechFailed for anything but a wav of 16-bit samples.
     """
     if not b"RIFF".startswith(data[:4]) or (len(data) >= 12 and data[8:12] != b"WAVE"):

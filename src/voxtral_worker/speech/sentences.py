@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 
 import sentencex
 
-# A longer one is cut where a reader would breathe: its sound comes only when all of it is made.
+# A longer sentence is cut where a reader would breathe: speech of a sentence starts only when all
+# of it is made, so a very long one would come late.
 MAX_CHARACTERS = 240
 # Without a language, sentences end as in English.
 DEFAULT_LANGUAGE = "en"
-# The first words of an answer are said as soon as a reader would breathe behind so many characters,
-# some seconds of speech: the rest is written at the same time.
+# The first sentence of an answer may be cut at the first pause after this many characters. To say
+# them takes some seconds, in which the model writes the rest.
 EARLY_CHARACTERS = 24
 _EARLY = re.compile(r"[;:,—–][ \t]+(?=\S)")
 _LINES = re.compile(r"(?<=\n)(?!$)")
@@ -18,16 +19,16 @@ _BREATHS = (";", ":", ",", "—", "–", " ")
 
 
 class SentenceSplitter:
-    """The sentences joined are the text, whatever the pieces were that it came in."""
+    """The joined sentences are the text, however it was cut into pieces."""
 
     def __init__(self, language: str | None = None, *, is_early: bool = False) -> None:
-        """`language` is an ISO 639-1 code; `is_early`: the first sentence may come in two parts."""
+        """`language` is an ISO 639-1 code. `is_early`: the first sentence may be cut in two."""
         self._language = language or DEFAULT_LANGUAGE
         self._text = ""
         self._is_early = is_early
 
     def push(self, text: str) -> list[str]:
-        """Sentences that are whole now: what ends one is known once the next has begun."""
+        """Take text; returns the complete sentences. One is complete when the next has begun."""
         sentences = self._cut(self._text + text)
         self._text = "".join(sentences[-1:])
         whole = list(_bounded(sentences[:-1]))
@@ -38,7 +39,7 @@ class SentenceSplitter:
         return whole + pieces
 
     def finish(self) -> list[str]:
-        """What is left."""
+        """The remaining sentences."""
         sentences, self._text = self._cut(self._text), ""
         return sentences
 
@@ -54,10 +55,11 @@ class SentenceSplitter:
 
     def _cut(self, text: str) -> list[str]:
         cut: list[str] = []
-        # The items of a list end with their lines, whatever else they end with.
+        # Every line ends a sentence: items of a list often have no full stop.
         lines = _LINES.split(text)
         for part in (part for line in lines for part in sentencex.segment(self._language, line)):
-            # White space belongs to what is before it; a number of a list to what is behind it.
+            # White space belongs to the sentence before it, and the number of a list's item to the
+            # sentence after it.
             if cut and (not part.strip() or not _has_words(cut[-1])):
                 cut[-1] += part
             else:
@@ -80,7 +82,7 @@ def _bounded(sentences: Iterable[str]) -> Iterator[str]:
 
 
 def _breath(text: str) -> int:
-    """Where to cut a text that is too long."""
+    """Where to cut a text that is too long: at the best mark near the limit."""
     for mark in _BREATHS:
         at = text.rfind(mark, MAX_CHARACTERS // 3, MAX_CHARACTERS - 1)
         if at >= 0:

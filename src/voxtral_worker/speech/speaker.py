@@ -1,4 +1,4 @@
-"""Speaks the answers of one session, a sentence at a time and never far ahead of its listener."""
+"""Speaks the answers of one session, one sentence at a time, never far ahead of the listener."""
 
 import asyncio
 import contextlib
@@ -16,22 +16,23 @@ from voxtral_worker.speech.playback import Playback
 from voxtral_worker.speech.sentences import SentenceSplitter
 from voxtral_worker.speech.speech import Speech
 
-# With less than this ahead, a piece is not held back to learn whether it is the last.
+# A piece is held back until it is known whether it is the last of its turn, but only while the
+# listener has more than this left to play.
 LEAST_AHEAD_S = 0.15
 
 
 class Listener(Protocol):
-    """Gets the speech; its methods are called on the loop of the speaker."""
+    """Receives the speech. Its methods are called on the speaker's event loop."""
 
     def spoke(self, piece: SpokenPiece) -> None:
         """Send a piece, and note it in the playback."""
 
     def voice_failed(self, turn_id: str, error: WorkerError, *, is_news: bool) -> None:
-        """The rest of a turn is not spoken; `is_news`: the voice has worked until now."""
+        """The rest of a turn will not be spoken. `is_news`: the voice worked until now."""
 
 
 class _Words:
-    """The sentences of one turn as they come; None is their end."""
+    """The sentences of one turn, as they come; None marks the end."""
 
     def __init__(self, turn_id: str, format_: SpeechFormat) -> None:
         self.turn_id = turn_id
@@ -56,9 +57,9 @@ class _Words:
 
 
 class Speaker:
-    """Turns are spoken in the order in which they began; after `hush` nothing more is sent.
+    """Speaks turns in the order in which they began. After `hush` it sends nothing more.
 
-    It belongs to one event loop. What waits is bounded by the length of the answers.
+    It belongs to one event loop. The length of the answers bounds what waits.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Speaker:
         listener: Listener,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """The rest of a turn whose speech has failed is not spoken; the next is tried."""
+        """If the speech of a turn fails, its rest is not spoken. The next turn is tried again."""
         self._speech = speech
         self._playback = playback
         self._listener = listener
@@ -76,17 +77,18 @@ class Speaker:
         self._turns: deque[_Words] = deque()
         self._is_failing = False
         self._task: asyncio.Task[None] | None = None
-        # Of the turn that is spoken: its piece that may be the last one, and text without a sound.
+        # Of the current turn: the piece that is held back because it may be the last, and the text
+        # that has had no sound yet.
         self._held: SpokenPiece | None = None
         self._unsaid = ""
 
     @property
     def is_speaking(self) -> bool:
-        """Whether something is still to be sent."""
+        """Whether any speech still has to be sent."""
         return bool(self._turns)
 
     def say(self, turn_id: str, text: str, format_: SpeechFormat) -> None:
-        """More words of a turn; the format is that of its first ones."""
+        """Take more words of a turn. The format of its first words counts."""
         if not self._turns or self._turns[-1].turn_id != turn_id:
             self._turns.append(_Words(turn_id, format_))
         self._turns[-1].add(text)
@@ -116,7 +118,7 @@ class Speaker:
     async def _work(self) -> None:
         while self._turns:
             await self._speak(self._turns[0])
-            # Only `hush` takes a turn out elsewhere, and it ends this task.
+            # Only `hush` removes turns elsewhere, and it cancels this task.
             self._turns.popleft()
         self._task = None
 
@@ -141,7 +143,7 @@ class Speaker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, left_s)):
                     return await words.sentences.get()
-            # The listener would fall silent for want of it.
+            # The listener has almost nothing left to play.
             await self._pass_on(None)
         return await words.sentences.get()
 
@@ -158,14 +160,14 @@ class Speaker:
         self._is_failing = False
 
     async def _offer(self, words: _Words, piece: Piece) -> None:
-        """Send a piece, or hold it back, because it may be the last."""
+        """Send a piece, or hold it back because it may be the last."""
         text, self._unsaid = self._unsaid, ""
         await self._pass_on(SpokenPiece(words.turn_id, text, piece.data, piece.duration_ms))
         if self._playback.ahead_s(self._now_s()) < LEAST_AHEAD_S:
             await self._pass_on(None)
 
     async def _pass_on(self, piece: SpokenPiece | None) -> None:
-        """Send what is held, and hold something else."""
+        """Send the piece that is held, and hold another one."""
         held, self._held = self._held, piece
         if held is None:
             return
@@ -176,7 +178,8 @@ class Speaker:
     async def _end_turn(self, words: _Words, encoder: SpeechEncoder) -> None:
         if self._held is None or self._unsaid:
             await self._pass_on(None)
-            # The last piece is gone already, or words had no sound: what ends the turn is silent.
+            # The last piece was sent already, or the last words had no sound. So silence ends the
+            # turn.
             silence = encoder.silence()
             self._held = SpokenPiece(words.turn_id, self._unsaid, silence.data, silence.duration_ms)
         self._held = replace(self._held, is_final=True)

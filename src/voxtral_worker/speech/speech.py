@@ -1,4 +1,4 @@
-"""Says texts for all sessions, calls and jobs, on a thread of its own."""
+"""Speaks texts for all sessions, REST calls and jobs, on its own thread."""
 
 import asyncio
 import concurrent.futures
@@ -34,33 +34,33 @@ from voxtral_worker.speech.voice import (
 
 log = logging.getLogger(__name__)
 
-# Each session asks for a sentence at a time; these are far more than can wait for one.
+# Texts at once. Each session has one sentence at a time, so this is far more than is ever needed.
 MOST_AT_ONCE = 1024
 STOP_S = 10.0
 IS_OFF = "this worker has no voice (SPEECH is off)"
 
 
 class Speech:
-    """Every text is said once, or its failure is reported once. Its methods suit any thread."""
+    """Speaks each text once, or reports its failure once. Any thread may call its methods."""
 
     def __init__(self, voice: Voice, default_name: str) -> None:
-        """`default_name` is the voice that `default` means."""
+        """`default_name`: the voice that is used for the name `default`."""
         self._voice = voice
         self._default_name = default_name
         self._under_way = 0
         self._is_failing = False
-        # From `start` on.
+        # The thread's loop; None before `start`.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve; the voice is loaded in the background."""
+        """Start the thread. It loads the voice in the background."""
         self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._begin(self._load())
 
     def stop(self) -> None:
-        """End what is being said, and the thread."""
+        """Cancel all texts that are being spoken, and end the thread."""
         if self._loop is None or not self._thread.is_alive():
             return
         with contextlib.suppress(TimeoutError):
@@ -70,28 +70,28 @@ class Speech:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """The names that can be asked for, `default` first; no others where a server has them."""
+        """Names that callers may use, `default` first. With a speech server only `default`."""
         return (DEFAULT_VOICE, *self._voice.names)
 
     def voice_named(self, name: str) -> str:
-        """The voice that is meant by a name. Raises BadInput that names those there are."""
+        """The voice for a name. Raises BadInput, which lists the voices, for an unknown name."""
         return named(name, self._voice.names, self._default_name)
 
     async def say(
         self, text: str, voice: str = DEFAULT_VOICE, speed: float = 1.0
     ) -> AsyncGenerator[Samples, None]:
-        """A sentence's speech as it is made, float32 [n] at VOICE_RATE.
+        """Yield the speech of a sentence while it is made, float32 [n] at VOICE_RATE.
 
-        Nothing comes where nothing can be said. Closed early, it stops at once. Raises BadInput
-        for the voice, SpeechFailed, or AtCapacity.
+        Yields nothing for a text without words. Stops at once if it is closed early. Raises
+        BadInput for an unknown voice, SpeechFailed, or AtCapacity.
         """
         name = self.voice_named(voice)
         loop = asyncio.get_running_loop()
-        # As long as one sentence.
+        # Bounded by the length of one sentence.
         said: asyncio.Queue[Samples | WorkerError | None] = asyncio.Queue()
 
         def tell(item: Samples | WorkerError | None) -> None:
-            # The loop may be gone by now, and its listener with it.
+            # RuntimeError: the caller's loop is closed, so the caller has gone.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(said.put_nowait, item)
 
@@ -111,7 +111,7 @@ class Speech:
         speed: float = 1.0,
         language: str | None = None,
     ) -> AsyncGenerator[Samples, None]:
-        """A whole text, a sentence at a time. Raises as `say`."""
+        """Yield the speech of a whole text, one sentence after the other. Raises as `say` does."""
         splitter = SentenceSplitter(language)
         for sentence in (*splitter.push(text), *splitter.finish()):
             async with aclosing(self.say(sentence, voice, speed)) as pieces:
@@ -133,7 +133,7 @@ class Speech:
     async def _load(self) -> None:
         try:
             await self._voice.load()
-        except Exception:  # a voice's package may raise anything; it is asked again later
+        except Exception:  # a voice's package may raise anything; it is loaded again when needed
             log.exception("speech: the voice cannot be loaded")
 
     async def _end(self) -> None:
@@ -164,7 +164,7 @@ class Speech:
             tell(error)
         except WorkerError as error:
             tell(error)
-        except Exception:  # the voice's boundary: one of the named places
+        except Exception:  # a voice's package may raise anything; only this text fails
             log.exception("speech: a text could not be said")
             failed = SpeechFailed("the voice failed")
             self._note(failed)
@@ -174,7 +174,7 @@ class Speech:
             tell(None)
 
     def _note(self, error: SpeechFailed | None) -> None:
-        """Log that the voice fails once, and once that it works again."""
+        """Log once when the voice begins to fail, and once when it works again."""
         if error is not None:
             metrics.speech_failures.inc()
         if error is not None and not self._is_failing:
@@ -185,7 +185,7 @@ class Speech:
 
 
 def open_speech(settings: Settings) -> Speech | None:
-    """The voice that the settings name, not started; None where SPEECH is off.
+    """The voice that the settings name, not started yet; None if SPEECH is off.
 
     Raises LoadFailure that names the setting.
     """
@@ -207,7 +207,7 @@ def open_speech(settings: Settings) -> Speech | None:
 
 
 def require_voice(speech: Speech | None, voice: str | None) -> None:
-    """Raises BadInput unless answers can be spoken with a voice; None asks for no speech."""
+    """Raises BadInput if answers cannot be spoken with `voice`. None: no speech is wanted."""
     if voice is None:
         return
     if speech is None:
@@ -216,9 +216,9 @@ def require_voice(speech: Speech | None, voice: str | None) -> None:
 
 
 def named(asked: str, own: tuple[str, ...], default: str) -> str:
-    """The voice that is meant by a name; `own` is empty where any name may be good.
+    """The voice for a name. `own`: the known voices; empty if any name may be valid.
 
-    Raises BadInput that names those there are.
+    Raises BadInput, which lists the voices, for an unknown name.
     """
     if asked == DEFAULT_VOICE:
         return default

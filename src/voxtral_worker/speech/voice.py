@@ -1,4 +1,4 @@
-"""The seam between the callers that want a text said and the voice that says it."""
+"""The interface of a voice, which `Speech` calls."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
@@ -10,28 +10,28 @@ Samples: TypeAlias = NDArray[np.float32]
 
 # Samples per second of all speech inside the worker.
 VOICE_RATE = 24_000
-# Whatever voice the worker has.
+# The name that means the worker's own default voice.
 DEFAULT_VOICE = "default"
-# OpenAI's clients ask for one of these, whichever server answers.
+# Names of OpenAI's voices. OpenAI's clients send one of them to any server.
 OPENAI_VOICES = frozenset(
     "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
 )
 
 
 class Voice(Protocol):
-    """Says one text at a time for each caller; owned by the loop of `Speech`."""
+    """Turns texts into speech. It belongs to the event loop of `Speech`."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The voices that there are, the default first; empty where any name may be good."""
+        """Names of its voices, the default first. Empty if any name may be valid."""
 
     async def load(self) -> None:
-        """Get ready. Raises SpeechFailed."""
+        """Load the voice. Raises SpeechFailed."""
 
     def say(self, text: str, voice: str, speed: float) -> AsyncGenerator[Samples, None]:
-        """Speech as it is made, float32 [n] at VOICE_RATE; nothing where there is nothing to say.
+        """Yield speech while it is made, float32 [n] at VOICE_RATE; nothing for an empty text.
 
-        Raises SpeechFailed. Closed early, it stops at once.
+        Stops at once if it is closed early. Raises SpeechFailed.
         """
 
     async def close(self) -> None:

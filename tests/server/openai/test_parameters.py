@@ -172,7 +172,7 @@ def test_an_error_names_only_so_many_offenders() -> None:
 
 
 def test_what_is_known_beside_the_fields_is_not_described() -> None:
-    schemas = described(BODY)
+    schemas = described(Body)
     assert set(schemas["properties"]) == {"share", "is_on", "kind", "size", "shapes", "inner"}
     assert "additionalProperties" not in schemas
     assert schemas["$defs"]["Circle"]["additionalProperties"] == {"type": "null"}

@@ -312,6 +312,62 @@ def test_a_field_that_cannot_be_used_is_named(given: Form, param: str) -> None:
     assert caught.value.param == param
 
 
+def test_all_that_is_wrong_with_a_form_is_named_at_once() -> None:
+    given = form(("stream", "maybe"), ("temperature", "2"), ("volume", "3"), ("language", "xx"))
+    with pytest.raises(BadOption) as caught:
+        read_transcription(given)
+    assert caught.value.message == (
+        "there is no parameter volume; language is 'xx', but must be an ISO 639-1 code; "
+        "temperature is 2.0, but must be a number from 0 to 1; "
+        "stream is 'maybe', but must be true or false"
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (("stream", "TRUE"), ("response_format", "text"), ("temperature", " 0.5 ")),
+        (("chunking_strategy", '{"type": "server_vad"}'), ("prompt", "Names: Ann")),
+        (("chunking_strategy[type]", "server_vad"), ("timestamp_granularities[]", "segment")),
+        (("timestamp_granularities[]", "segment"), ("timestamp_granularities[]", "")),
+        (("language", ""), ("temperature", ""), ("stream", ""), ("response_format", "")),
+    ],
+)
+def test_a_field_may_be_written_as_programs_write_it(fields: tuple[tuple[str, str], ...]) -> None:
+    asked = read_transcription(form(*fields))
+    given = dict(fields)
+    assert asked.file == b"x"
+    assert asked.stream is (given.get("stream") == "TRUE")
+    assert asked.response_format == (given.get("response_format") or "json")
+    assert asked.sampling.temperature == float(given.get("temperature") or 0)
+    assert asked.language is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ((("response_format", "diarized_json"),), "unsupported_parameter", "response_format"),
+        (
+            (("response_format", "srt"), ("stream", "true")),
+            "unsupported_parameter",
+            "response_format",
+        ),
+        ((("timestamp_granularities[]", "word"),), "unsupported_parameter", "timestamp_gran"),
+        ((("chunking_strategy[type]", "none"),), "invalid_value", "chunking_strategy[type]"),
+        ((("chunking_strategy[threshold]", "0.5"),), "unsupported_parameter", "chunking_strategy["),
+        ((("known_speaker_names[]", "Ann"),), "unsupported_parameter", "known_speaker_names"),
+        ((("file[]", "x"),), "unknown_parameter", "file[]"),
+    ],
+)
+def test_what_a_transcription_does_not_offer_has_a_code(
+    fields: tuple[tuple[str, str], ...], code: str, param: str
+) -> None:
+    with pytest.raises(BadOption) as caught:
+        read_transcription(form(*fields))
+    assert caught.value.openai_code == code
+    assert str(caught.value.param).startswith(param)
+
+
 def session(**options: Any) -> SessionOptions:
     return SessionOptions().updated({"type": "realtime", **options}, NAMES)
 

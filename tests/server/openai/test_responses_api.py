@@ -161,3 +161,4 @@ def test_what_changes_no_answer_is_taken() -> None:
     thought = {"type": "reasoning", "id": "r", "summary": []}
     said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
     assert read_responses({"model": "m", "input": [thought, said]}) == plain
+    assert read_responses({"model": "m", "input": [None, said]}) == plain

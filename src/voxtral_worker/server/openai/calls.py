@@ -118,7 +118,7 @@ class Calls:
             asked = await read_json_as(request, read)
             model = check_model(self._service, asked.model)
             conversation = await conversation_of(
-                asked.said, asked.system_prompt, asked.tools, self._recordings
+                asked.said, asked.system_prompt, asked.tool_choice, self._recordings
             )
         engine = self._service.require_ready().engine
         return await tell(request, engine, model, asked, conversation)

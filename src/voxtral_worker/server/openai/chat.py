@@ -77,7 +77,7 @@ async def complete(
             raise (within("messages", error) if isinstance(error, BadInput) else error) from None
         return [task.result() for task in tasks]
 
-    if not asked.streams:
+    if not asked.stream:
         return web.json_response(reply.whole(await work(lambda _: None)))
     stream = EventStream(request)
 
@@ -90,7 +90,7 @@ async def complete(
         made = await relay(work, hear)
         for index, each in enumerate(made):
             await stream.send(reply.delta(index, {}, each.finish_reason))
-        if asked.tells_usage:
+        if asked.stream_options.include_usage:
             await stream.send(reply.usage(made))
         await stream.done()
     return stream.response

@@ -1,23 +1,20 @@
 """Reads the body of a chat completion."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import BeforeValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from voxtral_worker.engine.dialogue import Dialogue, Said
 from voxtral_worker.engine.request import AnswerSchema, Sampling
 from voxtral_worker.engine.tool_options import read_response_format
-from voxtral_worker.engine.tools import Toolbox
 from voxtral_worker.server.openai.messages import (
-    MESSAGE,
-    MESSAGES,
     OLD_TOOLS,
     AnyMessage,
+    Messages,
     Spoken,
-    meaning,
+    meant_by,
     said_of,
 )
 from voxtral_worker.server.openai.parameters import (
@@ -48,7 +45,11 @@ class StreamOptions(Parameters):
     include_obfuscation: Flag = False
 
 
-class ChatBody(AnswerParameters):
+def _said(messages: list[AnyMessage], _: ValidationInfo) -> Iterator[Said[Spoken]]:
+    return (said_of(each, f"messages[{index}]") for index, each in enumerate(messages))
+
+
+class ChatRequest(AnswerParameters):
     """A conversation of texts and audio, and how to answer it."""
 
     extras = {
@@ -68,7 +69,7 @@ class ChatBody(AnswerParameters):
         ),
         **keys(unsupported_key(), "audio moderation web_search_options"),
     }
-    messages: Annotated[list[Annotated[AnyMessage, MESSAGE]], MESSAGES]
+    messages: Annotated[Dialogue[Spoken], meant_by(Messages, _said)]
     max_completion_tokens: Annotated[int, whole(1, MAX_NEW_TOKENS)] | None = None
     max_tokens: Annotated[int, whole(1, MAX_NEW_TOKENS)] | None = None
     stop: Annotated[
@@ -84,11 +85,32 @@ class ChatBody(AnswerParameters):
     n: Annotated[int, whole(1, MAX_CHOICES)] = 1
     stream_options: StreamOptions = StreamOptions()
 
-    @field_validator("messages")
-    @classmethod
-    def _meant(cls, messages: list[AnyMessage]) -> list[AnyMessage]:
-        _meaning(messages)
-        return messages
+    @property
+    def said(self) -> tuple[Said[Spoken], ...]:
+        """The turns of the conversation."""
+        return self.messages.turns
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system text before the turns."""
+        return self.messages.system
+
+    @property
+    def sampling(self) -> Sampling:
+        """How each answer is made."""
+        return Sampling(
+            float(self.temperature),
+            float(self.top_p),
+            self.max_tokens or self.max_completion_tokens or DEFAULT_NEW_TOKENS,
+            self.stop,
+            self.seed,
+            self.response_format,
+        )
+
+    @property
+    def choices(self) -> int:
+        """How many answers to make."""
+        return self.n
 
     @classmethod
     def clashes(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
@@ -102,39 +124,9 @@ class ChatBody(AnswerParameters):
         return found
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A body that was read. `said` are turns, as in `Dialogue`; `choices` is a number."""
-
-    model: object
-    said: tuple[Said[Spoken], ...]
-    system_prompt: str | None
-    sampling: Sampling
-    tools: Toolbox
-    choices: int
-    streams: bool
-    tells_usage: bool
-
-
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
     """Read a body. Raises one BadOption that names all that is wrong."""
     if body.get("function_call") == "none":
         # Functions that must not be called do not change the answer.
         body = {**body, "functions": None}
-    asked = read_parameters(ChatBody, body)
-    meant = _meaning(asked.messages)
-    most = asked.max_tokens or asked.max_completion_tokens or DEFAULT_NEW_TOKENS
-    return ChatRequest(
-        asked.model,
-        meant.turns,
-        meant.system,
-        asked.sampling(most, asked.response_format, asked.stop, asked.seed),
-        asked.tool_choice,
-        asked.n,
-        asked.stream,
-        asked.stream_options.include_usage,
-    )
-
-
-def _meaning(messages: list[AnyMessage]) -> Dialogue[Spoken]:
-    return meaning(said_of(each, f"messages[{index}]") for index, each in enumerate(messages))
+    return read_parameters(ChatRequest, body)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from voxtral_worker.server.openai.chat_request import ChatBody
-from voxtral_worker.server.openai.responses_request import ResponsesBody
+from voxtral_worker.server.openai.chat_request import ChatRequest
+from voxtral_worker.server.openai.responses_request import ResponsesRequest
 from voxtral_worker.server.openai.speech_request import SpeechRequest
 from voxtral_worker.server.openai.transcription_request import TranscriptionRequest
 from voxtral_worker.speech.files import FORMATS
@@ -119,7 +119,7 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "properties": fields, "additionalProperties": False}
 
 
-_BODIES = components(ChatBody, ResponsesBody, SpeechRequest, TranscriptionRequest)
+_BODIES = components(ChatRequest, ResponsesRequest, SpeechRequest, TranscriptionRequest)
 OPENAI_SCHEMAS: dict[str, Any] = {
     **_BODIES,
     "TranscriptionRequest": _form(_BODIES["TranscriptionRequest"]),
@@ -160,14 +160,14 @@ OPENAI_PATHS: dict[str, Any] = {
         {kind.content_type: _FILE for kind in FORMATS.values()},
     ),
     "/v1/chat/completions": _post(
-        ChatBody,
+        ChatRequest,
         "an answer to a conversation of texts and audio",
         "The answer; with `stream`, `chat.completion.chunk` events",
         {**_json(_COMPLETION), **_SSE},
         404,
     ),
     "/v1/responses": _post(
-        ResponsesBody,
+        ResponsesRequest,
         "an answer to a conversation, in the shape of the Responses API",
         "The response; with `stream`, `response.*` events",
         {**_json(_RESPONSE), **_SSE},

@@ -23,8 +23,6 @@ class BadOption(BadInput):
         super().__init__(message if is_named else f"{param}: {message}")
         self.param = param
         self.openai_code = code
-        # How many more errors of the same object are not named.
-        self.more = 0
 
 
 class ModelNotFound(NotFound):

@@ -1,11 +1,11 @@
 """The messages in the bodies of OpenAI's REST calls, and their meaning."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, TypeAdapter
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetPydanticSchema, TypeAdapter, ValidationInfo
+from pydantic_core import PydanticCustomError, core_schema
 
 from voxtral_worker.audio.recordings import from_base64
 from voxtral_worker.engine.dialogue import Dialogue, Said, dialogue
@@ -192,6 +192,7 @@ def _of_role(name: str, role: object, words: str) -> BadOption:
 
 MESSAGE = By("role", refuse=_no_role)
 MESSAGES = Filled(f"a list of 1 to {MAX_MESSAGES} messages", "", MAX_MESSAGES)
+Messages: TypeAlias = Annotated[list[Annotated[AnyMessage, MESSAGE]], MESSAGES]
 
 
 def said_of(message: AnyMessage, name: str) -> Said[Spoken]:
@@ -223,10 +224,20 @@ def _spoken(part: Part, name: str) -> Spoken:
             return EncodedAudio(f"{name}.url", link.url)
 
 
-def meaning(said: Iterable[Said[Spoken]]) -> Dialogue[Spoken]:
-    """For validators: the turns that messages mean."""
-    said = list(said)
-    texts = [part for each in said for part in each.parts if isinstance(part, str)]
-    if sum(map(len, texts)) > MAX_CHARACTERS:
-        raise option(f"has more than {MAX_CHARACTERS} characters")
-    return attempt(lambda _: dialogue(said))
+def meant_by(
+    kind: Any, said: Callable[[Any, ValidationInfo], Iterable[Said[Spoken]]]
+) -> GetPydanticSchema:
+    """In the annotation of a Dialogue: a value of this kind, and its messages."""
+
+    def check(value: object, info: ValidationInfo) -> Dialogue[Spoken]:
+        messages = list(said(value, info))
+        texts = [part for each in messages for part in each.parts if isinstance(part, str)]
+        if sum(map(len, texts)) > MAX_CHARACTERS:
+            raise option(f"has more than {MAX_CHARACTERS} characters")
+        return attempt(lambda _: dialogue(messages))
+
+    return GetPydanticSchema(
+        lambda _, handler: core_schema.with_info_after_validator_function(
+            check, handler.generate_schema(kind)
+        )
+    )

@@ -17,7 +17,8 @@ required; if it is missing, the error says what it may be. `clashes` returns the
 that exclude each other. `read_parameters` reads a model.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import GetJsonSchemaHandler, TypeAdapter
@@ -87,12 +88,16 @@ class Parameters(Values):
     @classmethod
     def unknown(cls, given: dict[str, Any]) -> list[PydanticCustomError]:
         """See Values."""
-        checks = [(key, value, cls.extras.get(key, _unknown)) for key, value in given.items()]
-        wrong = [each for each in checks if each[2](each[0], each[1]) is not None]
+        extras = cls.extras
+        wrong = [
+            (key, value, extras.get(key, _unknown))
+            for key, value in given.items()
+            if key not in extras or extras[key](key, value) is not None
+        ]
         # A body may have 250,000 unknown keys. Make few errors, and count the others in the first.
         more = max(0, len(wrong) - MAX_TOLD)
         return [
-            told(_of_object(*each, more if at == 0 else 0))
+            told(_of_object(*each), more if at == 0 else 0)
             for at, each in enumerate(wrong[:MAX_TOLD])
         ]
 
@@ -111,14 +116,13 @@ def _unknown(name: str, _: object) -> BadOption:
     return BadOption(name, f"there is no parameter {name}", "unknown_parameter")
 
 
-def _of_object(key: str, value: object, check: Extra, more: int) -> Callable[[str, Any], BadOption]:
+def _of_object(key: str, value: object, check: Extra) -> Callable[[str, Any], BadOption]:
     """Returns a function from the name of the object to the error of its key."""
 
     def tell(path: str, _: Any) -> BadOption:
         # A key may be any string, also an unprintable one.
         error = check(_within(path, shown(key)[1:-1]), value)
         assert error is not None
-        error.more = more
         return error
 
     return tell
@@ -176,10 +180,9 @@ def read_parameters(
     return read(kind, value, at=at, known=known, refuse=_together)
 
 
-def _together(problems: list[Problem]) -> BadOption:
-    offenders = [_offender(problem) for problem in problems[:MAX_TOLD]]
-    more = len(problems) - len(offenders)
-    more += sum(getattr(problem.error, "more", 0) for problem in problems)
+def _together(problems: Iterator[Problem], count: int) -> BadOption:
+    offenders = [_offender(problem) for problem in itertools.islice(problems, MAX_TOLD)]
+    more = count - len(offenders)
     sentences = "; ".join(error.message for error in offenders)
     first = offenders[0]
     together = BadOption(

@@ -36,7 +36,7 @@ async def respond(
         except BadInput as error:
             raise within("input", error) from None
 
-    if not asked.streams:
+    if not asked.stream:
         return web.json_response(reply.whole(await work(lambda _: None)))
     stream = EventStream(request)
 
@@ -205,13 +205,13 @@ class Reply:
             "metadata": asked.metadata,
             "model": self._model,
             "output": [],
-            "parallel_tool_calls": asked.tools.parallel,
+            "parallel_tool_calls": asked.tool_choice.parallel,
             "previous_response_id": None,
             "store": False,
             "temperature": asked.sampling.temperature,
-            "text": {"format": asked.form},
-            "tool_choice": shown_choice(asked.tools),
-            "tools": [tool.as_option() for tool in asked.tools.tools],
+            "text": {"format": asked.text.format},
+            "tool_choice": shown_choice(asked.tool_choice),
+            "tools": [tool.as_option() for tool in asked.tools],
             "top_p": asked.sampling.top_p,
             "truncation": "disabled",
             "usage": None,

@@ -1,10 +1,9 @@
 """Reads the body of a call of the Responses API."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter, ValidationInfo, field_validator
+from pydantic import ConfigDict, TypeAdapter, ValidationInfo
 from pydantic_core import core_schema
 
 from voxtral_worker.engine.dialogue import Dialogue, Said
@@ -12,7 +11,7 @@ from voxtral_worker.engine.request import Sampling
 from voxtral_worker.engine.tool_options import (
     read_response_format,
 )
-from voxtral_worker.engine.tools import Toolbox, ToolCall
+from voxtral_worker.engine.tools import ToolCall
 from voxtral_worker.server.openai.messages import (
     MAX_CHARACTERS,
     MESSAGE,
@@ -20,7 +19,7 @@ from voxtral_worker.server.openai.messages import (
     AnyMessage,
     Spoken,
     Text,
-    meaning,
+    meant_by,
     said_of,
     text_or,
 )
@@ -109,6 +108,25 @@ def _kind_of(item: object) -> type[Values] | TypeAdapter[Any]:
 Items: TypeAlias = Annotated[list[Annotated[Item, Picked(_kind_of)]], MESSAGES]
 
 
+def _said(items: "list[Item] | str", info: ValidationInfo) -> Iterator[Said[Spoken]]:
+    """What the input says, behind the instructions."""
+    yield Said("system", (info.data.get("instructions") or "",))
+    if isinstance(items, str):
+        yield Said("user", (items,))
+        return
+    for index, item in enumerate(items):
+        match item:
+            case CallItem():
+                call = ToolCall(item.call_id, item.name, item.arguments)
+                yield Said("assistant", (), (call,))
+            case ResultItem():
+                yield Said("tool", (item.output,), result_of=item.call_id)
+            case ThoughtItem() | None:
+                pass
+            case _:
+                yield said_of(item, f"input[{index}]")
+
+
 def _form(value: object, name: str) -> dict[str, Any]:
     """The format of the text as it was sent, for the response object."""
     if not isinstance(value, dict):
@@ -132,7 +150,7 @@ class ResponsesStreamOptions(Parameters):
     extras = keys(ignored, "include_obfuscation")
 
 
-class ResponsesBody(AnswerParameters):
+class ResponsesRequest(AnswerParameters):
     """A conversation, and how to answer it."""
 
     extras = {
@@ -155,7 +173,9 @@ class ResponsesBody(AnswerParameters):
         ),
     }
     instructions: Text | None = None
-    input: Annotated[Items | Text, text_or(Text, Items)]
+    input: Annotated[
+        Dialogue[Spoken], meant_by(Annotated[Items | Text, text_or(Text, Items)], _said)
+    ]
     max_output_tokens: Annotated[int, whole(1, MAX_NEW_TOKENS)] = DEFAULT_NEW_TOKENS
     metadata: Annotated[
         dict[str, Any], May("an object", core_schema.is_instance_schema(dict), {"type": "object"})
@@ -163,60 +183,24 @@ class ResponsesBody(AnswerParameters):
     text: TextOptions = TextOptions()
     stream_options: ResponsesStreamOptions = ResponsesStreamOptions()
 
-    @field_validator("input")
-    @classmethod
-    def _meant(cls, said: list[Item] | str, info: ValidationInfo) -> list[Item] | str:
-        _meaning(info.data.get("instructions"), said)
-        return said
+    @property
+    def said(self) -> tuple[Said[Spoken], ...]:
+        """The turns of the conversation."""
+        return self.input.turns
 
+    @property
+    def system_prompt(self) -> str | None:
+        """The system text before the turns, with the instructions."""
+        return self.input.system
 
-@dataclass(frozen=True)
-class ResponsesRequest:
-    """A body that was read. `said` are turns, as in `Dialogue`; `form` is the text's format."""
-
-    model: object
-    said: tuple[Said[Spoken], ...]
-    system_prompt: str | None
-    sampling: Sampling
-    tools: Toolbox
-    form: dict[str, Any]
-    instructions: str | None
-    metadata: dict[str, Any]
-    streams: bool
+    @property
+    def sampling(self) -> Sampling:
+        """How the answer is made."""
+        schema = read_response_format(self.text.format, "text.format")
+        most = self.max_output_tokens
+        return Sampling(float(self.temperature), float(self.top_p), most, schema=schema)
 
 
 def read_responses(body: Mapping[str, Any]) -> ResponsesRequest:
     """Read a body. Raises one BadOption that names all that is wrong."""
-    asked = read_parameters(ResponsesBody, body)
-    meant = _meaning(asked.instructions, asked.input)
-    form = asked.text.format
-    return ResponsesRequest(
-        asked.model,
-        meant.turns,
-        meant.system,
-        asked.sampling(asked.max_output_tokens, read_response_format(form, "text.format")),
-        asked.tool_choice,
-        form,
-        asked.instructions,
-        asked.metadata,
-        asked.stream,
-    )
-
-
-def _meaning(instructions: str | None, said: list[Item] | str) -> Dialogue[Spoken]:
-    items = [Said[Spoken]("user", (said,))] if isinstance(said, str) else _said(said)
-    return meaning([Said("system", (instructions or "",)), *items])
-
-
-def _said(items: list[Item]) -> Iterator[Said[Spoken]]:
-    for index, item in enumerate(items):
-        match item:
-            case CallItem():
-                call = ToolCall(item.call_id, item.name, item.arguments)
-                yield Said("assistant", (), (call,))
-            case ResultItem():
-                yield Said("tool", (item.output,), result_of=item.call_id)
-            case ThoughtItem() | None:
-                pass
-            case _:
-                yield said_of(item, f"input[{index}]")
+    return read_parameters(ResponsesRequest, body)

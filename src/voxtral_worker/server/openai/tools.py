@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from voxtral_worker.engine.request import AnswerSchema, Sampling
+from voxtral_worker.engine.request import Sampling
 from voxtral_worker.engine.tool_options import (
     read_arguments,
     read_call_id,
@@ -61,6 +61,12 @@ class AnswerParameters(Parameters):
     parallel_tool_calls: Parallel = None
     tool_choice: ToolChoice = Field(default=None, validate_default=True)
 
+    @field_validator("parallel_tool_calls")
+    @classmethod
+    def _of_tools(cls, parallel: object, info: ValidationInfo) -> object:
+        # Without tools it has no effect, so it is not checked.
+        return parallel if info.data.get("tools") else None
+
     @field_validator("tool_choice")
     @classmethod
     def _offered(cls, choice: object, info: ValidationInfo) -> Toolbox:
@@ -68,16 +74,6 @@ class AnswerParameters(Parameters):
         if tools is None:
             return NO_TOOLS
         return attempt(lambda name: offered(tools, choice, parallel, name))
-
-    def sampling(
-        self,
-        most: int,
-        schema: AnswerSchema | None,
-        stop: tuple[str, ...] = (),
-        seed: int | None = None,
-    ) -> Sampling:
-        """The sampling of the answer, which has at most `most` tokens."""
-        return Sampling(float(self.temperature), float(self.top_p), most, stop, seed, schema)
 
 
 def offered(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic_core import core_schema
 
 from voxtral_worker.engine.tools import NO_TOOLS, Toolbox
 from voxtral_worker.errors import shown
@@ -69,8 +70,13 @@ MostTokens: TypeAlias = Annotated[
     Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | Literal["inf"],
     May(f'a whole number from 1 to {MAX_NEW_TOKENS}, or "inf"'),
 ]
+_TEXT_OR_AUDIO = core_schema.literal_schema(["text", "audio"])
 Modalities: TypeAlias = Annotated[
-    list[Literal["text", "audio"]], Field(min_length=1), May('["text"] or ["audio"]')
+    list[str],
+    May(
+        '["text"] or ["audio"]',
+        core_schema.list_schema(_TEXT_OR_AUDIO, min_length=1, fail_fast=True),
+    ),
 ]
 
 
