@@ -42,6 +42,7 @@ class EngineCore:
 
     def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
         """Raises LoadFailure where memory is too small."""
+        # The checkpoint: its modules, tokenizer and device.
         self.loaded = loaded
         # What is computed of the silence that fills a window: see `layout_of`.
         self.window_tail = window_tail = settings.window_tail or loaded.window_tail
@@ -51,17 +52,24 @@ class EngineCore:
         if loaded.device.type == "cpu" and not settings.enable_torch_compile:
             model = loaded.model.model
             self.long_layers = [*model.audio_tower.layers, *model.language_model.layers]
+        # The encoded audio of all conversations.
         self.embeddings = Embeddings(loaded.device, settings.embeddings_cache_bytes)
+        # Encodes windows; the batcher decides which, a few at each step.
         self.encoder = Encoder(loaded, window_tail=window_tail)
         self.batcher = EncoderBatcher(loaded, self.encoder, self.embeddings, window_tail)
+        # Owns the tensors of the KV cache, and computes the scheduler's plans.
         self.runner = ModelRunner(loaded, settings, window_tail, self.embeddings)
+        # Decides who runs. It only counts blocks: their tensors are the runner's.
         self.scheduler = Scheduler(
             KvCache(self.runner.blocks),
             settings.max_batch_size,
             context_per_row(loaded.model.config.text_config),
         )
+        # Chooses tokens and sends their text to the callers.
         self.outputs = OutputProcessor(loaded, settings.response_cache_size, window_tail)
+        # Decides which requests a failure ends. It asks the runner that is there at that moment.
         self.faults = Faults(self.outputs.responses, self._release, lambda: self.runner.answers())
+        # Publishes what takes the device's memory.
         self.device_bytes = DeviceBytes(loaded, self.runner)
         metrics.kv_blocks.labels("total").set(self.scheduler.cache.total)
 

@@ -56,24 +56,32 @@ class DecodeSteps:
 
         `most_rows` and `most_tokens` limit a batch and a context. `log_weights`: see `pack`.
         """
+        # What is run now, and what replaces it once it has failed.
         self._forward = forward
         self._plain = plain or forward
+        # The runner's KV cache, a tensor for each layer, and the weights of its rows.
         self._keys, self._values = keys, values
         self._log_weights = log_weights
+        # Rows that only fill a batch up write here.
         self._spare_block = spare_block
+        # The numbers of rows that a step may have, the smallest first.
         self._sizes = [size for size in SIZES if size < most_rows] + [most_rows]
         device = keys[0].device
         # Id, position, slot and length of each row, and its blocks. The host's copies are pinned,
         # so that copying them to the device does not wait for the steps before.
         self._host_numbers = _pinned((4, most_rows), torch.long, device)
         self._host_blocks = _pinned((most_rows, blocks_for(most_tokens)), torch.int32, device)
+        # The device's copies. Recordings read them at fixed addresses, so they are never replaced.
         self._numbers = torch.zeros_like(self._host_numbers, device=device)
         self._blocks = torch.zeros_like(self._host_blocks, device=device)
         self._lengths = torch.ones(most_rows, dtype=torch.int32, device=device)
+        # Marks the end of the last copy to the device. Until then the host must keep its tensors.
         self._sent: torch.cuda.Event | None = None
         # All recordings write here; otherwise each would keep logits of its own alive.
         self._logits: torch.Tensor | None = None
+        # By the number of rows.
         self._recordings: dict[int, Recording] = {}
+        # None: steps run kernel by kernel, on a CPU or since a recording failed.
         if recorder is None and device.type == "cuda":
             recorder = GraphRecorder()
         self._recorder = recorder

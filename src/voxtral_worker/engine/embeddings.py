@@ -30,8 +30,10 @@ class Embeddings:
         self, device: torch.device, most_idle_bytes: int, away: torch.device = HOST
     ) -> None:
         """`device` computes; `away` stores what is idle."""
+        # Where idle pieces are, and where those in use are.
         self.away = away
         self._device = device
+        # Beyond this, those that were idle longest are dropped.
         self._most_idle_bytes = most_idle_bytes
         # Both by the piece's number. Float [rows, hidden size]; and the weak reference that
         # reports that a piece is gone, as long as it is held.
@@ -41,6 +43,7 @@ class Embeddings:
         self._idle: OrderedDict[int, int] = OrderedDict()
         # Numbers of pieces that are gone, noted by whatever thread let go of them.
         self._gone: deque[int] = deque()
+        # Bytes of the idle pieces, and of all.
         self.idle_bytes = 0
         self._all_bytes = 0
 

@@ -45,13 +45,19 @@ class Engine:
         `inbox`: where requests wait; an empty one where it is None. `heartbeat`: where it is
         None, one whose limit fits the device.
         """
+        # Only the engine's thread uses it once that has started.
         self._core = core
+        # Compiles the schemas of tools on a thread of its own.
         self.grammars = Grammars(core.loaded.tokenizer, core.outputs.masks.call_token)
+        # How requests come in from other threads, and what makes sequences of them.
         self._inbox = inbox or Inbox()
         self._inputs = InputProcessor(core, self._inbox, self.grammars)
+        # Shows other threads whether a step hangs.
         self._heartbeat = heartbeat or Heartbeat(HANG_S[core.loaded.device.type])
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        # Set once all that is compiled, recorded or measured is there.
         self._is_prepared = threading.Event()
+        # Set by `stop`: the thread ends after its step.
         self._stopping = threading.Event()
         # Sequences at the end of the last step; read by other threads.
         self.running = 0

@@ -135,15 +135,20 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, call_token: int) -> None:
         """`tokenizer` is mistral-common's Tekkenizer."""
+        # The vocabulary, and the token that begins a call of a tool.
         self._tokenizer = tokenizer
         self._call_token = call_token
+        # llguidance's own tokenizer. The thread makes it, as that takes seconds; None until then.
         self._llg: Any = None
+        # Guards the two dictionaries.
         self._lock = threading.Lock()
+        # Compiled grammars, or why there is not one; the most recently used last.
         self._made: OrderedDict[Shape, Grammar | WorkerError] = OrderedDict()
         # Who waits for each; None ends the thread.
         self._waiting: dict[Shape, list[Callable[[], None]]] = {}
         self._asked: queue.Queue[Shape | None] = queue.Queue(GRAMMARS_WAITING)
         self._thread = threading.Thread(target=self._serve, name="grammars", daemon=True)
+        # Set once the thread can compile.
         self.is_prepared = threading.Event()
 
     def start(self) -> None:

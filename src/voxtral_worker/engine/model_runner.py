@@ -51,9 +51,11 @@ class ModelRunner:
         `recorder`: records decode steps; CUDA's own where it is None on CUDA.
         Raises LoadFailure where the device's memory is too small.
         """
+        # The checkpoint, the blocks of each running sequence, and the encoded audio.
         self._loaded = loaded
         self._tables = BlockTables()
         self._embeddings = embeddings or Embeddings(loaded.device, 0)
+        # What a step runs: the embedding of ids, the layers, and the head that gives logits.
         self._language = loaded.model.model.language_model
         self._head = loaded.model.lm_head
         self._embed = loaded.model.get_input_embeddings()
@@ -74,6 +76,7 @@ class ModelRunner:
             torch.zeros(shape, dtype=loaded.dtype, device=loaded.device)
             for _ in range(2 * config.num_hidden_layers)
         ]
+        # One tensor of each for every layer.
         self._keys, self._values = tensors[::2], tensors[1::2]
         # Float [blocks, block size], added to the scores of attention to a row in every layer;
         # see `Layout`.

@@ -174,14 +174,18 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer, window_tail: str = EXACT) -> None:
         """`window_tail`: see layout_of."""
+        # The vocabulary, and how many rows a window of audio has: see `layout_of`.
         self._tokenizer = tokenizer
         self._window_tail = window_tail
         special = tokenizer.get_special_token
+        # Stands for one row of audio. The ids below mark where audio, turns and instructions begin
+        # and end.
         self.audio_token_id = special("[AUDIO]")
         self._begin_audio = special("[BEGIN_AUDIO]")
         self._inst, self._end_inst = special("[INST]"), special("[/INST]")
         self._system, self._end_system = special("[SYSTEM_PROMPT]"), special("[/SYSTEM_PROMPT]")
         self._transcribe = special("[TRANSCRIBE]")
+        # Only one version of the tokenizer knows how to write tools.
         self._version = str(getattr(tokenizer.version, "value", tokenizer.version))
 
     def encode(self, conversation: Conversation, room: int, rows: int | None = None) -> Prompt:

@@ -14,13 +14,16 @@ class Response:
         self, generation: Generation, detokenizer: Detokenizer, constraint: Constraint
     ) -> None:
         """`constraint`: what the answer may be."""
+        # What the caller holds, and how its tokens are chosen.
         self.generation = generation
         self.sampling = generation.request.sampling
+        # Masks tokens that the answer must not have.
         self.constraint = constraint
         # Names the input in the response cache; None: the answer is not kept.
         self.key: bytes | None = None
         # Everything that was sent to the caller, in order.
         self.told: list[Delta | CallEvent] = []
+        # Tokens become text, and the text ends at a stop text.
         self._detokenizer = detokenizer
         self._stops = StopFilter(self.sampling.stop)
 

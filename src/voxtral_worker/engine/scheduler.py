@@ -51,11 +51,16 @@ class Scheduler:
         most_rows: int = MOST_ROWS,
     ) -> None:
         """`context_per_row`: see `PrefillBudget`. `most_rows`: prompt tokens of one step."""
+        # Who holds which block of the KV cache.
         self.cache = cache
+        # Sequences that run at most, and prompt tokens of one step at most.
         self.places = places
         self.most_rows = most_rows
+        # Tokens of context that cost as much time as one row: see `PrefillBudget`.
         self._context_per_row = context_per_row
+        # Numbers sequences as they come. One that is put back keeps its number.
         self._arrivals = itertools.count()
+        # Waiting ones as they came, running ones as they were admitted.
         self._waiting: list[_Entry] = []
         self._running: list[_Entry] = []
 

@@ -42,6 +42,7 @@ class Sequence:
         self.blocks: tuple[int, ...] = ()
         # Tokens of the prompt that were in the cache when the sequence was admitted.
         self.cached_tokens = 0
+        # Tokens whose keys and values are in the cache.
         self.stored = 0
         # Tokens that are computed before the next one is chosen: the prompt, and after the
         # sequence was put back also the answer so far.
