@@ -11,6 +11,7 @@ The sentence of a field comes from the `May` in its annotation:
 A model is strict: "5" and true are not numbers. The settings, which are read from texts, are not.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -421,13 +422,11 @@ class Values(BaseModel):
             return handler(value)
         if not isinstance(value, dict):
             raise may_be("an object")
-        fields = options_of(cls)
+        fields = _nulls_of(cls)
         known: dict[str, Any] = {}
-        for name, field in fields.items():
+        for name, (is_value, is_needed) in fields.items():
             given = value.get(name)
-            is_needed = field.is_required() or name in cls.needed
-            may_be_none = name in value if may_be_null(field) else is_needed
-            if given is not None or may_be_none:
+            if given is not None or is_needed or (is_value and name in value):
                 known[name] = given
         if cls.model_config["extra"] == "ignore":
             return handler(known)
@@ -448,6 +447,18 @@ class Values(BaseModel):
 def options_of(model: type[Values]) -> dict[str, FieldInfo]:
     """The fields that a caller may set."""
     return {name: field for name, field in model.model_fields.items() if not field.exclude}
+
+
+# Each message of a client asks for these.
+@functools.cache
+def _nulls_of(model: type[Values]) -> dict[str, tuple[bool, bool]]:
+    """Of each option, whether null is a value of it, and whether it has to be sent."""
+    found = {}
+    for name, field in options_of(model).items():
+        is_value = may_be_null(field)
+        is_needed = not is_value and (field.is_required() or name in model.needed)
+        found[name] = (is_value, is_needed)
+    return found
 
 
 def may_be_null(field: FieldInfo) -> bool:

@@ -371,7 +371,7 @@ async def test_audio_waits_until_the_worker_has_taken_what_is_on_its_way(
             seen.extend([event async for event in client.stream(recording())])
 
         streaming = asyncio.create_task(stream())
-        await eventually(lambda: client._line._journal.untaken_bytes + 32_000 > MOST_UNTAKEN_BYTES)
+        await eventually(lambda: sent + 64_000 > MOST_UNTAKEN_BYTES)
         # Held back: the lines between the two would take much more.
         for _ in range(20):
             await client.session()
@@ -405,3 +405,43 @@ async def test_a_worker_that_takes_nothing_is_told_of_in_time(
         with pytest.raises(VoxtralError, match=r"taken no audio for 0.2 s: read the events"):
             for _ in range(3):
                 await client.send_audio(bytes(1 << 20))
+
+
+async def test_a_resume_waits_as_long_as_the_worker_sends_heartbeats(
+    start_server: Start, vad: Vad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker first processes the audio that it has already read, which may take a while."""
+    monkeypatch.setattr(lines, "RESUME_TIMEOUT_S", 2.0)
+    server = start_server(ready=False, heartbeat_interval_seconds=0.1)
+    held = HeldVad(vad)
+    server.become_ready(vad=held)
+    line = CuttableLine(server.settings.port)
+    # Without retries: the first new connection has to resume the session.
+    async with VoxtralClient(await line.listen(), retry=Retry(most=0)) as client:
+        await until(client, status("resumed"))
+        await client.send_audio(bytes(64_000))
+        await client.send_audio(bytes(64_000))
+        resuming = asyncio.create_task(until(client, status("resumed")))
+        await eventually(lambda: bool(held.asked))
+        line.cut()
+        await eventually(lambda: not client.is_connected)
+        await asyncio.sleep(5.0)
+        assert not resuming.done()
+        held.opened.set()
+        await resuming
+        assert (await client.session())["stats"]["audio_bytes_received"] == 128_000
+    await line.close()
+
+
+async def test_what_was_held_is_sent_again_within_the_limit_on_audio(start_server: Start) -> None:
+    async with on_a_line(start_server(rate_limit_enabled=True)) as (line, client):
+        line.cut()
+        async with asyncio.timeout(WAIT_S):
+            while client.is_connected:
+                await client.ping()
+                await asyncio.sleep(0.01)
+        for _ in range(60):
+            await client.send_audio(bytes(32_000))
+        await client.send_text("after the audio", "a")
+        await until(client, answers(1))
+        assert (await client.session())["stats"]["audio_bytes_received"] == 60 * 32_000

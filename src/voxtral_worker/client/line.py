@@ -21,6 +21,8 @@ from voxtral_worker.client.retry import Retry
 # A worker that resumes a session first processes the audio that it has already read. Meantime it
 # sends heartbeats, so the limit is for the time without any message.
 RESUME_TIMEOUT_S = 30.0
+# Audio that was held is sent again below the worker's default limit of 1,000,000 bytes a second.
+RESEND_BYTES_PER_S = 640_000
 # How long audio waits for the worker to take earlier audio. Reading the events shows that it has.
 ROOM_TIMEOUT_S = 120.0
 LOOK_S = 1.0
@@ -344,8 +346,12 @@ class Line:
         it: `missed` says that it no longer holds all of its own messages.
         """
         lost = self._journal.give_up_texts() if resumed.get("missed") else []
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
         for frame in self._journal.missing(resumed["audio_bytes_received"]):
             await socket.send(frame)
+            due_s += len(frame) / RESEND_BYTES_PER_S
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
         # Statistics that were asked for on the lost connection are not sent again.
         self.stats_answered = self.stats_asked
         self._pings.clear()
