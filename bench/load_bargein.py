@@ -19,11 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import numpy as np
 import torch
 import websockets
 
-from bench.load_speakers import percentile
+from bench.load_speakers import loud_frames, percentile, samples_of
 from tests.support.random_model import Shape, write_random_model
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from tests.support.talker import address_of, delete, new_session
@@ -48,9 +47,7 @@ SETTLED_S = 0.5
 def utterance() -> tuple[bytes, int]:
     """A sentence with quiet before it, and the frame in which the sound begins."""
     audio = silence(8) + clips()["turn on the kitchen light"] + silence(14)
-    frames = np.frombuffer(audio, "<i2").astype(np.float32).reshape(-1, FRAME_SAMPLES)
-    loudness = np.sqrt((frames**2).mean(axis=1))
-    return audio, int(np.argmax(loudness > 0.1 * loudness.max()))
+    return audio, int(loud_frames(audio, 0.1)[0])
 
 
 @dataclass
@@ -103,9 +100,7 @@ class Watch:
     async def figures(self) -> dict[str, float]:
         """The worker's metrics."""
         async with self._http.get(self._url) as response:
-            lines = (await response.text()).splitlines()
-        pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
-        return {name: float(value) for name, _, value in pairs}
+            return samples_of(await response.text())
 
     async def until(self, name: str, least: float, timeout_s: float = TIMEOUT_S) -> float:
         """The time at which a metric has reached a value, within the time between two looks."""

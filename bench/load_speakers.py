@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from voxtral_worker.client.client import VoxtralClient
@@ -171,9 +172,20 @@ def percentile(values: list[float], percent: float) -> float:
 def scrape(url: str) -> dict[str, float]:
     """Every sample of the worker's `/metrics`, by name and labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    samples = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
-    return {name: float(value) for name, _, value in samples}
+        return samples_of(response.read().decode())
+
+
+def samples_of(metrics: str) -> dict[str, float]:
+    """Every sample of a text of metrics, by name and labels."""
+    lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def loud_frames(audio: bytes, share: float) -> NDArray[np.intp]:
+    """Numbers of the frames that are louder than this share of the loudest one."""
+    frames = np.frombuffer(audio, "<i2").astype(np.float32).reshape(-1, FRAME_SAMPLES)
+    loudness = np.sqrt((frames**2).mean(axis=1))
+    return np.flatnonzero(loudness > share * loudness.max())
 
 
 def lag_p95_ms(before: dict[str, float], after: dict[str, float]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
-from bench.load_speakers import percentile
+from bench.load_speakers import loud_frames, percentile
 from tests.support.sounds import FRAME_SAMPLES, RATE, clips, silence
 from tests.support.workers import running_process
 from voxtral_worker.client import Delta, Response, Speech, Status, VoxtralClient
@@ -148,9 +148,7 @@ class Person:
 def utterance() -> tuple[bytes, int]:
     """A sentence with quiet around it, and its last frame in which speech is."""
     audio = silence(8) + clips()[CLIP] + silence(2)
-    frames = np.frombuffer(audio, "<i2").astype(np.float32).reshape(-1, FRAME_SAMPLES)
-    loudness = np.sqrt((frames**2).mean(axis=1))
-    return audio, int(np.flatnonzero(loudness > 0.05 * loudness.max())[-1])
+    return audio, int(loud_frames(audio, 0.05)[-1])
 
 
 async def first_sounds(url: str) -> None:

@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 
 from tests.support.mistral_format import write_mistral_format
 from tests.support.ports import free_port
+from tests.support.workers import wait_until_ready
 from voxtral_worker.settings import EMBEDDED_MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -121,10 +120,11 @@ def running_vllm(python: Path, serving: Serving) -> Iterator[str]:
             stderr=log,
         )
         try:
-            if not _is_ready(f"http://127.0.0.1:{port}/health", process):
-                log.seek(0)
-                raise RuntimeError(log.read().decode(errors="replace")[-4000:])
+            wait_until_ready(f"http://127.0.0.1:{port}/health", process, READY_TIMEOUT_S)
             yield f"http://127.0.0.1:{port}"
+        except TimeoutError as error:
+            log.seek(0)
+            raise RuntimeError(log.read().decode(errors="replace")[-4000:]) from error
         finally:
             process.terminate()
             try:
@@ -132,16 +132,3 @@ def running_vllm(python: Path, serving: Serving) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _is_ready(url: str, process: "subprocess.Popen[bytes]") -> bool:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                if response.status == 200:
-                    return True
-        except OSError:  # the server does not listen yet, or is too busy to answer
-            pass
-        time.sleep(0.5)
-    return False

@@ -86,9 +86,11 @@ def running_process(
             )
 
 
-def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Return when /ping says 200. Raises TimeoutError when it never does."""
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
+def wait_until_ready(
+    url: str, process: "subprocess.Popen[bytes]", timeout_s: float = READY_TIMEOUT_S
+) -> None:
+    """Return when an address answers with 200. Raises TimeoutError when it never does."""
+    deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5) as response:
