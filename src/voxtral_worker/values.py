@@ -316,12 +316,14 @@ class By:
     """In the annotation of a union of models: the text under this key says which one it is.
 
     A member may be a union that has a key of its own. `words` say what the text may be, and
-    `refuse` makes the error of them.
+    `refuse` makes the error of them. `rest` is the text of the members that do not have the key,
+    and of an object without it.
     """
 
     key: str
     words: str = ""
     refuse: Callable[[str], PydanticCustomError] = may_be
+    rest: str = ""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -332,20 +334,28 @@ class By:
             if not isinstance(value, dict):
                 raise may_be("an object")
             name = value.get(self.key)
-            if not isinstance(name, str) or name not in kinds:
+            text = self.rest if name is None else name
+            if not isinstance(text, str) or text not in kinds:
                 raise at(self.key, self.refuse(self.words or one_of(*kinds)), name)
-            return kinds[name]
+            return kinds[text]
 
         return Picked(pick).__get_pydantic_core_schema__(source, handler)
 
     def _kinds(self, source: Any) -> Iterator[tuple[str, Any]]:
         for member in get_args(source) or (source,):
             if isinstance(member, type) and issubclass(member, Values):
-                for name in get_args(member.model_fields[self.key].annotation):
-                    yield name, member
+                yield from ((text, member) for text in self._texts(member))
             else:
                 kind: TypeAdapter[Any] = TypeAdapter(member)
-                yield from ((name, kind) for name, _ in self._kinds(get_args(member)[0]))
+                yield from ((text, kind) for text, _ in self._kinds(get_args(member)[0]))
+
+    def _texts(self, model: "type[Values]") -> list[str]:
+        if self.key not in model.model_fields:
+            return [self.rest]
+        kinds = get_args(model.model_fields[self.key].annotation)
+        # Of a field that may be left out, the texts are within its type.
+        texts = [text for kind in kinds for text in get_args(kind) or (kind,)]
+        return [text for text in texts if isinstance(text, str)]
 
 
 class Values(BaseModel):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter, ValidationInfo
+from pydantic import ConfigDict, ValidationInfo
 from pydantic_core import core_schema
 
 from voxtral_worker.engine.dialogue import Dialogue, Said
@@ -42,7 +42,7 @@ from voxtral_worker.server.openai.tools import (
     CallId,
     CallName,
 )
-from voxtral_worker.values import May, Picked, Values, at, made_of, may_be, whole
+from voxtral_worker.values import By, May, Values, made_of, may_be, whole
 
 PLAIN: dict[str, Any] = {"type": "text"}
 
@@ -83,32 +83,16 @@ class ThoughtItem(Values):
     type: Literal["reasoning"]
 
 
-Item: TypeAlias = AnyMessage | CallItem | ResultItem | ThoughtItem | None
-_ITEMS: dict[str, type[Values]] = {
-    "function_call": CallItem,
-    "function_call_output": ResultItem,
-    "reasoning": ThoughtItem,
-}
-_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, MESSAGE])
-_NOTHING = TypeAdapter(None)
+_ITEMS = "items may be messages, function_call and function_call_output"
+Item: TypeAlias = Annotated[
+    Annotated[AnyMessage, MESSAGE] | CallItem | ResultItem | ThoughtItem,
+    By("type", _ITEMS, not_offered, rest="message"),
+]
+# Null is an item that says nothing.
+Items: TypeAlias = Annotated[list[Item | None], MESSAGES]
 
 
-def _kind_of(item: object) -> type[Values] | TypeAdapter[Any]:
-    if item is None:
-        return _NOTHING
-    kind = item.get("type") if isinstance(item, dict) else None
-    if kind in (None, "message"):
-        return _MESSAGE
-    if not isinstance(kind, str) or kind not in _ITEMS:
-        why = "items may be messages, function_call and function_call_output"
-        raise at("type", not_offered(why), kind)
-    return _ITEMS[kind]
-
-
-Items: TypeAlias = Annotated[list[Annotated[Item, Picked(_kind_of)]], MESSAGES]
-
-
-def _said(items: "list[Item] | str", info: ValidationInfo) -> Iterator[Said[Spoken]]:
+def _said(items: "list[Item | None] | str", info: ValidationInfo) -> Iterator[Said[Spoken]]:
     """What the input says, behind the instructions."""
     yield Said("system", (info.data.get("instructions") or "",))
     if isinstance(items, str):

@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BeforeValidator,
-    TypeAdapter,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -32,7 +31,7 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.tools import CallArguments, CallId, CallName
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import By, Filled, Picked, Values, at, made_of, may_be
+from voxtral_worker.values import By, Filled, at, made_of, may_be
 
 MAX_PARTS = 64
 MAX_ID_CHARACTERS = 512
@@ -203,39 +202,16 @@ class ItemReference(Parameters):
     id: ItemId = None
 
 
-_MESSAGE: TypeAdapter[Any] = TypeAdapter(
-    Annotated[
-        UserMessage | AssistantMessage | SystemMessage, By("role", "user, assistant or system")
-    ]
+_ITEMS = By(
+    "type", "items may be messages, function_call and function_call_output", not_offered, "message"
 )
-_KINDS: dict[object, type[Values] | TypeAdapter[Any]] = {
-    None: _MESSAGE,
-    "message": _MESSAGE,
-    "function_call": FunctionCall,
-    "function_call_output": FunctionCallOutput,
-}
-
-
-def _kind_of(item: object) -> type[Values] | TypeAdapter[Any]:
-    if not isinstance(item, dict):
-        raise may_be("an object")
-    kind = item.get("type")
-    if isinstance(kind, str | None) and kind in _KINDS:
-        return _KINDS[kind]
-    words = "items may be messages, function_call and function_call_output"
-    raise at("type", not_offered(words), kind)
-
-
-def _kind_of_input(item: object) -> type[Values] | TypeAdapter[Any]:
-    is_reference = isinstance(item, dict) and item.get("type") == "item_reference"
-    return ItemReference if is_reference else _kind_of(item)
-
-
-_AnyNew: TypeAlias = (
-    UserMessage | AssistantMessage | SystemMessage | FunctionCall | FunctionCallOutput
-)
-AnyItem: TypeAlias = Annotated[_AnyNew, Picked(_kind_of)]
-AnyInput: TypeAlias = Annotated[_AnyNew | ItemReference, Picked(_kind_of_input)]
+_NewMessage: TypeAlias = Annotated[
+    UserMessage | AssistantMessage | SystemMessage, By("role", "user, assistant or system")
+]
+AnyItem: TypeAlias = Annotated[_NewMessage | FunctionCall | FunctionCallOutput, _ITEMS]
+AnyInput: TypeAlias = Annotated[
+    _NewMessage | FunctionCall | FunctionCallOutput | ItemReference, _ITEMS
+]
 
 
 def _said(part: TextPart | SpeechPart | AudioPart, decode: Decode) -> str | Audio:
