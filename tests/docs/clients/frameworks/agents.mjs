@@ -13,7 +13,9 @@ let turns = 0;
 session.transport.on('*', (event) => {
   if (event.type !== 'response.done') return;
   turns += 1;
-  console.log(event.response.status, event.response.output[0].content[0].text);
+  // The answer is spoken where the worker has a voice.
+  const { text, transcript } = event.response.output[0].content[0];
+  console.log(event.response.status, text ?? transcript);
   if (turns === 2) process.exit(0);
   const sound = readFileSync(clip);
   for (let at = 0; at < sound.length; at += 4800) {

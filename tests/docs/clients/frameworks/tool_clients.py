@@ -75,10 +75,8 @@ def pydantic_ai(url: str) -> str:
 
     model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=url, api_key="none"))
     settings = {"temperature": 0, "parallel_tool_calls": False, "max_tokens": 200}
-    made = Agent(model, output_type=Device, model_settings=settings).run_sync(ASKED)
-    assert isinstance(made.output, Device)
+    made = Agent(model, output_type=Device, model_settings=settings)
     native = Agent(model, output_type=NativeOutput(Device), model_settings=settings)
-    assert isinstance(native.run_sync(ASKED).output, Device)
 
     # The tool is called once, then the agent has to give its answer.
     def prepared(ctx, tool):
@@ -93,7 +91,10 @@ def pydantic_ai(url: str) -> str:
     named = {"type": "function", "function": {"name": "lamp"}}
     agent = Agent(model, tools=[Tool(lamp, prepare=prepared)], model_settings=settings)
 
+    # The model keeps its connection, which belongs to one event loop.
     async def run() -> str:
+        for each in (made, native):
+            assert isinstance((await each.run(ASKED)).output, Device)
         async with agent.iter(
             ASKED, model_settings={**settings, "extra_body": {"tool_choice": named}}
         ) as steps:
