@@ -21,6 +21,7 @@ from voxtral_worker.client import (
     Status,
     VoxtralClient,
     VoxtralError,
+    flow,
 )
 from voxtral_worker.client import line as lines
 from voxtral_worker.client.journal import MOST_UNTAKEN_BYTES
@@ -399,8 +400,8 @@ async def test_pings_of_the_client_itself_are_not_shown(start_server: Start) -> 
 async def test_a_worker_that_takes_nothing_is_told_of_in_time(
     start_server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "ROOM_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(lines, "LOOK_S", 0.1)
+    monkeypatch.setattr(flow, "ROOM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(flow, "LOOK_S", 0.1)
     async with VoxtralClient(start_server().url) as client:
         with pytest.raises(VoxtralError, match=r"taken no audio for 0.2 s: read the events"):
             for _ in range(3):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from voxtral_worker.errors import SpeechFailed
 from voxtral_worker.speech import process as process_module
 from voxtral_worker.speech.embedded import EmbeddedVoice, folder, voices_there
 from voxtral_worker.speech.process import VoiceProcess
+from voxtral_worker.speech.speech import Speech
 from voxtral_worker.speech.voice import VOICE_RATE
 from voxtral_worker.speech.wire import SOUND, Unpacker, asked, packed, read_asked
 
@@ -89,6 +91,22 @@ async def test_texts_of_several_are_made_in_turn_and_a_short_one_need_not_wait(
     await asyncio.sleep(2 * STEP_S)
     await asyncio.gather(say("pieces 2"), *saying)
     assert done[0] == "pieces 2"
+
+
+def test_a_voice_that_ends_with_the_worker_is_not_logged_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    speech, before = Speech(VoiceProcess(("hum",), MOUTH), "hum"), restarts()
+    speech.start()
+    asyncio.run(_hear_one(speech))
+    speech.stop()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert restarts() == before
+
+
+async def _hear_one(speech: Speech) -> None:
+    async with asyncio.timeout(WAIT_S):
+        assert [len(samples) async for samples in speech.say("pieces 1")]
 
 
 async def test_whoever_stops_listening_leaves_the_process_to_the_others(
@@ -234,6 +252,7 @@ async def test_closed_it_leaves_no_process_and_ends_what_is_said(voice: VoicePro
 PARENT = f"""
 import asyncio, sys
 from voxtral_worker.speech.process import VoiceProcess
+from voxtral_worker.speech.speech import Speech
 async def main():
     voice = VoiceProcess(("hum",), {MOUTH!r})
     await voice.load()

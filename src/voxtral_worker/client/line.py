@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from voxtral_worker.client.assembly import Assembly
 from voxtral_worker.client.errors import VoxtralError
-from voxtral_worker.client.events import SOUND
+from voxtral_worker.client.flow import AudioFlow
 from voxtral_worker.client.journal import Journal
 from voxtral_worker.client.rest import Rest, refusal, unreachable
 from voxtral_worker.client.retry import Retry
@@ -23,9 +24,6 @@ from voxtral_worker.client.retry import Retry
 RESUME_TIMEOUT_S = 30.0
 # Audio that was held is sent again below the worker's default limit of 1,000,000 bytes a second.
 RESEND_BYTES_PER_S = 640_000
-# How long audio waits for the worker to take earlier audio. Reading the events shows that it has.
-ROOM_TIMEOUT_S = 120.0
-LOOK_S = 1.0
 # The largest frame of audio that the worker takes.
 MOST_CHUNK_BYTES = 1 << 20
 # The config goes in the address of the socket, so that the session is made on the worker that the
@@ -62,9 +60,7 @@ class Line:
         self._path = "/ws/audio?" + urlencode({"config": json.dumps(config)})
         # Messages that came while a connection was being opened, and were not read yet.
         self._early: deque[dict[str, Any]] = deque()
-        # A speech message whose sound comes in the next frame, and complete messages.
-        self._spoken: dict[str, Any] | None = None
-        self._whole: deque[dict[str, Any]] = deque()
+        self._assembly = Assembly()
         self._socket: ClientConnection | None = None
         # Set while there is a connection that has been resumed.
         self.is_open = asyncio.Event()
@@ -74,14 +70,9 @@ class Line:
         self._journal = Journal()
         # The number of the last message that was read: a resume continues after it.
         self._last_seq = 0
-        # For each ping that is not answered yet: how many bytes of audio were sent before it, or
-        # None for one of the caller's. The worker takes all in order, so a pong says that it has
-        # taken them.
-        self._pings: deque[int | None] = deque()
+        self._flow = AudioFlow(self._journal)
         # Requests for statistics, and how many of them were answered or never will be.
         self.stats_asked = self.stats_answered = 0
-        # Set when audio that waits for room may have it.
-        self._may_have_room = asyncio.Event()
         self._is_closed = False
         self._is_interrupted = False
         # Why the session is over for good; None: it is not.
@@ -92,7 +83,7 @@ class Line:
         if len(self._path) > LONGEST_PATH:
             body = {"config": self._config}
             call = partial(self._rest.call, "POST", "/session/create", body)
-            self._know(await self._retry.run(call))
+            self._take_session(await self._retry.run(call))
         self._early.extend(await self._retry.run(self._reopen))
 
     async def close(self) -> None:
@@ -133,7 +124,7 @@ class Line:
             raise VoxtralError(
                 f"a chunk of audio has {len(chunk)} bytes, but may have {MOST_CHUNK_BYTES}"
             )
-        await self._wait_for_room(len(chunk))
+        await self._flow.wait_for_room(len(chunk), self._is_connected)
         async with self._sending:
             self._require_alive()
             if not self._journal.has_room(len(chunk), is_open=False):
@@ -145,25 +136,8 @@ class Line:
             self._journal.add_audio(chunk)
             await self._send(chunk)
             if self.is_open.is_set() and self._journal.is_to_ask():
-                self._pings.append(self._journal.sent_bytes)
+                self._flow.pinged(by_caller=False)
                 await self._send(json.dumps(control("ping")))
-
-    async def _wait_for_room(self, count: int) -> None:
-        """Wait while too much audio is on its way to the worker."""
-        untaken, looks = -1, 0
-        while self._is_connected() and not self._journal.has_room(count, is_open=True):
-            looks = 0 if untaken != self._journal.untaken_bytes else looks + 1
-            if looks * LOOK_S >= ROOM_TIMEOUT_S:
-                raise VoxtralError(
-                    f"the worker has taken no audio for {ROOM_TIMEOUT_S:g} s: read the events, "
-                    "which show what it has taken"
-                )
-            untaken = self._journal.untaken_bytes
-            self._may_have_room.clear()
-            # If the caller reads no events, only the socket itself shows that it was lost.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._may_have_room.wait()
 
     def _is_connected(self) -> bool:
         return self.is_open.is_set() and (
@@ -189,7 +163,7 @@ class Line:
             self._require_alive()
             self.stats_asked += control_type == "get_stats"
             if control_type == "ping" and self.is_open.is_set():
-                self._pings.append(None)
+                self._flow.pinged(by_caller=True)
             await self._send(json.dumps(control(control_type)))
 
     def _require_alive(self) -> None:
@@ -208,7 +182,7 @@ class Line:
 
     def _lose(self) -> None:
         self.is_open.clear()
-        self._may_have_room.set()
+        self._flow.lost()
 
     async def _receive(self) -> dict[str, Any] | None:
         """The next message; None if the connection was lost.
@@ -218,8 +192,8 @@ class Line:
         socket = self._socket
         assert socket is not None
         try:
-            while not self._whole:
-                self._take(await socket.recv())
+            while (message := self._assembly.next()) is None:
+                self._assembly.take(await socket.recv())
         except websockets.ConnectionClosed as closed:
             # Another task may have opened a new connection while this one waited.
             if socket is self._socket:
@@ -231,33 +205,11 @@ class Line:
             return None
         except websockets.ConcurrencyError as error:
             raise VoxtralError("the events of this session are being read already") from error
-        message = self._whole.popleft()
         self._journal.take(message)
         self.stats_answered += "stats" in message
-        if message.get("control_type") == "pong" and self._pings:
-            taken_bytes = self._pings.popleft()
-            if taken_bytes is not None:
-                self._journal.note_taken(taken_bytes)
-                self._may_have_room.set()
-                # The caller did not ask for this one.
-                return await self._receive()
+        if message.get("control_type") == "pong" and not self._flow.ponged():
+            return await self._receive()
         return message
-
-    def _take(self, frame: str | bytes) -> None:
-        """Take one frame. A frame of sound belongs to the message right before it."""
-        spoken, self._spoken = self._spoken, None
-        if isinstance(frame, bytes):
-            if spoken is not None:
-                self._whole.append({**spoken, SOUND: frame})
-            return
-        if spoken is not None:
-            # Speech messages that are repeated after a lost connection come without sound.
-            self._whole.append(spoken)
-        message: dict[str, Any] = json.loads(frame)
-        if message.get("type") == "audio":
-            self._spoken = message
-        else:
-            self._whole.append(message)
 
     def _noted(self, message: dict[str, Any]) -> dict[str, Any]:
         if message.get("type") != "heartbeat":
@@ -277,10 +229,6 @@ class Line:
             # If the line was closed at the same time, no connection is needed.
             if not self._is_closed:
                 raise
-
-    def _know(self, session: dict[str, Any]) -> None:
-        """Remember the id and the address of the session that the worker has opened."""
-        self.session_id, self._path = session["session_id"], session["websocket_url"]
 
     async def _reopen(self) -> list[dict[str, Any]]:
         """Try once to open a connection; returns the messages up to `resumed`.
@@ -305,8 +253,7 @@ class Line:
         if self._socket is not None:
             self._socket.transport.abort()
         # Drop what was received and not read: its numbers are above `_last_seq`, so it comes again.
-        self._spoken = None
-        self._whole.clear()
+        self._assembly.clear()
         self._socket = await connect(address, additional_headers=self._rest.headers)
         try:
             return await self._resume(self._socket)
@@ -331,11 +278,12 @@ class Line:
         raise ConnectionError("the connection was lost before it was resumed")
 
     def _take_session(self, message: dict[str, Any]) -> None:
-        if message["type"] == "error":
+        """Remember the session that the worker says it has opened. Raises VoxtralError."""
+        if message.get("type") == "error":
             code = message["code"]
             raise VoxtralError(message["error"], code=code, may_pass=code != "INVALID_REQUEST")
         if "websocket_url" in message:
-            self._know(message)
+            self.session_id, self._path = message["session_id"], message["websocket_url"]
 
     async def _go_on(
         self, socket: ClientConnection, resumed: dict[str, Any]
@@ -354,7 +302,7 @@ class Line:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
         # Statistics that were asked for on the lost connection are not sent again.
         self.stats_answered = self.stats_asked
-        self._pings.clear()
+        self._flow.resumed()
         self.is_open.set()
         return [_unknown(request_id) for request_id in lost]
 

@@ -174,9 +174,13 @@ class VoiceProcess:
         return process
 
     async def _read(self, process: _Process) -> None:
-        why = "its process was ended"
+        why: str | None = "its messages cannot be read"
         try:
             why = await self._pass_on(process)
+        except asyncio.CancelledError:
+            # The worker stops: nothing is lost.
+            why = None
+            raise
         finally:
             self._lose(process, why)
 
@@ -222,14 +226,16 @@ class VoiceProcess:
         elif (said := process.saying.get(number)) is not None:
             said.put_nowait((kind, body))
 
-    def _lose(self, process: _Process, why: str) -> None:
+    def _lose(self, process: _Process, why: str | None) -> None:
+        """End the process and its texts. `why` is logged; None: it is ended on purpose."""
         process.is_lost = True
         process.writer.close()
         # False after `close`, which has ended it.
         if self._child.lose(process.child):
             self._process = None
-            log.warning("speech: the voice is lost, as %s; it is started again", why)
-            metrics.speech_restarts.inc()
+            if why is not None:
+                log.warning("speech: the voice is lost, as %s; it is started again", why)
+                metrics.speech_restarts.inc()
         process.has_started.set()
         for said in process.saying.values():
             said.put_nowait(None)
