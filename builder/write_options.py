@@ -16,15 +16,9 @@ from builder.write_configuration import texts_below, with_table
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.settings import REPOSITORY
-from voxtral_worker.values import (
-    JsonSchema,
-    May,
-    Values,
-    described,
-    may_be_null,
-    one_of,
-    options_of,
-)
+from voxtral_worker.values.described import described
+from voxtral_worker.values.may import JsonSchema, May, one_of
+from voxtral_worker.values.model import Values, may_be_null, options_of
 
 WORDS = {"string": "a text", "boolean": "true or false", "array": "a list", "object": "an object"}
 UNITS = {"string": "characters", "array": "members"}

@@ -20,7 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from voxtral_worker.values import Flag, May, number, one_of, whole
+from voxtral_worker.values.may import Flag, May, number, one_of, whole
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # A folder of the installed package, and a link in a checkout.

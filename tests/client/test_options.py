@@ -11,7 +11,7 @@ import pytest
 from tests.support.words import words_of
 from voxtral_worker.client import Options
 from voxtral_worker.sessions.config import OPTIONS, SessionConfig
-from voxtral_worker.values import may_be_null
+from voxtral_worker.values.model import may_be_null
 
 HINTS = get_type_hints(Options)
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 from pydantic.fields import FieldInfo
 
-from voxtral_worker.values import May, one_of
+from voxtral_worker.values.may import May, one_of
 
 
 def words_of(field: FieldInfo) -> str:

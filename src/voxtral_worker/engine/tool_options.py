@@ -9,7 +9,7 @@ from typing import Any
 from voxtral_worker.engine.request import AnswerSchema
 from voxtral_worker.engine.tools import Tool, Toolbox, ToolCall, ToolChoice
 from voxtral_worker.errors import BadInput, shown
-from voxtral_worker.values import is_clean
+from voxtral_worker.values.may import is_clean
 
 MAX_TOOLS = 64
 # Limit of all definitions together; about 10,000 tokens.

@@ -32,21 +32,19 @@ from voxtral_worker.errors import BadInput, TooLarge, shown
 from voxtral_worker.sessions.config import SessionConfig
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
-from voxtral_worker.values import (
+from voxtral_worker.values.may import (
     CHOICE,
-    By,
     Filled,
     Flag,
     May,
-    Values,
     above,
     clean_text,
     filled_text,
     made_of,
     may_be,
-    options_of,
-    read,
 )
+from voxtral_worker.values.model import By, Values, options_of
+from voxtral_worker.values.reading import read
 
 # What a caller may say of the words of a job; a transcript has no end of its own to ask for.
 GENERATION_KEYS = ("temperature", "max_length", "top_p", "seed", "language", "system_prompt")

@@ -7,7 +7,8 @@ from voxtral_worker import __version__
 from voxtral_worker.server.native.messages import ClientMessage
 from voxtral_worker.server.native.sent import SCHEMAS
 from voxtral_worker.server.openai.realtime.client_event import AnyEvent
-from voxtral_worker.values import JsonSchema, components
+from voxtral_worker.values.described import components
+from voxtral_worker.values.may import JsonSchema
 
 _SESSION = {"session_id": {"description": "The `session_id` of `POST /session/create`."}}
 _OWN_CONFIG = "The query `config` may hold the config of the session, as JSON."

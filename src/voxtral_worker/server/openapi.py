@@ -6,7 +6,7 @@ from typing import Any
 from voxtral_worker import __version__
 from voxtral_worker.server.openai.description import OPENAI_PATHS, OPENAI_SCHEMAS
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.values import described
+from voxtral_worker.values.described import described
 
 
 def _schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:

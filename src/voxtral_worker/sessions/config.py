@@ -11,19 +11,9 @@ from voxtral_worker.engine.tools import Tool, Toolbox
 from voxtral_worker.errors import BadInput
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS, Encoding
 from voxtral_worker.turns.endpoint import Waits
-from voxtral_worker.values import (
-    CHOICE,
-    Flag,
-    May,
-    Values,
-    clean_text,
-    made_of,
-    number,
-    options_of,
-    or_null,
-    read,
-    whole,
-)
+from voxtral_worker.values.may import CHOICE, Flag, May, clean_text, made_of, number, or_null, whole
+from voxtral_worker.values.model import Values, options_of
+from voxtral_worker.values.reading import read
 
 Eagerness: TypeAlias = Literal["low", "medium", "high", "auto"]
 

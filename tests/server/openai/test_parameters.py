@@ -19,17 +19,9 @@ from voxtral_worker.server.openai.parameters import (
     text,
     unsupported_key,
 )
-from voxtral_worker.values import (
-    CHOICE,
-    OR_NULL,
-    By,
-    Flag,
-    Picked,
-    described,
-    made_of,
-    number,
-    whole,
-)
+from voxtral_worker.values.described import described
+from voxtral_worker.values.may import CHOICE, OR_NULL, Flag, made_of, number, whole
+from voxtral_worker.values.model import By, Picked
 
 
 def sized(value: Any, name: str) -> int:

@@ -13,20 +13,18 @@ from voxtral_worker.errors import BadInput, WorkerError
 from voxtral_worker.json_text import read_json
 from voxtral_worker.sessions import events
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import (
-    By,
+from voxtral_worker.values.may import (
     Flag,
     May,
-    Values,
     at_least,
     clean_text,
     filled_text,
-    is_good,
     made_of,
     not_too_long,
-    read,
     whole,
 )
+from voxtral_worker.values.model import By, Values
+from voxtral_worker.values.reading import is_good, read
 
 MAX_REQUEST_ID_CHARACTERS = 256
 # The largest whole number that every JSON reader keeps exactly.

@@ -6,7 +6,8 @@ hand here, and the tests hold each message of a running worker against these sch
 
 from voxtral_worker.engine.stops import MAX_STOPS
 from voxtral_worker.sessions.config import SessionConfig
-from voxtral_worker.values import JsonSchema, whole_of
+from voxtral_worker.values.described import whole_of
+from voxtral_worker.values.may import JsonSchema
 
 _TEXT: JsonSchema = {"type": "string"}
 _WORDS: JsonSchema = {"type": "string", "minLength": 1}

@@ -33,7 +33,7 @@ from voxtral_worker.server.openai.tools import (
     AnswerParameters,
 )
 from voxtral_worker.sessions.config import MOST_SEED, STOP
-from voxtral_worker.values import Flag, made_of, whole
+from voxtral_worker.values.may import Flag, made_of, whole
 
 MAX_CHOICES = 4
 

@@ -7,7 +7,9 @@ from voxtral_worker.server.openai.responses_request import ResponsesRequest
 from voxtral_worker.server.openai.speech_request import SpeechRequest
 from voxtral_worker.server.openai.transcription_request import TranscriptionRequest
 from voxtral_worker.speech.files import FORMATS
-from voxtral_worker.values import Values, components, without_null
+from voxtral_worker.values.described import components
+from voxtral_worker.values.model import Values
+from voxtral_worker.values.nulls import without_null
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}

@@ -23,7 +23,8 @@ from voxtral_worker.server.openai.parameters import (
     text,
     unsupported_key,
 )
-from voxtral_worker.values import By, Filled, Picked, attempt, made_of, may_be, told
+from voxtral_worker.values.may import Filled, attempt, made_of, may_be, told
+from voxtral_worker.values.model import By, Picked
 
 MAX_CHARACTERS = 500_000
 MAX_MESSAGES = 256

@@ -27,18 +27,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from voxtral_worker.errors import BadInput, shown
 from voxtral_worker.server.openai.errors import BadOption, unsupported, within
-from voxtral_worker.values import (
-    JsonSchema,
-    May,
-    Place,
-    Problem,
-    Values,
-    is_clean,
-    made_of,
-    may_be,
-    read,
-    told,
-)
+from voxtral_worker.values.may import JsonSchema, May, is_clean, made_of, may_be, told
+from voxtral_worker.values.model import Values
+from voxtral_worker.values.reading import Place, Problem, read
 
 T = TypeVar("T")
 # Takes the name and the value of a key that is not a field; returns an error, or None.

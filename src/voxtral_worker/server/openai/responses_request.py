@@ -42,7 +42,8 @@ from voxtral_worker.server.openai.tools import (
     CallId,
     CallName,
 )
-from voxtral_worker.values import By, May, Values, made_of, may_be, whole
+from voxtral_worker.values.may import May, made_of, may_be, whole
+from voxtral_worker.values.model import By, Values
 
 PLAIN: dict[str, Any] = {"type": "text"}
 

@@ -15,7 +15,7 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.speech.files import FORMATS
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS
 from voxtral_worker.speech.voice import DEFAULT_VOICE
-from voxtral_worker.values import choice, made_of, number
+from voxtral_worker.values.may import choice, made_of, number
 
 MAX_INPUT_CHARACTERS = 4096
 MAX_MODEL_CHARACTERS = 256

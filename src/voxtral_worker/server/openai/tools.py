@@ -16,7 +16,7 @@ from voxtral_worker.engine.tools import NO_TOOLS, Tool, Toolbox
 from voxtral_worker.server.openai.errors import told_of
 from voxtral_worker.server.openai.parameters import Parameters, anything
 from voxtral_worker.sessions.config import TOOL_CHOICE, TOOLS
-from voxtral_worker.values import Flag, May, attempt, made_of, number
+from voxtral_worker.values.may import Flag, May, attempt, made_of, number
 
 TOOL_KEYS = ("tools", "tool_choice", "parallel_tool_calls")
 MAX_NEW_TOKENS = 4096

@@ -22,7 +22,7 @@ from voxtral_worker.server.openai.parameters import (
     unsupported_key,
 )
 from voxtral_worker.sessions.config import LANGUAGES
-from voxtral_worker.values import Flag, May, choice, made_of, may_be, number
+from voxtral_worker.values.may import Flag, May, choice, made_of, may_be, number
 
 TIMED_FORMATS = ("verbose_json", "srt", "vtt")
 FORMATS = ("json", "text", *TIMED_FORMATS)

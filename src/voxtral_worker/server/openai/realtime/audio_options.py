@@ -19,18 +19,8 @@ from voxtral_worker.server.openai.speech_request import MAX_SPEED, MIN_SPEED
 from voxtral_worker.sessions.config import LANGUAGES, Eagerness
 from voxtral_worker.speech.pieces import MAX_VOICE_CHARACTERS, Encoding
 from voxtral_worker.speech.voice import DEFAULT_VOICE
-from voxtral_worker.values import (
-    CHOICE,
-    OR_NULL,
-    By,
-    Flag,
-    May,
-    at,
-    known_of,
-    may_be,
-    number,
-    whole,
-)
+from voxtral_worker.values.may import CHOICE, OR_NULL, Flag, May, at, may_be, number, whole
+from voxtral_worker.values.model import By, known_of
 
 # By OpenAI's name of a format: this worker's name, and the rate in Hz.
 FORMATS: dict[str, tuple[Encoding, int]] = {

@@ -17,7 +17,9 @@ from voxtral_worker.server.openai.realtime.item_options import (
 )
 from voxtral_worker.server.openai.realtime.response_options import ResponseOptions
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
-from voxtral_worker.values import By, Later, is_good, made_of, told, whole
+from voxtral_worker.values.may import made_of, told, whole
+from voxtral_worker.values.model import By, Later
+from voxtral_worker.values.reading import is_good
 
 # One hour. No answer is that long.
 MAX_AUDIO_MS = 3_600_000

@@ -31,7 +31,8 @@ from voxtral_worker.server.openai.parameters import (
 from voxtral_worker.server.openai.realtime.items import Item, new_id
 from voxtral_worker.server.openai.tools import CallArguments, CallId, CallName
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS
-from voxtral_worker.values import By, Filled, at, made_of, may_be
+from voxtral_worker.values.may import Filled, at, made_of, may_be
+from voxtral_worker.values.model import By
 
 MAX_PARTS = 64
 MAX_ID_CHARACTERS = 512

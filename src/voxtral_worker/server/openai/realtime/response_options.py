@@ -21,7 +21,7 @@ from voxtral_worker.server.openai.realtime.session_options import (
     MostTokens,
 )
 from voxtral_worker.server.openai.tools import TOOL_KEYS, Parallel, ToolChoice, Tools, offered
-from voxtral_worker.values import CHOICE, Filled, May
+from voxtral_worker.values.may import CHOICE, Filled, May
 
 MAX_INPUT_ITEMS = 64
 MAX_METADATA = 16

@@ -41,7 +41,8 @@ from voxtral_worker.server.openai.tools import (
     shown_choice,
 )
 from voxtral_worker.sessions.config import MAX_TEXT_CHARACTERS, SessionConfig
-from voxtral_worker.values import CHOICE, May, known_of, told
+from voxtral_worker.values.may import CHOICE, May, told
+from voxtral_worker.values.model import known_of
 
 P = TypeVar("P", bound=Parameters)
 

@@ -24,7 +24,7 @@ from voxtral_worker.server.openai.realtime.refusal import PROTOCOL, refuse
 from voxtral_worker.server.openai.realtime.session_options import SessionOptions
 from voxtral_worker.server.service import Service
 from voxtral_worker.server.sockets import read, serve_socket
-from voxtral_worker.values import CHOICE
+from voxtral_worker.values.may import CHOICE
 
 
 class _Query(Parameters):

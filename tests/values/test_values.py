@@ -11,18 +11,10 @@ from pydantic import Field, TypeAdapter
 
 from tests.support.words import words_of
 from voxtral_worker.errors import BadInput, TooLarge
-from voxtral_worker.values import (
-    CHOICE,
-    Flag,
-    Values,
-    clean_text,
-    described,
-    made_of,
-    number,
-    or_null,
-    read,
-    whole,
-)
+from voxtral_worker.values.described import described
+from voxtral_worker.values.may import CHOICE, Flag, clean_text, made_of, number, or_null, whole
+from voxtral_worker.values.model import Values
+from voxtral_worker.values.reading import read
 
 
 def short(value: object) -> str:
