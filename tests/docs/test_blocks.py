@@ -25,7 +25,7 @@ from tests.support.chromium import ARGUMENTS, CHROMIUM
 from tests.support.doc_blocks import Block, all_blocks
 from tests.support.talker import Talker, create
 from voxtral_worker.__main__ import make_parser as serve_parser
-from voxtral_worker.client import command
+from voxtral_worker.client.arguments import make_parser
 from voxtral_worker.jobs.schema import read_input
 from voxtral_worker.server.native.messages import CONTROL_TYPES
 from voxtral_worker.settings import REPOSITORY
@@ -71,7 +71,7 @@ def check_command(words: list[str], worker: str) -> None:
             run([*words, "--silent", "--show-error", "--fail-with-body"])
         case ["voxtral", "talk", *_]:
             # A microphone has no end.
-            assert command.make_parser().parse_args(words[1:]).run
+            assert make_parser().parse_args(words[1:]).command
         case ["voxtral", "bench", *_]:
             short = ["--seconds", "1", "--sessions", "1", "--pause", "0.6"]
             run([*VOXTRAL, *words[1:], *short, "--url", worker])

@@ -8,15 +8,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from voxtral_worker import __version__
 from voxtral_worker.client.answers import Answers
+from voxtral_worker.client.arguments import SPEECH_FORMATS, parse
 from voxtral_worker.client.backlog import Backlog
 from voxtral_worker.client.chat import Chat
 from voxtral_worker.client.client import VoxtralClient
@@ -26,14 +26,11 @@ from voxtral_worker.client.load import Load
 from voxtral_worker.client.loudspeaker import BYTES_PER_SAMPLE, RATE, Loudspeaker
 from voxtral_worker.client.microphone import listen, open_library
 from voxtral_worker.client.options import Options
-from voxtral_worker.client.rest import Rest, checked_token, checked_url
+from voxtral_worker.client.rest import Rest
 from voxtral_worker.client.retry import Retry
 from voxtral_worker.client.sound import BYTES_PER_SECOND, as_spoken, decode, paced, read_sound
 
-DEFAULT_URL = "http://localhost:8000"
 INTERRUPTED = 130
-MOST_PAUSE_S = 60
-SPEECH_FORMATS = ("wav", "mp3", "opus", "flac", "pcm")
 # If the loudspeaker takes so much longer than the speech itself, stop waiting for it.
 MOST_DELAY_S = 10.0
 
@@ -53,183 +50,19 @@ def main(words: list[str] | None = None) -> NoReturn:
 
         sys.exit(check(words[1:], "voxtral tail-check"))
     logging.basicConfig(format="voxtral: %(message)s", level=logging.WARNING)
-    parser = make_parser()
-    arguments = parser.parse_args(words)
-    _take_variables(parser, arguments, os.environ)
+    arguments = parse(words, os.environ)
     try:
-        sys.exit(arguments.run(arguments))
+        sys.exit(_RUNS[arguments.command](arguments))
     except VoxtralError as error:
         sys.exit(f"voxtral: {error}")
     except KeyboardInterrupt:
         # In `talk` and `chat`, Ctrl-C is the normal way to end.
-        sys.exit(0 if arguments.run in (_talk, _chat) else INTERRUPTED)
+        sys.exit(0 if arguments.command in ("talk", "chat") else INTERRUPTED)
     except BrokenPipeError:
         # The program that read our output has ended. Drop the buffered rest: Python would try to
         # write it at exit, and fail again.
         sys.stdout = None
         sys.exit(1)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
-    version = argparse.ArgumentParser(add_help=False)
-    version.add_argument("--version", action="version", version=f"voxtral {__version__}")
-    top = argparse.ArgumentParser(
-        prog="voxtral", description="Serve, or talk with, a Voxtral worker.", parents=[version]
-    )
-    reached = argparse.ArgumentParser(add_help=False, parents=[version])
-    reached.add_argument(
-        "--url",
-        type=_url,
-        help="address of the worker; http:// may be left out "
-        f"(default: VOXTRAL_URL, else {DEFAULT_URL})",
-    )
-    reached.add_argument(
-        "--token",
-        type=_token,
-        help="API key or JWT, if the worker needs one; other users of this machine can see it on "
-        "the command line, but not in the variable (default: VOXTRAL_API_KEY)",
-    )
-    talking = argparse.ArgumentParser(add_help=False, parents=[reached])
-    talking.add_argument(
-        "--mode",
-        choices=("chat", "transcribe"),
-        default="chat",
-        help="answer, or transcribe what is said (default: %(default)s)",
-    )
-    talking.add_argument("--language", help="language of the speech, like en (default: detected)")
-    talking.add_argument(
-        "--retries",
-        type=_whole,
-        default=5,
-        help="retries after a temporary refusal or a lost connection (default: %(default)s)",
-    )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    # For the list of commands in the help only: `main` passes them on with all of their options.
-    commands.add_parser("serve", help="serve a model: needs the extra `worker`", add_help=False)
-    commands.add_parser(
-        "tail-check",
-        help="check whether WINDOW_TAIL=sampled suits a model: needs the extra `worker`",
-        add_help=False,
-    )
-    send = commands.add_parser(
-        "send", parents=[talking], help="send a sound file, print the answers"
-    )
-    send.add_argument(
-        "file", help="wav, flac, mp3 or ogg of any rate and number of channels; -: standard input"
-    )
-    send.add_argument(
-        "--raw", action="store_true", help="the file is 16-bit mono PCM at 16 kHz without a header"
-    )
-    send.add_argument("--fast", action="store_true", help="send it faster than it was spoken")
-    send.set_defaults(run=_send)
-    talk = commands.add_parser("talk", parents=[talking], help="talk by microphone; Ctrl-C ends")
-    talk.add_argument(
-        "--voice", help="a voice that `health --json` lists (default: the worker's first, if any)"
-    )
-    talk.add_argument("--mute", action="store_true", help="print the answers, do not speak them")
-    talk.add_argument(
-        "--headset",
-        action="store_true",
-        help="keep listening while an answer is spoken, so that you can interrupt it; without a "
-        "headset the microphone would hear the loudspeaker",
-    )
-    talk.set_defaults(run=_talk)
-    speak = commands.add_parser(
-        "speak", parents=[reached], help="speak a text with the worker's voice"
-    )
-    speak.add_argument("text", help="text to speak; -: standard input")
-    speak.add_argument("-o", "--output", help="file to write (default: play it)")
-    speak.add_argument("--voice", help="a voice that `health --json` lists")
-    speak.add_argument(
-        "--format",
-        choices=SPEECH_FORMATS,
-        help="format of the file (default: by its name, else wav)",
-    )
-    speak.set_defaults(run=_speak)
-    chat = commands.add_parser(
-        "chat", parents=[reached], help="type instead of talking, line by line; Ctrl-D ends"
-    )
-    chat.set_defaults(run=_chat)
-    bench = commands.add_parser(
-        "bench", parents=[reached], help="measure the worker with many users at once"
-    )
-    bench.add_argument(
-        "--sessions", type=_positive, default=4, help="users at once (default: %(default)s)"
-    )
-    bench.add_argument(
-        "--seconds",
-        type=_positive,
-        default=30,
-        help="how long the users speak (default: %(default)s)",
-    )
-    bench.add_argument(
-        "--pause",
-        type=_seconds,
-        default=1.5,
-        help="seconds between two sentences (default: %(default)s)",
-    )
-    bench.add_argument(
-        "--clip", action="append", help="sound file to speak (default: the worker's clips)"
-    )
-    bench.set_defaults(run=_bench)
-    health = commands.add_parser("health", parents=[reached], help="show the worker's state")
-    health.add_argument("--json", action="store_true", help="print the whole answer as JSON")
-    health.set_defaults(run=_health)
-    return top
-
-
-def _take_variables(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, variables: Mapping[str, str]
-) -> None:
-    """Fill in missing options from the environment. An empty variable counts as unset."""
-    for name, variable, read in (
-        ("url", "VOXTRAL_URL", _url),
-        ("token", "VOXTRAL_API_KEY", _token),
-    ):
-        text = variables.get(variable, "").strip()
-        if getattr(arguments, name) is None and text:
-            try:
-                setattr(arguments, name, read(text))
-            except argparse.ArgumentTypeError as error:
-                parser.error(f"{variable}: {error}")
-    arguments.url = arguments.url or DEFAULT_URL
-
-
-def _url(text: str) -> str:
-    try:
-        return checked_url(text if "://" in text else f"http://{text}")
-    except VoxtralError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _token(text: str) -> str:
-    try:
-        return checked_token(text)
-    except VoxtralError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _whole(text):
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MOST_PAUSE_S:
-        raise argparse.ArgumentTypeError(f"it must be seconds from 0 to {MOST_PAUSE_S}")
-    return seconds
 
 
 def _send(arguments: argparse.Namespace) -> int:
@@ -419,6 +252,15 @@ def _in_words(health: dict[str, Any]) -> Iterator[str]:
     )
     yield f"waiting   {health['queue_size']} requests"
 
+
+_RUNS = {
+    "send": _send,
+    "talk": _talk,
+    "speak": _speak,
+    "chat": _chat,
+    "bench": _bench,
+    "health": _health,
+}
 
 if __name__ == "__main__":
     main()
