@@ -111,7 +111,7 @@ PARSED = {
     "checkpoint.py _read": "the model's own files, before the server listens",
     "client/functions.py run": "what a function of the caller's has returned",
     "client/chat.py Chat._events": "the client's loop, one event of its worker",
-    "client/line.py Line._take": "the client's loop, one message of its worker",
+    "client/assembly.py Assembly.take": "the client's loop, one message of its worker",
     "client/rest.py read_object": "the client's own",
     "engine/calls.py _read": "what the model wrote: at most 4096 tokens",
     "engine/grammar.py Shape._answer": "a schema: MAX_TOOLS_BYTES",
